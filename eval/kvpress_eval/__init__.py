@@ -1,0 +1,1 @@
+"""Evaluation of compressed KV caches: tasks, runner, statistics, reports, the `kvpress` command."""

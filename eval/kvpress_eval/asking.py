@@ -1,0 +1,270 @@
+"""Asking the questions of one episode: both shared-context modes, greedy, an explicit schedule.
+
+Multi-turn: context and first question are fed, later turns follow. Answers are decoded on a fork
+that is then thrown away (gold history: the gold answer is fed instead) or kept (own history).
+Multi-request: the context is fed alone and compressed, every question is answered from a fork of
+it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .config import RunConfig
+from .prompt import Prompt
+
+if TYPE_CHECKING:
+    from kvpress import PressCache, Session
+
+__all__ = ["Answers", "ask", "greedy", "press_seconds"]
+
+
+@dataclass
+class Answers:
+    """What came out of one session; ids without the stop token, times in seconds.
+
+    ``stopped[t]`` is False where the limit ended answer t. ``first_s`` is the time to the first
+    answer token, ``decode_s`` / ``steps`` the time and number of the decoding steps after the first
+    tokens. Bytes are those of the cache right after the first compression (without one: after the
+    first prompt).
+    """
+
+    ids: list[list[int]] = field(default_factory=list)
+    stopped: list[bool] = field(default_factory=list)
+    prefill_s: float = 0.0
+    first_s: float = 0.0
+    decode_s: float = 0.0
+    steps: int = 0
+    nbytes: int = 0
+    dense_nbytes: int = 0
+    by_kind: dict[str, int] = field(default_factory=dict)
+    logical: int = 0
+
+
+@dataclass
+class _Asking:
+    """The fixed surroundings of a session."""
+
+    model: Any
+    session: Session
+    config: RunConfig
+    stops: frozenset[int]
+    max_new: int
+    answers: Answers = field(default_factory=Answers)
+
+    def feed(self, ids: Sequence[int], cache: PressCache | None, compress: bool) -> PressCache:
+        row = torch.tensor([ids], device=self.model.device)
+        chunk = self.config.chunk or None
+        return self.session.prefill(row, cache=cache, chunk=chunk, compress=compress)
+
+    def measure(self, cache: PressCache) -> None:
+        """Bytes from the tensors really held.
+
+        Raises:
+            RuntimeError: where the kinds of the ledger do not sum to the total.
+        """
+        answers = self.answers
+        answers.by_kind = dict(cache.ledger().by_kind())
+        answers.nbytes, answers.dense_nbytes = cache.nbytes(), cache.dense_nbytes()
+        answers.logical = int(cache.get_seq_length())
+        if sum(answers.by_kind.values()) != answers.nbytes:
+            raise RuntimeError(
+                f"claimed bytes {sum(answers.by_kind.values())} are not {answers.nbytes} measured"
+            )
+
+
+def ask(
+    model: Any,
+    session: Session,
+    prompt: Prompt,
+    config: RunConfig,
+    stops: frozenset[int],
+    max_new: int,
+    batch: int,
+) -> Answers:
+    """Answers to every question of ``prompt``, in its order.
+
+    Args:
+        session: the press's session, entered on ``model``.
+        max_new: tokens an answer may have, its stop token included.
+        batch: questions answered at once in multi-request mode.
+    """
+    asking = _Asking(model, session, config, stops, max_new)
+    with torch.no_grad():
+        if config.mode == "multi-turn":
+            _multi_turn(asking, prompt)
+        else:
+            _multi_request(asking, prompt, batch)
+    return asking.answers
+
+
+def _multi_turn(asking: _Asking, prompt: Prompt) -> None:
+    answers, schedule = asking.answers, asking.config.schedule
+    clock = _Clock(asking.model.device)
+    if schedule == "after_context":
+        cache = asking.feed(prompt.context, None, compress=True)
+        asking.measure(cache)
+        cache = asking.feed(prompt.questions[0], cache, compress=False)
+    else:
+        cache = asking.feed([*prompt.context, *prompt.questions[0]], None, compress=True)
+    answers.prefill_s = clock.seconds()
+    first_token = int(cache.next_logits[0].argmax())
+    answers.first_s = clock.seconds()
+    if schedule != "after_context":
+        asking.measure(cache)
+
+    pending: list[int] = []
+    for t in range(len(prompt.questions)):
+        if t:
+            cache = asking.feed(
+                [*pending, *prompt.questions[t]], cache, compress=schedule == "every_turn_prompt"
+            )
+            first_token = int(cache.next_logits[0].argmax())
+        fork = cache.fork()
+        new, stopped = _decode(
+            asking, fork, torch.tensor([[first_token]], device=asking.model.device)
+        )
+        answers.ids += new
+        answers.stopped += stopped
+        if asking.config.history == "own":
+            # the last token of an answer cut short is known but not yet fed
+            cache, pending = fork, [] if stopped[0] else new[0][-1:]
+        else:
+            pending = prompt.golds[t]
+
+
+def _multi_request(asking: _Asking, prompt: Prompt, batch: int) -> None:
+    answers, device = asking.answers, asking.model.device
+    clock = _Clock(device)
+    cache = asking.feed(prompt.context, None, compress=True)
+    answers.prefill_s = clock.seconds()
+    asking.measure(cache)
+    for start in range(0, len(prompt.alone), batch):
+        clock = _Clock(device)
+        questions = prompt.alone[start : start + batch]
+        fork = cache.fork(rows=len(questions)) if len(questions) > 1 else cache.fork()
+        ids, mask = _left_padded(questions, cache.get_seq_length(), device)
+        fork = asking.session.prefill(ids, attention_mask=mask, cache=fork, compress=False)
+        first = fork.next_logits.argmax(-1, keepdim=True)
+        if start == 0:
+            answers.first_s = answers.prefill_s + clock.seconds()
+        new, stopped = _decode(asking, fork, first, mask)
+        answers.ids += new
+        answers.stopped += stopped
+
+
+def _left_padded(
+    questions: list[list[int]], past: int, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """Ids (R, q) and mask (R, past + q) of questions after ``past`` tokens; None where none is
+    padded.
+    """
+    width = max(len(ids) for ids in questions)
+    pads = [width - len(ids) for ids in questions]
+    # a padding id is never attended, so any id will do
+    rows = [[ids[0]] * pad + ids for ids, pad in zip(questions, pads, strict=True)]
+    if not any(pads):
+        return torch.tensor(rows, device=device), None
+    mask = torch.ones(len(questions), past + width, dtype=torch.long, device=device)
+    for row, pad in enumerate(pads):
+        mask[row, past : past + pad] = 0
+    return torch.tensor(rows, device=device), mask
+
+
+def _decode(
+    asking: _Asking, cache: PressCache, first: Tensor, mask: Tensor | None = None
+) -> tuple[list[list[int]], list[bool]]:
+    clock = _Clock(asking.model.device)
+    new, stopped, steps = greedy(asking.model, cache, first, asking.max_new, asking.stops, mask)
+    if steps:
+        asking.answers.decode_s += clock.seconds()
+        asking.answers.steps += steps
+    return new, stopped
+
+
+def greedy(
+    forward: Callable[..., Any],
+    cache: Any,
+    first: Tensor,
+    max_new: int,
+    stops: frozenset[int],
+    mask: Tensor | None = None,
+) -> tuple[list[list[int]], list[bool], int]:
+    """Greedy answers of R rows, after the first token of each is known.
+
+    Args:
+        forward: a causal LM.
+        cache: its cache, without ``first``; updated in place.
+        first: (R, 1) first tokens.
+        max_new: most tokens of an answer, the stop token included.
+        mask: (R, logical length) of what is in the cache, for padded rows; positions follow it.
+
+    Returns:
+        Ids of each row without the stop token, whether it stopped by itself, and the number of
+        forward passes.
+    """
+    rows = first.shape[0]
+    answers: list[list[int]] = [[] for _ in range(rows)]
+    stopped = [False] * rows
+    token, steps = first, 0
+    while True:
+        for row, value in enumerate(token[:, 0].tolist()):
+            if not stopped[row]:
+                stopped[row] = value in stops
+                if not stopped[row]:
+                    answers[row].append(value)
+        if all(stopped) or steps + 1 >= max_new:
+            return answers, stopped, steps
+        options: dict[str, Tensor] = {}
+        if mask is not None:
+            mask = torch.cat([mask, mask.new_ones(rows, 1)], dim=1)
+            options = {"attention_mask": mask, "position_ids": mask.sum(1, keepdim=True) - 1}
+        out = forward(input_ids=token, past_key_values=cache, **options)
+        token = out.logits[:, -1].argmax(-1, keepdim=True)
+        steps += 1
+
+
+def press_seconds(
+    model: Any, session: Session, prompt: Prompt, config: RunConfig, rehearse: bool
+) -> float:
+    """Seconds that compressing the first prompt of a session takes alone, after a dense prefill.
+
+    While sessions run, compression is interleaved with the prefill (layer by layer, for a lower
+    peak), where it cannot be timed. ``rehearse`` compresses a fork first, so that one-time costs
+    are left out.
+    """
+    ids = list(prompt.context)
+    if config.question_visible:
+        ids += prompt.questions[0]
+    with torch.no_grad():
+        row = torch.tensor([ids], device=model.device)
+        cache = session.prefill(row, chunk=config.chunk or None, compress=False)
+        if rehearse:
+            session.compress(cache.fork())
+        clock = _Clock(model.device)
+        session.compress(cache)
+        return clock.seconds()
+
+
+class _Clock:
+    """Seconds since it was made; waits for the GPU so that they are those of the work, not of its
+    launch.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device if device.type == "cuda" else None
+        self._start = self._now()
+
+    def _now(self) -> float:
+        if self._cuda is not None:
+            torch.cuda.synchronize(self._cuda)
+        return time.perf_counter()
+
+    def seconds(self) -> float:
+        return self._now() - self._start

@@ -1,0 +1,272 @@
+"""What to run: frozen, self-validating configurations. A wrong key or value is one line that names
+the right one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from .episode import SUITE, VERSION
+from .errors import UsageError, choose
+from .tasks import get_task
+
+__all__ = [
+    "DEVICES",
+    "DTYPES",
+    "HISTORIES",
+    "MODES",
+    "SCHEDULES",
+    "RunConfig",
+    "SweepConfig",
+    "load_sweep",
+]
+
+MODES = ("multi-turn", "multi-request")
+HISTORIES = ("gold", "own")
+SCHEDULES = ("after_context", "after_turn1_prompt", "every_turn_prompt")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One cell.
+
+    ``schedule`` says when compression fires: ``after_turn1_prompt`` (the default in multi-turn
+    mode: context and first question are in the cache), ``every_turn_prompt`` (again after each
+    question), ``after_context`` (the only one in multi-request mode: no question is visible to the
+    press). ``history`` says whose answers later turns see. ``length`` bounds all tokens of a
+    session. ``batch`` questions are answered at once in multi-request mode (0: all of them for the
+    bundled model, one at a time for others). ``chunk`` splits long prompts.
+    """
+
+    model: str = "tiny"
+    press: str = "full"
+    task: str = "kv"
+    mode: str = "multi-turn"
+    length: int = 1024
+    sessions: int = 20
+    turns: int = 5
+    seed: int = 0
+    schedule: str = "default"
+    history: str = "gold"
+    device: str = "auto"
+    dtype: str = "auto"
+    attn: str = "auto"
+    chunk: int = 0
+    batch: int = 0
+    chat: str = "auto"
+
+    def __post_init__(self) -> None:
+        get_task(self.task)
+        choose("mode", self.mode, MODES)
+        choose("history", self.history, HISTORIES)
+        choose("schedule", self.schedule, ("default", *SCHEDULES))
+        choose("dtype", self.dtype, DTYPES)
+        choose("device", self.device.split(":")[0], DEVICES)
+        choose("chat", self.chat, ("auto", "on", "off"))
+        for name, least in (
+            ("length", 1),
+            ("sessions", 1),
+            ("turns", 1),
+            ("chunk", 0),
+            ("batch", 0),
+        ):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.mode == "multi-request" and self.schedule not in ("default", "after_context"):
+            raise UsageError(
+                f"schedule {self.schedule!r} needs mode 'multi-turn': multi-request compresses "
+                "after_context, before any question is there"
+            )
+        if self.mode == "multi-request" and self.history == "own":
+            raise UsageError(
+                "history 'own' needs mode 'multi-turn': multi-request questions have no history"
+            )
+        if self.schedule == "default":
+            usual = "after_turn1_prompt" if self.mode == "multi-turn" else "after_context"
+            object.__setattr__(self, "schedule", usual)
+
+    @property
+    def question_visible(self) -> bool:
+        """Whether the press sees a question when it fires."""
+        return self.schedule != "after_context"
+
+    def identity(self, press_spec: str, resolved: Mapping[str, Any]) -> dict[str, Any]:
+        """What the run id is made of: this cell with every value resolved, but no versions and no
+        dates.
+        """
+        return {
+            **asdict(self),
+            **resolved,
+            "press": press_spec,
+            "suite": SUITE,
+            "generators": VERSION,
+        }
+
+    def command(self) -> str:
+        """The command that runs this cell again."""
+        words = ["kvpress", "run"]
+        default = RunConfig(mode=self.mode)
+        always = (
+            "model",
+            "press",
+            "task",
+            "mode",
+            "length",
+            "sessions",
+            "turns",
+            "seed",
+            "schedule",
+            "history",
+        )
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name in always or value != getattr(default, f.name):
+                words += [f"--{f.name}", str(value)]
+        return shlex.join(words)
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A grid of cells: every combination of the lists, the full cache first for each.
+
+    A press may hold names in braces that ``vary`` lists values for: ``snapkv(keep={keep})`` with
+    ``vary: {keep: [0.5, 0.25]}``. A single value stands for a list of one. ``schedule`` is for
+    multi-turn mode.
+    """
+
+    models: Sequence[str] = ("tiny",)
+    presses: Sequence[str] = ("full",)
+    tasks: Sequence[str] = ("kv",)
+    modes: Sequence[str] = MODES
+    lengths: Sequence[int] = (1024,)
+    seeds: Sequence[int] = (0,)
+    vary: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    sessions: int = 20
+    turns: int = 5
+    schedule: str = "default"
+    history: str = "gold"
+    device: str = "auto"
+    dtype: str = "auto"
+    attn: str = "auto"
+    chunk: int = 0
+    batch: int = 0
+    chat: str = "auto"
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any]) -> SweepConfig:
+        """The configuration of plain data, checked key by key.
+
+        Raises:
+            UsageError: for an unknown key or a value of the wrong type.
+        """
+        types = {f.name: str(f.type) for f in fields(cls)}
+        values: dict[str, Any] = {}
+        for key, value in data.items():
+            kind = types[choose("key", str(key), types)]
+            values[key] = _convert(str(key), value, kind)
+        return cls(**values)
+
+    def cells(self) -> list[RunConfig]:
+        """Every cell once, the full cache first of its kind (others are compared with it)."""
+        presses = list(dict.fromkeys(["full", *_expand(self.presses, self.vary)]))
+        shared = {f.name for f in fields(RunConfig)} & {f.name for f in fields(self)}
+        base = {name: getattr(self, name) for name in shared}
+        grid = itertools.product(
+            self.models, self.lengths, self.seeds, presses, self.tasks, self.modes
+        )
+        found = []
+        for model, length, seed, press, task, mode in grid:
+            own = dict(base)
+            if mode == "multi-request":
+                own |= {"schedule": "default", "history": "gold"}
+            found.append(
+                RunConfig(
+                    **own, model=model, press=press, task=task, mode=mode, length=length, seed=seed
+                )
+            )
+        return list(dict.fromkeys(found))
+
+
+def with_press(config: RunConfig, press: str) -> RunConfig:
+    """The same cell under another press."""
+    return replace(config, press=press)
+
+
+def _expand(presses: Sequence[str], vary: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Presses with every ``{name}`` replaced by each of its values."""
+    found = []
+    for text in presses:
+        names = list(dict.fromkeys(re.findall(r"\{(\w+)\}", text)))
+        for name in names:
+            choose("vary name", name, vary or {"(none defined)": ()})
+        for combination in itertools.product(*(vary[name] for name in names)):
+            filled = text
+            for name, value in zip(names, combination, strict=True):
+                filled = filled.replace("{" + name + "}", str(value))
+            found.append(filled)
+    return found
+
+
+def _convert(key: str, value: Any, kind: str) -> Any:
+    if kind.startswith("Mapping"):
+        if not isinstance(value, Mapping):
+            raise UsageError(
+                f"{key} must map names to lists, for example {key}.keep=[0.5,0.25], got {value!r}"
+            )
+        return {
+            str(k): tuple(v) if isinstance(v, (list, tuple)) else (v,) for k, v in value.items()
+        }
+    if kind.startswith("Sequence"):
+        items = value if isinstance(value, (list, tuple)) else [value]
+        if not items:
+            raise UsageError(f"{key} must not be empty")
+        return tuple(_scalar(key, item, "int" if "int" in kind else "str") for item in items)
+    return _scalar(key, value, kind)
+
+
+def _scalar(key: str, value: Any, kind: str) -> Any:
+    if kind == "int" and (isinstance(value, bool) or not isinstance(value, int)):
+        raise UsageError(f"{key} must be a whole number, got {value!r}")
+    if kind == "str":
+        if isinstance(value, bool):  # YAML reads on and off as truth values
+            value = "on" if value else "off"
+        if not isinstance(value, str):
+            raise UsageError(f"{key} must be text, got {value!r}")
+    return value
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
+    """The sweep of a YAML file with ``key=value`` overrides in OmegaConf syntax.
+
+    Raises:
+        UsageError: for a missing or damaged file, an unknown key or a value of the wrong type.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    if not path.is_file():
+        raise UsageError(f"no such sweep file: {path}; eval/configs/ holds examples")
+    for text in overrides:
+        if "=" not in text:
+            raise UsageError(f"{text!r} is no override; write key=value, for example sessions=10")
+    try:
+        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        data = OmegaConf.to_container(merged, resolve=True)
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise UsageError(f"cannot read {path} with {list(overrides)}: {_one_line(error)}") from None
+    if not isinstance(data, dict):
+        raise UsageError(f"{path} must hold key: value lines")
+    return SweepConfig.from_mapping({str(key): value for key, value in data.items()})
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,123 @@
+"""An episode: one context, questions about it, their answers and where the answers stand."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["SUITE", "VERSION", "Count", "Episode", "Rendering", "Request", "Span", "Turn"]
+
+SUITE = "core"
+VERSION = 1  # of the generators: part of every seed, so that new text never passes for old
+
+Rendering = Literal["dialect", "natural"]
+Span = tuple[int, int]
+Count = Callable[[str], int]
+"""Tokens of a text, without special tokens."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question.
+
+    ``answer`` is the text that gold history feeds; ``golds`` is what the scorer compares with,
+    where that differs (a list of names, an option letter). ``evidence`` holds character spans
+    ``[start, end)`` of the context.
+    """
+
+    question: str
+    answer: str
+    evidence: tuple[Span, ...]
+    golds: tuple[str, ...] = ()
+
+    @property
+    def reference(self) -> str | tuple[str, ...]:
+        """What the scorer gets."""
+        return self.golds or self.answer
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One session. Both shared-context modes ask the same episode: rows can be compared in pairs.
+
+    ``max_new_tokens`` is the same for all of its turns, so that it does not tell the length of an
+    answer.
+    """
+
+    task: str
+    rendering: Rendering
+    context: str
+    turns: tuple[Turn, ...]
+    max_new_tokens: int
+    length: int
+    seed: int
+    session: int
+
+    @property
+    def id(self) -> str:
+        """``task/length/seed/session#hash``: equal ids mean equal text, whatever ran on it."""
+        parts = [self.rendering, self.context, *(f"{t.question}\x1f{t.answer}" for t in self.turns)]
+        digest = hashlib.sha256("\x1e".join(parts).encode()).hexdigest()[:8]
+        return f"{self.task}/{self.length}/{self.seed}/{self.session}#{digest}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a generator is asked for.
+
+    ``length`` bounds all tokens of the session: context, every question, every answer, and
+    ``overhead`` (tokens of the chat template and the begin token). ``count`` counts the tokens of a
+    text for the model at hand.
+    """
+
+    task: str
+    rendering: Rendering
+    length: int
+    turns: int
+    seed: int
+    session: int
+    count: Count
+    overhead: int = 1
+
+    def rng(self, stream: str) -> random.Random:
+        """The random numbers of a named stream. One stream per purpose: a longer context keeps its
+        questions.
+        """
+        text = "|".join(
+            (
+                SUITE,
+                str(VERSION),
+                self.task,
+                self.rendering,
+                str(self.seed),
+                str(self.session),
+                stream,
+            )
+        )
+        return random.Random(int.from_bytes(hashlib.sha256(text.encode()).digest(), "big"))
+
+    def strata(self) -> list[int]:
+        """Which of ``turns`` equal parts of the context turn t asks about: a Latin square over
+        ``turns`` sessions.
+        """
+        block = self.session // self.turns
+        text = f"{SUITE}|{VERSION}|{self.task}|{self.seed}|{block}|strata"
+        rng = random.Random(int.from_bytes(hashlib.sha256(text.encode()).digest(), "big"))
+        order = rng.sample(range(self.turns), self.turns)
+        return [order[(self.session + t) % self.turns] for t in range(self.turns)]
+
+    def episode(self, context: str, turns: tuple[Turn, ...], max_new_tokens: int) -> Episode:
+        """The episode that answers this request."""
+        return Episode(
+            self.task,
+            self.rendering,
+            context,
+            turns,
+            max_new_tokens,
+            self.length,
+            self.seed,
+            self.session,
+        )

@@ -1,0 +1,243 @@
+"""From rows to claims: pair with the full cache, test, pool seeds, average over tasks, find Pareto fronts.
+
+A *table* is everything that may be compared (same model, mode, length, history, rendering). A *cell*
+is one method on one task in it, seeds pooled; without a task it is the macro mean over the table's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from .. import stats
+from .claims import NAN, Analysis, Cell, Contrast, Method, Table, method_of, table_of, table_order
+from .loading import Ignored, Row
+from .presses import keeps_everything
+
+
+def analyse(rows: Sequence[Row], ignored: Sequence[Ignored] = ()) -> Analysis:
+    """Pair, test, pool and average. Deterministic: the order of `rows` does not matter."""
+    rows = sorted(rows, key=_row_order)
+    done = [row for row in rows if row.ok]
+    superseded = _superseded(done)
+    references = _references(done)
+    counted = [row for row in done if row.path not in superseded]
+    contrasts = _row_contrasts(done, references, superseded)
+    groups = _grouped(counted)
+    sizes = Counter((table, task == "") for table, _, task in groups)
+    cells = [
+        _cell(table, method, task, group, references, sizes[table, task == ""])
+        for (table, method, task), group in groups.items()
+    ]
+    return Analysis(
+        rows=tuple(rows),
+        ignored=tuple(ignored),
+        references=references,
+        superseded=superseded,
+        contrasts=contrasts,
+        scores={r.path: stats.bootstrap_interval([_session_means([r])]) for r in done},
+        cells=tuple(sorted(_with_fronts(_with_holm(cells)), key=_cell_order)),
+    )
+
+
+def _row_order(row: Row) -> tuple[object, ...]:
+    return (
+        table_order(table_of(row)),
+        row.task,
+        not row.is_full,
+        row.press,
+        row.schedule,
+        row.seed,
+        row.path,
+    )
+
+
+def _cell_order(cell: Cell) -> tuple[object, ...]:
+    ratio = cell.bytes_ratio
+    size = -ratio if ratio == ratio else 0.0
+    return (
+        table_order(cell.table),
+        cell.task,
+        cell.method.press != "full",
+        size,
+        -cell.score.mean,
+        cell.method[:2],
+    )
+
+
+def _superseded(rows: Iterable[Row]) -> frozenset[str]:
+    newest: dict[tuple[object, ...], Row] = {}
+    old: set[str] = set()
+    for row in sorted(rows, key=lambda row: (row.started, row.path)):
+        key = (table_of(row), method_of(row), row.task, row.seed)
+        if key in newest:
+            old.add(newest[key].path)
+        newest[key] = row
+    return frozenset(old)
+
+
+def _references(rows: Sequence[Row]) -> dict[str, Row]:
+    """The full-cache row of each row: same table, task and seed; best in the same environment, then the newest."""
+    full: dict[tuple[object, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.is_full:
+            full[table_of(row), row.task, row.seed].append(row)
+    found = {}
+    for row in rows:
+        candidates = [r for r in full[table_of(row), row.task, row.seed] if r.path != row.path]
+        if candidates:
+
+            def closeness(other: Row, row: Row = row) -> tuple[object, ...]:
+                here = (other.device, other.dtype) == (row.device, row.dtype)
+                return (here, other.schedule == row.schedule, other.started, other.path)
+
+            found[row.path] = max(candidates, key=closeness)
+    return found
+
+
+def _row_contrasts(
+    rows: Sequence[Row], references: dict[str, Row], superseded: frozenset[str]
+) -> dict[str, Contrast]:
+    """Holm runs over all methods x tasks of a table; a superseded row is shown with its raw p only."""
+    families: dict[Table, list[Row]] = defaultdict(list)
+    for row in rows:
+        if not row.is_full and row.path in references:
+            families[table_of(row)].append(row)
+    contrasts = {}
+    for family in families.values():
+        made = [_contrast([[row]], references, len(family)) for row in family]
+        in_family = [i for i, row in enumerate(family) if row.path not in superseded]
+        adjusted = stats.holm([made[i].p for i in in_family])
+        for i, p_holm in zip(in_family, adjusted, strict=True):
+            made[i] = replace(made[i], p_holm=p_holm)
+        contrasts.update({row.path: c for row, c in zip(family, made, strict=True)})
+    return contrasts
+
+
+def _contrast(strata: list[list[Row]], references: dict[str, Row], family: int) -> Contrast:
+    differences = [
+        np.concatenate(
+            [stats.paired_differences(r.scores, references[r.path].scores) for r in rows]
+        )
+        for rows in strata
+    ]
+    return Contrast(
+        diff=stats.bootstrap_interval(differences),
+        # Holm multiplies the smallest p by the family's size: enough flips that it can still fall below 0.05.
+        p=stats.sign_flip_p(differences, resamples=max(stats.RESAMPLES, 40 * family)),
+        p_holm=NAN,
+        detectable=stats.minimum_detectable_difference(differences),
+    )
+
+
+def _grouped(rows: Sequence[Row]) -> dict[tuple[Table, Method, str], list[Row]]:
+    groups: dict[tuple[Table, Method, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[table_of(row), method_of(row), row.task].append(row)
+        groups[table_of(row), method_of(row), ""].append(row)
+    return groups
+
+
+def _cell(
+    table: Table,
+    method: Method,
+    task: str,
+    rows: list[Row],
+    references: dict[str, Row],
+    family: int,
+) -> Cell:
+    tasks = sorted({row.task for row in rows})
+    strata = [[row for row in rows if row.task == name] for name in tasks]
+    paired = method.press != "full" and all(row.path in references for row in rows)
+    profiles = [_by_turn(stratum) for stratum in strata]
+    turns = min(len(profile) for profile in profiles)
+    return Cell(
+        table=table,
+        method=method,
+        task=task,
+        rows=tuple(rows),
+        score=stats.bootstrap_interval([_session_means(stratum) for stratum in strata]),
+        contrast=_contrast(strata, references, family) if paired else None,
+        by_turn=tuple(float(np.mean([p[t] for p in profiles])) for t in range(turns)),
+        first=float(np.mean([p[0] for p in profiles])),
+        later=float(np.mean([_later(stratum) for stratum in strata])),
+        interaction=_interaction(strata, references) if paired else None,
+        tasks=len(tasks),
+        tasks_in_table=1,
+    )
+
+
+def _session_means(rows: Iterable[Row]) -> stats.Array:
+    return np.concatenate([stats.session_means(row.scores.values()) for row in rows])
+
+
+def _sessions(rows: Iterable[Row]) -> list[tuple[float, ...]]:
+    return [turns for row in rows for turns in row.scores.values()]
+
+
+def _by_turn(rows: Iterable[Row]) -> list[float]:
+    sessions = _sessions(rows)
+    longest = max(len(turns) for turns in sessions)
+    return [float(np.mean([s[t] for s in sessions if len(s) > t])) for t in range(longest)]
+
+
+def _later(rows: Iterable[Row]) -> float:
+    means = [float(np.mean(turns[1:])) for turns in _sessions(rows) if len(turns) > 1]
+    return float(np.mean(means)) if means else NAN
+
+
+def _interaction(strata: list[list[Row]], references: dict[str, Row]) -> stats.Interval | None:
+    """How much more the method loses on later turns than on the first one, paired by session."""
+
+    def change(turns: Sequence[float]) -> float:
+        return float(np.mean(turns[1:])) - turns[0]
+
+    values = []
+    for rows in strata:
+        changes = []
+        for row in rows:
+            other = references[row.path].scores
+            for session in sorted(row.scores.keys() & other.keys()):
+                if len(row.scores[session]) > 1 and len(other[session]) > 1:
+                    changes.append(change(row.scores[session]) - change(other[session]))
+        values.append(np.array(changes))
+    return stats.bootstrap_interval(values) if all(v.size for v in values) else None
+
+
+def _with_holm(cells: list[Cell]) -> list[Cell]:
+    """Adjust p within each table: the macro contrasts are one family, the single tasks another."""
+    families: dict[tuple[Table, bool], list[int]] = defaultdict(list)
+    tasks: dict[Table, set[str]] = defaultdict(set)
+    for i, cell in enumerate(cells):
+        if cell.contrast:
+            families[cell.table, bool(cell.task)].append(i)
+        if cell.task:
+            tasks[cell.table].add(cell.task)
+    adjusted = list(cells)
+    for family in families.values():
+        ps = stats.holm([c.p for i in family if (c := cells[i].contrast)])
+        for i, p_holm in zip(family, ps, strict=True):
+            contrast = cells[i].contrast
+            assert contrast is not None
+            adjusted[i] = replace(cells[i], contrast=replace(contrast, p_holm=p_holm))
+    return [replace(c, tasks_in_table=1 if c.task else len(tasks[c.table])) for c in adjusted]
+
+
+def _with_fronts(cells: list[Cell]) -> list[Cell]:
+    """Mark the methods that nothing with as few bytes beats, per table and task."""
+    groups: dict[tuple[Table, str], list[int]] = defaultdict(list)
+    for i, cell in enumerate(cells):
+        control = cell.method.press != "full" and keeps_everything(cell.method.press)
+        if cell.complete and cell.bytes_ratio == cell.bytes_ratio and not control:
+            groups[cell.table, cell.task].append(i)
+    marked = list(cells)
+    for group in groups.values():
+        best = -1.0
+        for i in sorted(group, key=lambda i: (cells[i].bytes_ratio, -cells[i].score.mean)):
+            if cells[i].score.mean > best + 1e-12:
+                best = cells[i].score.mean
+                marked[i] = replace(cells[i], front=True)
+    return marked

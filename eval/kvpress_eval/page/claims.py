@@ -1,0 +1,118 @@
+"""What a report claims: tables of comparable runs, cells in them, and their contrasts to the full cache."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import stats
+from .loading import Ignored, Row
+
+NAN = float("nan")
+
+
+class Table(NamedTuple):
+    """What must agree before two scores are compared."""
+
+    model: str
+    mode: str
+    length: int
+    history: str
+    rendering: str
+
+
+class Method(NamedTuple):
+    """A press and when it fires. The full cache never fires, so it is one method whatever its schedule says."""
+
+    press: str
+    schedule: str
+    question_visible: bool | None
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Paired difference to the full cache, in score fractions; NaN where it cannot be computed."""
+
+    diff: stats.Interval
+    p: float
+    p_holm: float
+    detectable: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method on a task, or on all tasks of its table (`task` empty). Sizes and times are means over rows."""
+
+    table: Table
+    method: Method
+    task: str
+    rows: tuple[Row, ...]
+    score: stats.Interval
+    contrast: Contrast | None
+    by_turn: tuple[float, ...]
+    first: float
+    later: float
+    interaction: stats.Interval | None  # (later - first) of the method minus that of the full cache
+    tasks: int
+    tasks_in_table: int
+    front: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether the macro mean covers every task of its table; only then is it comparable."""
+        return self.tasks == self.tasks_in_table
+
+    @property
+    def bytes_ratio(self) -> float:
+        """Bytes held / bytes of the dense cache: mean over rows within a task, then over tasks."""
+        return self.mean_of("bytes_ratio")
+
+    def mean_of(self, name: str) -> float:
+        """Mean of a numeric field of the rows, tasks weighted equally; NaN when no row states it."""
+        by_task: dict[str, list[float]] = defaultdict(list)
+        for row in self.rows:
+            if getattr(row, name) is not None:
+                by_task[row.task].append(getattr(row, name))
+        return float(np.mean([np.mean(v) for v in by_task.values()])) if by_task else NAN
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything the three renderings need, in a fixed order."""
+
+    rows: tuple[Row, ...]
+    ignored: tuple[Ignored, ...]
+    references: dict[str, Row]  # path of a row -> its full-cache row
+    superseded: frozenset[str]  # paths of rows that a newer run of the same cell replaces
+    contrasts: dict[str, Contrast]  # path of a row -> its own contrast
+    scores: dict[str, stats.Interval]
+    cells: tuple[Cell, ...]
+
+    def macros(self, table: Table) -> list[Cell]:
+        """Macro cells of a table: the full cache first, then from more bytes to fewer, then by score."""
+        return [cell for cell in self.cells if cell.table == table and not cell.task]
+
+    @property
+    def tables(self) -> list[Table]:
+        """All tables that have a score, sorted."""
+        return sorted({cell.table for cell in self.cells}, key=table_order)
+
+
+def table_of(row: Row) -> Table:
+    """The table a row belongs to."""
+    return Table(row.model, row.mode, row.length, row.history, row.rendering)
+
+
+def method_of(row: Row) -> Method:
+    """The method a row measures."""
+    full = Method("full", "", None)
+    return full if row.is_full else Method(row.press, row.schedule, row.question_visible)
+
+
+def table_order(table: Table) -> tuple[object, ...]:
+    """How tables follow each other: by model and length, multi-turn before the other modes."""
+    model, mode, length, history, rendering = table
+    return (model, length, mode != "multi-turn", mode, history, rendering)

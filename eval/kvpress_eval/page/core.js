@@ -1,0 +1,97 @@
+"use strict";
+// Data, elements and number formats. Text reaches the page only through text nodes and attributes, never as markup.
+
+const unpack = ({ n, columns }) =>
+  Array.from({ length: n }, (_, r) =>
+    Object.fromEntries(Object.entries(columns).map(([name, c]) => [name, c.v ? c.v[r] : c.u[c.i[r]]])));
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const cells = unpack(data.cells).map((c) => ({ ...c, ...data.tables[c.table], facet: c.table }));
+const rows = unpack(data.rows).map((r, order) => ({ ...r, ...data.tables[r.table], facet: r.table, order }));
+const state = { model: "", task: "", mode: "", length: "", history: "", rendering: "", text: "", budget: 0.25 };
+
+const byId = (id) => document.getElementById(id);
+const uniq = (values) => [...new Set(values)];
+const has = (v) => v !== null && v !== undefined;
+
+function build(namespace, tag, attributes, children) {
+  const node = namespace ? document.createElementNS(namespace, tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (name === "width" && tag === "table") { node.style.minWidth = value; continue; }
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name === "background") node.style.background = value;
+    else if (value === true) node.setAttribute(name, "");
+    else if (has(value) && value !== false) node.setAttribute(name, value);
+  }
+  node.append(...children.flat(3).filter((c) => has(c) && c !== false && c !== ""));
+  return node;
+}
+const el = (tag, attributes, ...children) => build(null, tag, attributes, children);
+const svg = (tag, attributes, ...children) => build("http://www.w3.org/2000/svg", tag, attributes, children);
+const fill = (id, ...children) => byId(id).replaceChildren(...children.flat().filter(has));
+
+const NONE = "–";
+const minus = (text) => text.replace("-", "−");
+const fixed = (v, digits = 1) => (has(v) ? minus((Math.abs(v) < 0.5 * 10 ** -digits ? 0 : v).toFixed(digits)) : NONE);
+const signed = (v, digits = 1) => { const t = fixed(v, digits); return has(v) && v > 0 && Number(t) !== 0 ? `+${t}` : t; };
+const points = (v) => fixed(has(v) ? 100 * v : v);
+const signedPoints = (v) => signed(has(v) ? 100 * v : v);
+const whole = (v) => (has(v) ? Math.round(v).toLocaleString("en-US") : NONE);
+const percent = (v) => (has(v) ? `${(100 * v).toFixed(v >= 0.9995 ? 0 : v >= 0.0995 ? 1 : 2)} %` : NONE);
+const chance = (p) => (!has(p) ? NONE : p < 0.001 ? "<0.001" : p.toFixed(p >= 0.1 ? 2 : 3));
+const mebi = (v) => (has(v) ? (v / 2 ** 20).toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 }) : NONE);
+const seconds = (v) => fixed(v, 3);
+const millis = (v) => fixed(has(v) ? 1000 * v : v);
+const range = (i, show) => (i && has(i[1]) ? `[${show(i[1])}, ${show(i[2])}]` : "");
+const star = (c) => (has(c.p_holm) && c.p_holm < 0.05 ? "*" : "");
+const difference = (c) => (c.diff ? signedPoints(c.diff[0]) + star(c) : NONE);
+const differenceRange = (c) => {
+  if (!c.diff) return "";
+  return c.diff[0] === 0 && c.diff[1] === 0 && c.diff[2] === 0 ? "no session differs" : range(c.diff, signedPoints);
+};
+
+// The look of a family is the same in every chart and table: 10 colours and 7 shapes, so 70 pairs before one repeats.
+const SHAPES = [
+  (r) => `M${-r},0a${r},${r} 0 1 0 ${2 * r},0a${r},${r} 0 1 0 ${-2 * r},0Z`,
+  (r) => `M${-r * 0.9},${-r * 0.9}h${1.8 * r}v${1.8 * r}h${-1.8 * r}Z`,
+  (r) => `M0,${-1.2 * r}L${1.15 * r},${0.85 * r}H${-1.15 * r}Z`,
+  (r) => `M0,${-1.3 * r}L${1.3 * r},0L0,${1.3 * r}L${-1.3 * r},0Z`,
+  (r) => `M0,${1.2 * r}L${1.15 * r},${-0.85 * r}H${-1.15 * r}Z`,
+  (r) => `M${-0.45 * r},${-1.2 * r}h${0.9 * r}v${0.75 * r}h${0.75 * r}v${0.9 * r}h${-0.75 * r}v${0.75 * r}h${-0.9 * r}v${-0.75 * r}h${-0.75 * r}v${-0.9 * r}h${0.75 * r}Z`,
+  (r) => `M${-1.15 * r},0L${-0.58 * r},${-r}H${0.58 * r}L${1.15 * r},0L${0.58 * r},${r}H${-0.58 * r}Z`,
+];
+const look = (family) => {
+  const i = data.families.indexOf(family);
+  return i < 0 ? { colour: "full", shape: 0 } : { colour: `f${i % 10}`, shape: i % SHAPES.length };
+};
+const mark = (family, x, y, r = 4.6, open = false) =>
+  svg("path", { d: SHAPES[look(family).shape](r), transform: `translate(${x},${y})`, class: open || family === "full" ? "open" : "mark" });
+const swatch = (family) =>
+  svg("svg", { class: `swatch ${look(family).colour}`, viewBox: "-7 -7 14 14", "aria-hidden": "true" }, mark(family, 0, 0, 5));
+const short = (text, most = 30) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+
+// What the filters let through. A method is shown when one of its runs matches the text; the full cache always is.
+const inFacet = (x) => ["model", "mode", "length", "history", "rendering"].every((f) => state[f] === "" || String(x[f]) === state[f]);
+const haystack = (r) => [r.press, r.press_spec, r.task, r.schedule, r.error, r.run_id, r.device, r.dtype, r.commit, r.status].join(" ").toLowerCase();
+const words = () => state.text.toLowerCase().split(/\s+/).filter(Boolean);
+const shownRows = () => {
+  const wanted = words();
+  return rows.filter((r) => inFacet(r) && (state.task === "" || r.task === state.task) && wanted.every((w) => haystack(r).includes(w)));
+};
+const shownCells = (task = state.task) => {
+  const presses = words().length ? new Set(shownRows().map((r) => r.press)) : null;
+  return cells.filter((c) => inFacet(c) && c.task === task && (!presses || c.press === "full" || presses.has(c.press)));
+};
+const ambiguous = (group) => {
+  const counts = {};
+  for (const c of group) counts[`${c.facet} ${c.press}`] = (counts[`${c.facet} ${c.press}`] || 0) + 1;
+  return (c) => counts[`${c.facet} ${c.press}`] > 1;
+};
+const visible = (v) => (v === true ? "question visible" : v === false ? "question hidden" : "");
+const firing = (c) => [c.schedule, visible(c.question_visible)].filter(Boolean).join(", ");
+const facetTitle = (facet) => {
+  const t = data.tables[facet];
+  const vary = (f) => uniq(data.tables.map((x) => x[f])).length > 1;
+  return [vary("model") && state.model === "" && t.model, t.mode, `${whole(t.length)} tokens`,
+    vary("history") && `${t.history} history`, vary("rendering") && t.rendering].filter(Boolean).join(", ");
+};

@@ -1,0 +1,182 @@
+"""The offline page: one HTML file with its style, scripts and data inline, and nothing fetched from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from ..stats import Interval
+from .claims import Analysis, Cell, method_of, table_of, table_order
+from .gates import Gate
+from .loading import Row
+from .numbers import snap
+from .presses import family, keeps_everything, sweep
+
+SCRIPTS = ("core.js", "plot.js", "charts.js", "tables.js", "main.js")
+_ROW_FIELDS = (
+    *("run_id", "status", "error", "suite", "press", "press_spec", "task", "schedule"),
+    *(
+        "question_visible",
+        "seed",
+        "sessions",
+        "turns",
+        "hit_limit",
+        "empty",
+        "bytes",
+        "bytes_dense",
+    ),
+    *("bytes_ratio", "logical_length", "peak_memory", "peak_kind", "ttft_s", "tpot_s", "press_s"),
+    *(
+        "prefill_s",
+        "seconds",
+        "device",
+        "dtype",
+        "threads",
+        "versions",
+        "commit",
+        "started",
+        "command",
+        "path",
+    ),
+)
+
+
+def render_html(analysis: Analysis, gates: Sequence[Gate]) -> str:
+    """The page as text. Data enters only as JSON, which the scripts turn into text nodes."""
+    style = _asset("page.css")
+    script = "(() => {\n" + "\n".join(_asset(name) for name in SCRIPTS) + "})();\n"
+    parts = {
+        "policy": (
+            f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+            "base-uri 'none'; form-action 'none'"
+        ),
+        "style": style,
+        "script": script,
+        "data": _json(page_data(analysis, gates)),
+    }
+    # One pass: text in the data that looks like a placeholder is never filled in.
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("template.html"))
+
+
+def page_data(analysis: Analysis, gates: Sequence[Gate]) -> dict[str, Any]:
+    """What the scripts get. Scores stay fractions, times seconds, sizes bytes; numbers are rounded."""
+    tables = sorted({table_of(row) for row in analysis.rows}, key=table_order)
+    index = {table: i for i, table in enumerate(tables)}
+    presses = sorted({row.press for row in analysis.rows})
+    return {
+        "tables": [table._asdict() for table in tables],
+        "notes": {row.model: row.model_note for row in analysis.rows if row.model_note},
+        "tasks": sorted({row.task for row in analysis.rows}),
+        "families": sorted({family(press) for press in presses} - {"full"}),
+        "cells": _pack([{"table": index[cell.table], **_cell(cell)} for cell in analysis.cells]),
+        "rows": _pack(
+            [{"table": index[table_of(row)], **_row(row, analysis)} for row in analysis.rows]
+        ),
+        "gates": [
+            {
+                "name": gate.name,
+                "claim": gate.claim,
+                "verdict": gate.verdict,
+                "checked": gate.checked,
+                "failures": list(gate.failures),
+                "note": gate.note,
+            }
+            for gate in gates
+        ],
+        "ignored": [{"path": item.path, "reason": item.reason} for item in analysis.ignored],
+    }
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    press = cell.method.press
+    return {
+        **cell.method._asdict(),
+        "family": family(press),
+        "sweep": sweep(press),
+        "task": cell.task,
+        "score": _interval(cell.score),
+        **_contrast(cell.contrast),
+        "interaction": _interval(cell.interaction),
+        "turns": [snap(value, 5) for value in cell.by_turn],
+        "first": snap(cell.first, 5),
+        "later": snap(cell.later, 5),
+        **{
+            name: snap(cell.mean_of(name), 7)
+            for name in ("bytes_ratio", "bytes", "peak_memory", "ttft_s", "tpot_s", "press_s")
+        },
+        "sessions": sum(row.sessions for row in cell.rows),
+        "asked": sum(row.turns for row in cell.rows),
+        "tasks": cell.tasks,
+        "of": cell.tasks_in_table,
+        "front": cell.front,
+        "control": press != "full" and keeps_everything(press),
+    }
+
+
+def _row(row: Row, analysis: Analysis) -> dict[str, Any]:
+    first = [turns[0] for turns in row.scores.values()]
+    later = [sum(t[1:]) / len(t[1:]) for t in row.scores.values() if len(t) > 1]
+    reference = analysis.references.get(row.path)
+    values = {name: getattr(row, name) for name in _ROW_FIELDS}
+    return {
+        **{k: snap(v, 7) if isinstance(v, float) else v for k, v in values.items()},
+        "family": family(method_of(row).press),
+        "score": _interval(analysis.scores.get(row.path)),
+        **_contrast(analysis.contrasts.get(row.path)),
+        "reference": reference.run_id if reference else None,
+        "superseded": row.path in analysis.superseded,
+        "first": snap(sum(first) / len(first), 5) if first else None,
+        "later": snap(sum(later) / len(later), 5) if later else None,
+        "kinds": "; ".join(f"{kind} {size:,}" for kind, size in row.bytes_by_kind.items()),
+    }
+
+
+def _contrast(contrast: Any) -> dict[str, Any]:
+    if contrast is None:
+        return {"diff": None, "p": None, "p_holm": None, "detectable": None}
+    return {
+        "diff": _interval(contrast.diff),
+        "p": snap(contrast.p),
+        "p_holm": snap(contrast.p_holm),
+        "detectable": snap(contrast.detectable, 5),
+    }
+
+
+def _interval(interval: Interval | None) -> list[float | None] | None:
+    if interval is None or snap(interval.mean) is None:
+        return None
+    return [snap(value, 5) for value in (interval.mean, interval.low, interval.high)]
+
+
+def _pack(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Columns instead of records, and repeated values once: half the rows differ in little but numbers."""
+    columns: dict[str, Any] = {}
+    for name in records[0] if records else ():
+        values = [record[name] for record in records]
+        keys = [json.dumps(value) for value in values]
+        unique = dict(zip(keys, values, strict=True))
+        if len(unique) > len(values) / 2:
+            columns[name] = {"v": values}
+        else:
+            place = {key: i for i, key in enumerate(unique)}
+            columns[name] = {"u": list(unique.values()), "i": [place[key] for key in keys]}
+    return {"n": len(records), "columns": columns}
+
+
+def _json(data: Any) -> str:
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _asset(name: str) -> str:
+    return (resources.files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"

@@ -1,0 +1,90 @@
+// Filters and the drawing order.
+
+const options = (field) => uniq(rows.map((r) => r[field])).sort((a, b) => (typeof a === "number" ? a - b : a.localeCompare(b, "en")));
+const largest = (field) => (values) => values.map((v) => [rows.filter((r) => r[field] === v).length, v]).sort((a, b) => b[0] - a[0])[0][1];
+const FIELDS = [
+  { field: "model", label: "Model", all: "all models", start: largest("model") },
+  { field: "task", label: "Task", all: "all tasks (macro)", start: () => "" },
+  { field: "mode", label: "Mode", all: "all modes", start: () => "" },
+  { field: "length", label: "Length (tokens)", all: "all lengths", start: () => "", show: whole },
+  { field: "history", label: "History", all: "all", start: largest("history"), optional: true },
+  { field: "rendering", label: "Rendering", all: "all", start: largest("rendering"), optional: true },
+];
+
+// A choice that leaves nothing (that model was never run at that length) moves the other filters, not the reader.
+function settle(changed) {
+  if (rows.some((r) => inFacet(r) && (state.task === "" || r.task === state.task))) return;
+  const open = (field) => field !== changed && field !== "model";
+  for (const { field } of FIELDS) if (open(field)) state[field] = "";
+  for (const { field } of FIELDS) if (!rows.some(inFacet) && field !== changed) state[field] = "";
+  settleLength();
+}
+function settleLength() {
+  const lengths = rows.filter((r) => { const kept = state.length; state.length = ""; const ok = inFacet(r); state.length = kept; return ok; }).map((r) => r.length);
+  state.length = lengths.length ? String(Math.max(...lengths)) : "";
+}
+function showFilters() {
+  for (const select of byId("filters").querySelectorAll("select")) select.value = state[select.name];
+}
+
+function draw() {
+  hideTip();
+  // The heat map follows the text filter too: which press of which table has a run that matches.
+  shownCells.cache = new Set((words().length ? shownRows() : rows.filter(inFacet)).map((r) => `${r.facet} ${r.press}`));
+  for (const step of [drawCounts, drawQuality, drawMethods, drawTurns, drawLengths, drawHeat, drawRows]) step();
+}
+
+function drawFilters() {
+  const selects = FIELDS.map(({ field, label, all, start, show, optional }) => {
+    const values = options(field);
+    state[field] = values.length ? String(start(values)) : "";
+    if (optional && values.length < 2) { state[field] = ""; return null; }
+    return el("label", {}, label, el("select", { name: field, onchange: (e) => { state[field] = e.target.value; settle(field); showFilters(); draw(); } },
+      el("option", { value: "" }, all),
+      values.map((v) => el("option", { value: v }, show ? show(v) : v))));
+  });
+  settleLength();
+  let wait;
+  const search = el("input", { type: "search", name: "text", placeholder: "press, device, error …", autocomplete: "off", oninput: (e) => {
+    clearTimeout(wait);
+    wait = setTimeout(() => { state.text = e.target.value; draw(); }, 120);
+  } });
+  fill("filters", selects, el("label", {}, "Text", search), el("button", { type: "button", onclick: () => { state.text = ""; drawFilters(); draw(); } }, "Reset"));
+  showFilters();
+  byId("filters").addEventListener("submit", (e) => e.preventDefault());
+}
+
+function drawBudget() {
+  const ratios = cells.filter((c) => !c.control && c.press !== "full" && has(c.bytes_ratio)).map((c) => c.bytes_ratio);
+  const steps = [0.5, 0.25, 0.125, 0.0625, 0.03125].filter((b) => ratios.some((r) => Math.abs(Math.log2(r / b)) < 0.75));
+  const near = (b) => ratios.filter((r) => Math.abs(Math.log2(r / b)) < 0.75).length;
+  state.budget = [...steps].sort((a, b) => near(b) - near(a))[0] ?? 0.25;
+  const show = () => fill("budget", steps.length ? "Presses that hold about" : "", steps.map((b) => el("button", {
+    type: "button", "aria-pressed": String(b === state.budget),
+    onclick: () => { state.budget = b; show(); drawTurns(); drawLengths(); byId("budget").querySelector("[aria-pressed=true]").focus(); },
+  }, `${Number((100 * b).toPrecision(3))} %`)), steps.length ? "of the dense bytes" : "");
+  show();
+}
+
+const count = (n, one, many = `${one}s`) => `${whole(n)} ${n === 1 ? one : many}`;
+const totals = [
+  count(rows.length, "run"), count(rows.filter((r) => r.status === "failed").length, "failed", "failed"),
+  count(uniq(rows.map((r) => r.press)).length, "press", "presses"), count(data.tasks.length, "task"), count(uniq(rows.map((r) => r.model)).length, "model"),
+].join(", ");
+function drawCounts() {
+  const note = data.notes[state.model];
+  byId("counts").textContent = totals + (note ? `. ${state.model}: ${note}` : "");
+}
+if (data.ignored.length) fill("ignored", el("h3", {}, "Files that are not rows"), el("ul", {}, data.ignored.map((f) => el("li", {}, el("code", {}, f.path), `: ${f.reason}`))));
+drawGates();
+drawFilters();
+drawBudget();
+drawFailed();
+draw();
+
+let resizing, width = innerWidth;
+addEventListener("resize", () => {
+  clearTimeout(resizing);
+  resizing = setTimeout(() => { if (width !== innerWidth) { width = innerWidth; draw(); } }, 150);
+});
+addEventListener("scroll", hideTip, { passive: true });

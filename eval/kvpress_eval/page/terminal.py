@@ -1,0 +1,107 @@
+"""The summary printed after a sweep, readable at 100 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from .claims import Analysis, Cell, Method, Table
+from .gates import Gate
+from .numbers import NONE, fixed, percent, points
+
+
+def print_analysis(analysis: Analysis, gates: Sequence[Gate], console: Console) -> None:
+    """One table per model, length, history and rendering with the modes as columns; then what is wrong."""
+    if not analysis.rows:
+        console.print("No result rows found.")
+    for model, length, history, rendering in sorted({(t[0], *t[2:]) for t in analysis.tables}):
+        tables = [
+            t for t in analysis.tables if (t[0], *t[2:]) == (model, length, history, rendering)
+        ]
+        tables.sort(key=lambda table: table.mode != "multi-turn")
+        setting = [f"{length:,} tokens", history and f"{history} history", rendering]
+        console.print(
+            Text(f"\n{model}, {', '.join(part for part in setting if part)}", style="bold")
+        )
+        console.print(_grid(analysis, tables))
+    _print_problems(analysis, gates, console)
+
+
+def _grid(analysis: Analysis, tables: Sequence[Table]) -> Grid:
+    grid = Grid(box=None, pad_edge=False, header_style="dim", caption_justify="left")
+    grid.add_column("press", overflow="fold", ratio=1)
+    grid.add_column("bytes/\ndense", justify="right", no_wrap=True)
+    for table in tables:
+        grid.add_column(f"{table.mode}\nscore", justify="right", no_wrap=True)
+        grid.add_column("\n\u0394 full", justify="right", no_wrap=True)
+    grid.add_column("first\nturn", justify="right", no_wrap=True)
+    grid.add_column("later\nturns", justify="right", no_wrap=True)
+    grid.add_column("ms/\ntoken", justify="right", no_wrap=True)
+    cells = {table: {cell.method: cell for cell in analysis.macros(table)} for table in tables}
+    presses: dict[tuple[str, str], dict[Table, Cell]] = {}
+    for table in tables:
+        for method, cell in cells[table].items():
+            presses.setdefault(_name(method, cells[table]), {})[table] = cell
+    ordered = sorted(presses.items(), key=lambda entry: _order(list(entry[1].values())))
+    for (press, note), found in ordered:
+        main = found.get(tables[0]) or next(iter(found.values()))
+        scores = [part for table in tables for part in _score(found.get(table))]
+        name = Text(press)
+        if note:
+            name.append(f" {note}", style="dim")
+        grid.add_row(
+            name,
+            percent(main.bytes_ratio),
+            *scores,
+            points(main.first),
+            points(main.later),
+            fixed(1000 * main.mean_of("tpot_s")),
+        )
+    first = f"; first and later turns are those of {tables[0].mode}" if len(tables) > 1 else ""
+    grid.caption = f"macro mean over tasks, points; * p < 0.05 (Holm); \u2020 not all tasks{first}"
+    return grid
+
+
+def _name(method: Method, cells: dict[Method, Cell]) -> tuple[str, str]:
+    """The press, and when it fires where the table has it more than once."""
+    alone = sum(other.press == method.press for other in cells) == 1
+    return method.press, "" if alone else f"({method.schedule})"
+
+
+def _order(cells: Sequence[Cell]) -> tuple[bool, float, str]:
+    ratio = cells[0].bytes_ratio
+    return (
+        cells[0].method.press != "full",
+        -ratio if ratio == ratio else 0.0,
+        cells[0].method.press,
+    )
+
+
+def _score(cell: Cell | None) -> tuple[str, str]:
+    if cell is None:
+        return NONE, NONE
+    score = points(cell.score.mean) + ("" if cell.complete else "\u2020")
+    if cell.contrast is None:
+        return score, NONE
+    star = "*" if cell.contrast.p_holm < 0.05 else " "
+    return score, points(cell.contrast.diff.mean, sign=True) + star
+
+
+def _print_problems(analysis: Analysis, gates: Sequence[Gate], console: Console) -> None:
+    failed = sum(not row.ok for row in analysis.rows)
+    if failed:
+        console.print(Text(f"\n{failed} failed runs", style="red"))
+    for item in analysis.ignored:
+        console.print(Text(f"ignored {item.path}: {item.reason}", style="yellow"))
+    wrong = [gate for gate in gates if gate.failures]
+    passed = sum(gate.verdict == "pass" for gate in gates)
+    console.print(f"\nsanity gates: {passed} of {len(gates)} pass", highlight=False)
+    for gate in wrong:
+        console.print(
+            Text(f"\u2717 {gate.name} ({len(gate.failures)} of {gate.checked})", style="red")
+        )
+        for failure in gate.failures[:5]:
+            console.print(Text(f"    {failure}"))

@@ -1,0 +1,221 @@
+"""One cell of a sweep, from a configuration to a row. What fails while it runs becomes a failed
+row.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .asking import Answers, ask, press_seconds
+from .config import RunConfig
+from .environment import Peak, commit, versions
+from .episode import Episode, Request
+from .errors import UsageError
+from .metrics import score
+from .models import Loaded
+from .rows import Row, run_id
+from .tasks import build, get_task
+
+if TYPE_CHECKING:
+    from kvpress import Press
+
+__all__ = ["Cell", "prepare", "run_cell"]
+
+Tick = Callable[[int], None]
+"""Called after each session with the number of sessions done."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A checked configuration with its model and press: nothing mistyped is left in it."""
+
+    config: RunConfig
+    loaded: Loaded
+    press: Press
+    id: str
+
+    def episode(self, session: int) -> Episode:
+        """The episode of a session."""
+        config, prompter = self.config, self.loaded.prompter
+        key = (config.task, config.length, config.turns, config.seed, session)
+        if key in self.loaded.episodes:
+            return self.loaded.episodes[key]
+        request = Request(
+            task=config.task,
+            rendering=self.loaded.rendering,
+            length=config.length,
+            turns=config.turns,
+            seed=config.seed,
+            session=session,
+            count=prompter.count,
+            overhead=prompter.overhead_for(config.turns),
+        )
+        self.loaded.episodes[key] = build(request)
+        return self.loaded.episodes[key]
+
+    @property
+    def batch(self) -> int:
+        """Questions answered at once."""
+        whole = self.config.turns if self.loaded.rendering == "dialect" else 1
+        return self.config.batch or whole
+
+
+def prepare(config: RunConfig, loaded: Loaded) -> Cell:
+    """Check a configuration against its model and press, and give it its run id.
+
+    Raises:
+        KVPressError: for an unknown press or one with wrong arguments.
+        UsageError: for a length that the model or the task does not allow.
+    """
+    from kvpress import Press
+
+    limit = loaded.max_positions
+    if limit is not None and config.length > limit:
+        raise UsageError(
+            f"length {config.length} is more than model {config.model!r} has positions ({limit}); "
+            f"use --length {limit} or less"
+        )
+    press = Press.parse(config.press)
+    recipe = press.recipe
+    if (
+        config.schedule == "every_turn_prompt"
+        and recipe.evicts
+        and not recipe.schedule.every_prompt
+    ):
+        raise UsageError(
+            f"schedule every_turn_prompt needs a press that chooses again after each prompt, and "
+            f"{press} does so once; give it every_prompt=true, or leave the schedule out"
+        )
+    resolved: dict[str, Any] = {
+        "device": loaded.device.type,
+        "dtype": loaded.dtype,
+        "attn": loaded.attn,
+        "rendering": loaded.rendering,
+        "chat": loaded.prompter.chat,
+    }
+    cell = Cell(config, loaded, press, run_id(config.identity(press.spec(), resolved)))
+    cell.episode(0)
+    return cell
+
+
+def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
+    """Run every session of a cell. Never raises for what goes wrong inside: the row says so.
+
+    A row of an interrupted cell is never made: ``KeyboardInterrupt`` passes.
+    """
+    config, loaded = cell.config, cell.loaded
+    row = Row(
+        run_id=cell.id,
+        status="ok",
+        model=config.model,
+        model_note=loaded.note,
+        press=str(cell.press),
+        press_spec=cell.press.spec(),
+        task=config.task,
+        mode=config.mode,
+        history=config.history,
+        schedule=config.schedule,
+        question_visible=config.question_visible,
+        rendering=loaded.rendering,
+        length=config.length,
+        seed=config.seed,
+        sessions=config.sessions,
+        chance=get_task(config.task).chance(loaded.rendering, config.turns),
+        device=_device_name(loaded.device),
+        dtype=loaded.dtype,
+        attn=loaded.attn,
+        threads=torch.get_num_threads(),
+        versions=versions(),
+        commit=commit(),
+        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        command=config.command(),
+    )
+    clock, peak = time.perf_counter(), Peak(loaded.device)
+    try:
+        row.press_s = _press_seconds(cell)
+        peak.start()
+        episodes, answers = _sessions(cell, tick)
+        row.peak_memory, row.peak_kind = peak.read()
+        _fill(row, cell, episodes, answers)
+    except Exception as error:  # whatever it is, it is this cell's result
+        row.status = "failed"
+        row.error = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+    row.seconds = time.perf_counter() - clock
+    return row
+
+
+def _press_seconds(cell: Cell) -> float:
+    prompt = cell.loaded.prompter.prompt(cell.episode(0))
+    with cell.press(cell.loaded.model) as session:
+        small = cell.loaded.rendering == "dialect"
+        return press_seconds(cell.loaded.model, session, prompt, cell.config, rehearse=small)
+
+
+def _sessions(cell: Cell, tick: Tick | None) -> tuple[list[Episode], list[Answers]]:
+    model = cell.loaded.model
+    generation = getattr(model, "generation_config", None)
+    ends = getattr(generation, "eos_token_id", None)
+    ends = [ends] if isinstance(ends, int) else list(ends or [])
+    stops = cell.loaded.prompter.stops(ends)
+    episodes, answers = [], []
+    with cell.press(model) as session:
+        for number in range(cell.config.sessions):
+            episode = cell.episode(number)
+            prompt = cell.loaded.prompter.prompt(episode)
+            answers.append(
+                ask(model, session, prompt, cell.config, stops, episode.max_new_tokens, cell.batch)
+            )
+            episodes.append(episode)
+            if tick is not None:
+                tick(number + 1)
+    return episodes, answers
+
+
+def _fill(row: Row, cell: Cell, episodes: list[Episode], answers: list[Answers]) -> None:
+    scorer = "exact" if cell.loaded.rendering == "dialect" else "corrected"
+    flat_stops, flat_texts = list[bool](), list[str]()
+    for episode, got in zip(episodes, answers, strict=True):
+        texts = [cell.loaded.prompter.text(ids) for ids in got.ids]
+        scores = []
+        for turn, text, stopped in zip(episode.turns, texts, got.stopped, strict=True):
+            if scorer == "exact":
+                # the stop token is part of what the dialect must say
+                scores.append(
+                    score(row.task, text + (" ;" if stopped else ""), turn.answer, "exact")
+                )
+            else:
+                scores.append(score(row.task, text, turn.reference))
+        row.session_ids.append(episode.id)
+        row.session_scores.append(scores)
+        flat_stops += got.stopped
+        flat_texts += texts
+    n = len(answers)
+    width = max(len(scores) for scores in row.session_scores)
+    columns = [[s[t] for s in row.session_scores if len(s) > t] for t in range(width)]
+    row.n_by_turn = [len(column) for column in columns]
+    row.score_by_turn = [sum(column) / len(column) for column in columns]
+    row.turns = sum(row.n_by_turn)
+    row.score = sum(map(sum, row.session_scores)) / row.turns
+    row.hit_limit = flat_stops.count(False) / row.turns
+    row.empty = sum(not text.strip() for text in flat_texts) / row.turns
+    row.bytes_dense = round(sum(a.dense_nbytes for a in answers) / n)
+    row.bytes_ratio = sum(a.nbytes / a.dense_nbytes for a in answers) / n
+    kinds = sorted({kind for a in answers for kind in a.by_kind})
+    row.bytes_by_kind = {k: round(sum(a.by_kind.get(k, 0) for a in answers) / n) for k in kinds}
+    row.bytes = sum(row.bytes_by_kind.values())  # so that rounded means still add up
+    row.logical_length = sum(a.logical for a in answers) / n
+    row.prefill_s = sum(a.prefill_s for a in answers) / n
+    row.ttft_s = sum(a.first_s for a in answers) / n
+    row.tpot_s = sum(a.decode_s for a in answers) / max(1, sum(a.steps for a in answers))
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return device.type

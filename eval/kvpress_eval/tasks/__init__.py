@@ -1,0 +1,45 @@
+"""The tasks: one file each, in two renderings (the bundled model's dialect, and natural text for
+any tokenizer).
+"""
+
+from __future__ import annotations
+
+from ..episode import Episode, Request
+from ..errors import choose
+from . import kv, many_shot, needle, prefix_suffix, vt
+from .base import Task
+
+__all__ = ["TASKS", "Task", "build", "get_task"]
+
+TASKS: dict[str, Task] = {m.TASK.name: m.TASK for m in (kv, prefix_suffix, vt, needle, many_shot)}
+
+
+def get_task(name: str) -> Task:
+    """The task called ``name``.
+
+    Raises:
+        UsageError: for an unknown name, with the nearest one.
+    """
+    return TASKS[choose("task", name, TASKS)]
+
+
+def build(request: Request) -> Episode:
+    """The episode of a request, checked: the solver finds every answer in the context.
+
+    Raises:
+        EpisodeError: where it does not fit the length.
+        AssertionError: for a fault of the generator.
+    """
+    task = get_task(request.task)
+    episode = task.build[request.rendering](request)
+    for turn in episode.turns:
+        found = task.solve[request.rendering](episode.context, turn.question)
+        # the order of a list of names is not part of the answer
+        same = (
+            sorted(found.split()) == sorted(turn.answer.split())
+            if turn.golds
+            else found == turn.answer
+        )
+        if not (same and turn.answer):
+            raise AssertionError(f"{episode.id}: context says {found!r}, gold {turn.answer!r}")
+    return episode

@@ -1,0 +1,181 @@
+"""What a task is, and the two tools of every natural rendering: weaving facts into filler, and
+fitting a length.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ..episode import Episode, Rendering, Request, Span, Turn
+from ..errors import EpisodeError
+
+__all__ = [
+    "SEPARATOR",
+    "Fact",
+    "Filler",
+    "Task",
+    "Text",
+    "depth",
+    "finish",
+    "reserve",
+    "weave",
+]
+
+SEPARATOR = "\n\n"
+_SLACK = 8  # tokens an answer may take beyond 1.5 times the gold's: a space, a quote, a full stop
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task in both renderings.
+
+    ``build`` makes an episode. ``solve`` answers a question from the context alone by brute force
+    (raising ``ValueError`` where the answer is not unique): the proof that the text holds what is
+    asked. ``chance(rendering, turns)`` is what a guesser gets who sees the question and the gold
+    answers before it, but not the context.
+    """
+
+    name: str
+    about: str
+    build: Mapping[Rendering, Callable[[Request], Episode]]
+    solve: Mapping[Rendering, Callable[[str, str], str]]
+    chance: Callable[[Rendering, int], float]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A piece of text to put at ``depth`` (0 the beginning, 1 the end) of the context; ``owner`` is
+    its turn.
+    """
+
+    depth: float
+    text: str
+    owner: int | None = None
+
+
+class Filler:
+    """An endless stream of pieces of which the first n are always the same."""
+
+    def __init__(self, pieces: Iterator[str]) -> None:
+        self._pieces, self._seen = pieces, list[str]()
+
+    def first(self, n: int) -> list[str]:
+        while len(self._seen) < n:
+            self._seen.append(next(self._pieces))
+        return self._seen[:n]
+
+
+def depth(request: Request, turn: int, rng: random.Random) -> float:
+    """A depth inside the part of the context that ``turn`` asks about, off its edges so that turns
+    keep apart.
+    """
+    return (request.strata()[turn] + rng.uniform(0.125, 0.875)) / request.turns
+
+
+@dataclass(frozen=True)
+class Text:
+    """The parts of a context: ``head``, then filler and facts joined by ``joint``, then ``foot``."""
+
+    filler: Filler
+    facts: Sequence[Fact]
+    joint: str
+    head: str = ""
+    foot: str = ""
+
+    def build(self, n: int) -> tuple[str, dict[int, tuple[Span, ...]]]:
+        """The context with ``n`` pieces of filler, and the spans of each turn's facts."""
+        return weave(self.filler.first(n), self.facts, self.joint, self.head, self.foot)
+
+
+def finish(
+    request: Request,
+    text: Text,
+    turns: Sequence[Turn],
+    evidence: Callable[[str, int], tuple[Span, ...]] | None = None,
+) -> Episode:
+    """The longest episode that fits. ``evidence(context, turn)`` finds spans that no fact owns."""
+    n = fit(request, turns, lambda n: text.build(n)[0])
+    context, spans = text.build(n)
+    found = [evidence(context, t) if evidence else spans[t] for t in range(len(turns))]
+    placed = tuple(replace(turn, evidence=span) for turn, span in zip(turns, found, strict=True))
+    return request.episode(context, placed, reserve(request, turns)[1])
+
+
+def weave(
+    filler: Sequence[str], facts: Iterable[Fact], joint: str, head: str = "", foot: str = ""
+) -> tuple[str, dict[int, tuple[Span, ...]]]:
+    """The context, and for each owner the character spans of its facts (without the joints)."""
+    pieces: list[str] = []
+    owners: list[int | None] = []
+    waiting = sorted(facts, key=lambda fact: fact.depth)
+    slots = len(filler) + 1
+    for i in range(slots):
+        while waiting and waiting[0].depth * slots < i + 1:
+            fact = waiting.pop(0)
+            pieces.append(fact.text)
+            owners.append(fact.owner)
+        if i < len(filler):
+            pieces.append(filler[i])
+            owners.append(None)
+    pieces += [fact.text for fact in waiting]
+    owners += [fact.owner for fact in waiting]
+    spans: dict[int, tuple[Span, ...]] = {}
+    at = len(head)
+    for piece, owner in zip(pieces, owners, strict=True):
+        if owner is not None:
+            spans[owner] = (*spans.get(owner, ()), (at, at + len(piece)))
+        at += len(piece) + len(joint)
+    return head + joint.join(pieces) + foot, spans
+
+
+def reserve(request: Request, turns: Sequence[Turn]) -> tuple[int, int]:
+    """(tokens that questions and answers take beside the context, ``max_new_tokens`` of every
+    turn).
+    """
+    longest = max(request.count(" " + turn.answer) for turn in turns)
+    max_new = math.ceil(1.5 * longest) + _SLACK
+    asked = sum(request.count(SEPARATOR + turn.question + SEPARATOR) for turn in turns)
+    return asked + request.turns * max_new, max_new
+
+
+def fit(
+    request: Request, turns: Sequence[Turn], build: Callable[[int], str], probe: int = 16
+) -> int:
+    """How many filler pieces fill the length: ``build(n)`` ends at most one piece under it.
+
+    The text is counted a handful of times, whatever its length.
+
+    Raises:
+        EpisodeError: where the facts alone do not fit.
+    """
+    taken, _ = reserve(request, turns)
+    room = request.length - request.overhead - taken
+    base = request.count(build(0))
+    if base > room:
+        raise EpisodeError(
+            f"task {request.task!r} with {request.turns} turns needs a length of at least "
+            f"{base + taken + request.overhead} tokens, got {request.length}; "
+            "ask for fewer turns or a greater length"
+        )
+    per_piece = max(1.0, (request.count(build(probe)) - base) / probe)
+    low, low_count = 0, base
+    high: int | None = None
+    n = int((room - base) / per_piece)
+    for _ in range(12):
+        n = max(n, low + 1)
+        if high is not None and n >= high:
+            if high - low <= 1:
+                break
+            n = (low + high) // 2
+        tokens = request.count(build(n))
+        if tokens <= room:
+            low, low_count = n, tokens
+        else:
+            high = n
+        if room - low_count < per_piece or (high is not None and high - low <= 1):
+            break
+        n = low + max(1, int((room - low_count) / per_piece))
+    return low

@@ -1,0 +1,163 @@
+"""The dialect rendering of every task: documents of the bundled model's language, and solvers.
+
+The bundled model reads one answer form per kind and ends it with ``;``. Two differences to the
+natural rendering: it learnt prefix look-up only (no suffixes), and documents of different lengths
+do not share their records.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from ..episode import Episode, Request, Span, Turn
+from ..errors import EpisodeError
+from ..tiny import dialect
+from ..tiny.words import CONSONANTS, NUMBERS
+
+__all__ = ["STOP", "builder", "solver"]
+
+STOP = ";"
+# longest answer of a kind, its end included, and longest question
+_ANSWER = {"kv": 6, "fact": 6, "prefix": 8, "trace": 14, "label": 3}
+_QUESTION = {"kv": 6, "fact": 6, "prefix": 5, "trace": 7, "label": 4}
+_DRAWS = 50
+
+
+def builder(kind: str, filler: float = 0.0) -> Callable[[Request], Episode]:
+    """An episode generator over documents of one ``kind``, ``filler`` of them filler words."""
+    return partial(_build, kind=kind, filler=filler)
+
+
+def _build(request: Request, kind: str, filler: float) -> Episode:
+    # + 1: the end of an answer, which is fed with the next question
+    taken = request.turns * (_QUESTION[kind] + _ANSWER[kind] + 1)
+    room = request.length - taken
+    if room < 32:
+        raise EpisodeError(
+            f"task {request.task!r} with {request.turns} turns needs a length of at least "
+            f"{taken + 32} tokens, got {request.length}; ask for fewer turns or a greater length"
+        )
+    for draw in range(_DRAWS):
+        doc = dialect.document(request.rng(f"document {draw}"), room, (kind,), filler)
+        chosen = _choose(doc, request, request.rng(f"questions {draw}"))
+        if chosen:
+            context, starts = _text(doc.tokens[1:])
+            turns = tuple(_turn(question, starts) for question in chosen)
+            return request.episode(context, turns, _ANSWER[kind])
+    raise EpisodeError(
+        f"task {request.task!r} found no {request.turns} independent questions at length "
+        f"{request.length}; ask for fewer turns or a greater length"
+    )
+
+
+def _choose(doc: dialect.Document, request: Request, rng: random.Random) -> list[dialect.Question]:
+    """One question per turn, each from its part of the document, no two with a record (chain,
+    class) in common.
+    """
+    fits = [
+        q
+        for q in doc.questions
+        if len(q.prompt) <= _QUESTION[q.task] and len(q.answer) <= _ANSWER[q.task]
+    ]
+    hops = [q for q in fits if q.task != "trace" or len(q.evidence) > 1]
+    free = hops if len({q.evidence[0] for q in hops}) >= 2 * request.turns else fits
+    chosen: list[dialect.Question] = []
+    for stratum in request.strata():
+        if not free:
+            return []
+        middle = (stratum + 0.5) / request.turns
+        near = [q for q in free if abs(_depth(q, doc) - middle) <= 0.375 / request.turns]
+        # else the nearest; a label is demonstrated everywhere, so any is near
+        pick = rng.choice(near or [min(free, key=lambda q: abs(_depth(q, doc) - middle))])
+        chosen.append(pick)
+        # chains are told apart by their first record, classes by all of theirs
+        free = [q for q in free if q.evidence[0] != pick.evidence[0]]
+    return chosen
+
+
+def _depth(question: dialect.Question, doc: dialect.Document) -> float:
+    return sum(start for start, _ in question.evidence) / len(question.evidence) / len(doc.tokens)
+
+
+def _text(words: Sequence[str]) -> tuple[str, list[int]]:
+    """Words joined by spaces, and the offset of each (with one more for the end)."""
+    starts, at = [], 0
+    for word in words:
+        starts.append(at)
+        at += len(word) + 1
+    return " ".join(words), [*starts, at]
+
+
+def _turn(question: dialect.Question, starts: Sequence[int]) -> Turn:
+    # document index 0 is <bos>, which the text does not hold
+    spans: tuple[Span, ...] = tuple(
+        (starts[a - 1], starts[b - 1] - 1) for a, b in question.evidence
+    )
+    return Turn(" ".join(question.prompt), " ".join(question.answer), spans)
+
+
+def solver(kind: str) -> Callable[[str, str], str]:
+    """Answers a question of ``kind`` from the words of the context alone."""
+    return _SOLVERS[kind]
+
+
+def _after(words: list[str], pattern: list[str], starts: Sequence[str] = (STOP, ".")) -> list[str]:
+    """The words between the only record that begins with ``pattern`` and its ``;``."""
+    n = len(pattern)
+    found = [
+        i + n
+        for i in range(len(words) - n)
+        if words[i : i + n] == pattern and (i == 0 or words[i - 1] in starts)
+    ]
+    if len(found) != 1:
+        raise ValueError(f"{' '.join(pattern)!r} stands {len(found)} times")
+    return words[found[0] : words.index(STOP, found[0]) + 1]
+
+
+def _solve_kv(context: str, question: str) -> str:
+    return " ".join(_after(context.split(), question.split()[1:]))
+
+
+def _solve_prefix(context: str, question: str) -> str:
+    return " ".join(_after(context.split(), ["str", *question.split()[2:-1]]))
+
+
+def _solve_trace(context: str, question: str) -> str:
+    words, answer = context.split(), list[str]()
+    name = question.split()[2:]  # with its "="
+    while True:
+        value = _after(words, ["let", *name])
+        if value[0] in NUMBERS:
+            return " ".join([*answer, *value])
+        name = [*value[:-1], "="]
+        answer += name
+
+
+def _solve_label(context: str, question: str) -> str:
+    words = context.split()
+    target = _class(question.split()[2])
+    labels = {
+        words[i + 1]
+        for i, word in enumerate(words)
+        if word == "->" and _class(words[i - 1]) == target
+    }
+    if len(labels) != 1:
+        raise ValueError(f"class {target!r} has {len(labels)} labels")
+    return f"{labels.pop()} {STOP}"
+
+
+def _class(syllable: str) -> str:
+    if syllable[:-1] not in CONSONANTS:
+        raise ValueError(f"{syllable!r} is no syllable")
+    return syllable[:-1]
+
+
+_SOLVERS: dict[str, Callable[[str, str], str]] = {
+    "kv": _solve_kv,
+    "fact": _solve_kv,
+    "prefix": _solve_prefix,
+    "trace": _solve_trace,
+    "label": _solve_label,
+}

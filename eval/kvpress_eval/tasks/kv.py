@@ -1,0 +1,72 @@
+"""Key-value look-up (Retr.KV): random UUID pairs in one JSON object, one key per turn.
+
+Paper: SCBench (arXiv 2412.10319), after Lost in the Middle. Keys and values share no first eight
+characters, so that the value of a look-alike key is never right by accident.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import uuid
+from collections.abc import Iterator
+
+from ..episode import Episode, Request, Turn
+from .base import Fact, Filler, Task, Text, depth, finish
+from .dialect import builder, solver
+
+__all__ = ["TASK"]
+
+_HEAD = (
+    "Extract the value corresponding to the specified key in the JSON object below.\n\n"
+    "JSON data:\n{"
+)
+_FOOT = "}"
+
+
+def _strings(rng: random.Random, taken: set[str]) -> Iterator[str]:
+    """UUIDs whose first eight characters nobody else has."""
+    while True:
+        text = str(uuid.UUID(int=rng.getrandbits(128), version=4))
+        if text[:8] not in taken:
+            taken.add(text[:8])
+            yield text
+
+
+def _pair(key: str, value: str) -> str:
+    return f'"{key}": "{value}"'
+
+
+def _natural(request: Request) -> Episode:
+    taken: set[str] = set()
+    facts, placing = _strings(request.rng("facts"), taken), request.rng("placement")
+    golds = [(next(facts), next(facts)) for _ in range(request.turns)]
+    items = [Fact(depth(request, t, placing), _pair(*golds[t]), t) for t in range(request.turns)]
+    others = _strings(request.rng("filler"), taken)
+    filler = Filler(_pair(next(others), next(others)) for _ in itertools.count())
+    turns = [Turn(_question(key), value, ()) for key, value in golds]
+    text = Text(filler, items, ", ", _HEAD, _FOOT)
+    return finish(request, text, turns)
+
+
+def _question(key: str) -> str:
+    return f'Key: "{key}"\nThe value associated with the specified key is:'
+
+
+def _solve(context: str, question: str) -> str:
+    pairs = json.loads(context[context.index("{") :], object_pairs_hook=list)
+    key = question.split('"')[1]
+    values = [value for name, value in pairs if name == key]
+    if len(values) != 1:
+        raise ValueError(f"key {key} stands {len(values)} times")
+    return str(values[0])
+
+
+TASK = Task(
+    name="kv",
+    about="key-value look-up: one random key per turn",
+    build={"dialect": builder("kv"), "natural": _natural},
+    solve={"dialect": solver("kv"), "natural": _solve},
+    chance=lambda rendering, turns: 1e-4 if rendering == "dialect" else 0.0,
+)

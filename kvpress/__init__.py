@@ -1,0 +1,34 @@
+"""KV-cache compression for Hugging Face models: ``with press(model): model.generate(...)``.
+
+Importing this package changes nothing in the process.
+"""
+
+from __future__ import annotations
+
+from kvpress.cache import Ledger, PressCache
+from kvpress.errors import KVPressError
+from kvpress.presets import full, h2o, kivi, list_presses, random, snapkv, streaming_llm, tova
+from kvpress.press import PRESETS, Press, Recipe
+from kvpress.session import Report, Session
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PRESETS",
+    "KVPressError",
+    "Ledger",
+    "Press",
+    "PressCache",
+    "Recipe",
+    "Report",
+    "Session",
+    "__version__",
+    "full",
+    "h2o",
+    "kivi",
+    "list_presses",
+    "random",
+    "snapkv",
+    "streaming_llm",
+    "tova",
+]

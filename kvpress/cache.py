@@ -1,0 +1,228 @@
+"""The cache a press gives to a model: logical length outside, compressed slots inside, a ledger of its bytes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import Cache
+
+from kvpress.errors import SessionError
+from kvpress.hf import own_layer
+from kvpress.press import Press
+from kvpress.store import State, StoreLayer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One storage: the layer it belongs to, side "k", "v" or "-", what it is for, and its bytes."""
+
+    layer: int
+    side: str
+    kind: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Bytes of every distinct storage a cache holds.
+
+    Kinds: rows (dense frozen slots), codes, scales, indices, positions, masks, window (the dense tail, its
+    spare room included), evidence (what the press remembers to score with), other (layers left to transformers).
+    """
+
+    entries: tuple[Entry, ...]
+
+    @property
+    def total(self) -> int:
+        return sum(entry.bytes for entry in self.entries)
+
+    def by_kind(self) -> dict[str, int]:
+        """kind -> bytes."""
+        return self._sum("kind")
+
+    def by_layer(self) -> dict[int, int]:
+        """layer -> bytes."""
+        return self._sum("layer")
+
+    def by_side(self) -> dict[str, int]:
+        """ "k", "v" and "-" (neither) -> bytes."""
+        return self._sum("side")
+
+    def _sum(self, name: str) -> dict[Any, int]:
+        out: dict[Any, int] = defaultdict(int)
+        for entry in self.entries:
+            out[getattr(entry, name)] += entry.bytes
+        return dict(sorted(out.items()))
+
+
+class PressCache(Cache):  # type: ignore[misc]
+    """Cache of one batch under a press. Made by `session.new_cache()`, `session.prefill` or injection.
+
+    next_logits: (B, V) logits after the last token given to `session.prefill`, or None.
+    """
+
+    def __init__(self, press: Press, types: list[str], arguments: list[dict[str, Any]]) -> None:
+        self.press = press
+        self._types, self._arguments = types, arguments
+        recipe = press.recipe
+        layers = [
+            StoreLayer(recipe, index) if kind == "full_attention" else own_layer(kind, kwargs)
+            for index, (kind, kwargs) in enumerate(zip(types, arguments, strict=True))
+        ]
+        super().__init__(layers=layers)
+        self.state = State()
+        self.next_logits: Tensor | None = None
+        self.broken = False
+        for layer in self.stores:
+            layer.state = self.state
+
+    @property
+    def stores(self) -> list[StoreLayer]:
+        """The layers that are under the press."""
+        return [layer for layer in self.layers if isinstance(layer, StoreLayer)]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Logical length: tokens the model has seen."""
+        layer = self.layers[layer_idx] if layer_idx < len(self.layers) else None
+        if isinstance(layer, StoreLayer):
+            return layer.logical
+        return self.stores[0].logical
+
+    def tensors(self) -> Iterator[tuple[int, str, str, str, Tensor]]:
+        """(layer, name, side, ledger kind, tensor) of everything held; a shared storage may come more than once."""
+        for index, layer in enumerate(self.layers):
+            if isinstance(layer, StoreLayer):
+                for name, side, kind, tensor in layer.tensors():
+                    yield index, name, side, kind, tensor
+                continue
+            for name, value in vars(layer).items():
+                for tensor in value if isinstance(value, list | tuple) else [value]:
+                    if isinstance(tensor, Tensor):
+                        yield index, name, {"keys": "k", "values": "v"}.get(name, "-"), "other", tensor
+
+    def ledger(self) -> Ledger:
+        """Bytes by layer, side and kind, from the storages really held; shared storage is counted once."""
+        self.settle()
+        seen: set[int] = set()
+        entries = []
+        for layer, _, side, kind, tensor in self.tensors():
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in seen and storage.nbytes():
+                seen.add(storage.data_ptr())
+                entries.append(Entry(layer, side, kind, storage.nbytes()))
+        return Ledger(tuple(entries))
+
+    def nbytes(self) -> int:
+        """Bytes held, everything included: codes, scales, indices, positions, masks, the dense window."""
+        return self.ledger().total
+
+    def dense_nbytes(self) -> int:
+        """Bytes the same tokens take in a dense cache (keys and values only, spare room not counted)."""
+        total = 0
+        for index, layer in enumerate(self.layers):
+            if isinstance(layer, StoreLayer) and layer.is_initialized:
+                batch, heads, _, dim = layer.tail.k.shape
+                width = dim + layer.tail.v.shape[-1]
+                total += batch * heads * layer.logical * width * layer.tail.k.element_size()
+            else:
+                total += sum(e.bytes for e in self.ledger().entries if e.layer == index)
+        return total
+
+    def settle(self) -> None:
+        """Fire the press where a prompt was read and the press waits for the prompt to be complete."""
+        for layer in self.stores:
+            if layer.pending and not layer.hold:
+                layer.fire()
+
+    def fork(self, rows: int | Tensor | None = None) -> PressCache:
+        """An independent continuation: segments are shared, the dense tail is copied.
+
+        rows: None keeps the batch; an int repeats a batch of one to that many rows, which all read the one
+        prefix; an int64 tensor (B',) picks rows. Raises SessionError for an int with a larger batch.
+        """
+        self.settle()
+        other = PressCache.__new__(PressCache)
+        other.__dict__.update(self.__dict__)
+        other.state, other.next_logits = State(), None
+        other.layers = []
+        for layer in self.layers:
+            if isinstance(layer, StoreLayer):
+                new = layer.fork()
+                new.state = other.state
+                other.layers.append(new)
+            else:
+                other.layers.append(_copy_layer(layer))
+        if isinstance(rows, int):
+            if self.batch_size != 1:
+                raise SessionError(f"fork(rows={rows}) repeats a cache of one row; this one has {self.batch_size}.")
+            rows = torch.zeros(rows, dtype=torch.long)
+        if rows is not None:
+            other.batch_select_indices(rows)
+        return other
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last -tokens_to_remove tokens. Raises CropError where they are no longer dense."""
+        self.settle()
+        for layer in self.stores:
+            layer.check_crop(tokens_to_remove)
+        super().crop(tokens_to_remove)
+
+    def to_dense(self) -> DynamicCache:
+        """Every surviving slot decoded, as a DynamicCache, when all heads and rows hold the same number of slots.
+
+        The positions of dropped slots are gone: hand it to code that only reads keys and values.
+        """
+        self.settle()
+        out = DynamicCache()
+        for index, layer in enumerate(self.layers):
+            if isinstance(layer, StoreLayer):
+                block = layer.block()
+                counts = block.valid.sum(-1)
+                if not bool((counts == counts.flatten()[0]).all()):
+                    raise SessionError(
+                        "Heads or rows of this cache hold different numbers of slots; read layer.block()."
+                    )
+                order = torch.where(block.valid, block.pos, 2**31 - 1).argsort(-1)[..., : int(counts.flatten()[0])]
+                at = order.unsqueeze(-1)
+                k = block.k.gather(2, at.expand(-1, -1, -1, block.k.shape[-1]))
+                out.update(k, block.v.gather(2, at.expand(-1, -1, -1, block.v.shape[-1])), index)
+            elif layer.is_initialized:
+                out.update(layer.keys.clone(), layer.values.clone(), index)
+        return out
+
+    def save(self, path: str | Path, model: PreTrainedModel) -> None:
+        """Write everything held to a safetensors file that `PressCache.load` checks against press and model."""
+        from kvpress.io import save_cache
+
+        save_cache(self, Path(path), model)
+
+    @staticmethod
+    def load(path: str | Path, model: PreTrainedModel) -> PressCache:
+        """Read a saved cache. Raises CacheFileError when format or model do not match."""
+        from kvpress.io import load_cache
+
+        return load_cache(Path(path), model)
+
+
+def _copy_layer(layer: Any) -> Any:
+    """An independent copy of a layer of transformers' own."""
+    new = type(layer).__new__(type(layer))
+    for name, value in vars(layer).items():
+        if isinstance(value, Tensor):
+            value = value.clone()
+        elif isinstance(value, list):
+            value = [v.clone() if isinstance(v, Tensor) else v for v in value]
+        elif isinstance(value, dict):
+            value = dict(value)
+        new.__dict__[name] = value
+    return new

@@ -1,0 +1,183 @@
+"""The one pipeline that shrinks a layer: score, allocate, choose, pack. No method has its own.
+
+Sinks, the recent window, padding and exact totals are enforced here, so that no scorer has to know them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kvpress.block import choose
+from kvpress.segment import Held, Segment
+
+if TYPE_CHECKING:
+    from kvpress.press import Recipe
+    from kvpress.store import StoreLayer
+
+__all__ = ["budget", "evict", "evict_one", "pack"]
+
+
+def budget(recipe: Recipe, lengths: Tensor) -> Tensor:
+    """(B,) int64 slots per KV head for rows of `lengths` (B,) real tokens.
+
+    floor(keep * length) for a fraction, `keep` for a count; never more than there are, and never fewer
+    than the protected slots (which only matters for prompts shorter than a few windows).
+    """
+    if isinstance(recipe.keep, int):
+        total = torch.full_like(lengths, recipe.keep)
+    else:
+        total = (lengths.double() * recipe.keep + 1e-9).floor().long()
+    least = recipe.sinks + (recipe.recent if isinstance(recipe.recent, int) else 1)
+    return torch.minimum(total.clamp(min=least), lengths)
+
+
+def protected(recipe: Recipe, rank: Tensor, lengths: Tensor, total: Tensor) -> Tensor:
+    """(B, H, n) bool: sinks and recent tokens, by their number `rank` among the real tokens of the row."""
+    recent = recipe.recent
+    count = (total.double() * recent).floor().long() if isinstance(recent, float) else torch.full_like(total, recent)
+    since = (lengths - count)[:, None, None]
+    return (rank >= 0) & ((rank < recipe.sinks) | (rank >= since))
+
+
+def evict(layer: StoreLayer, total: Tensor) -> bool:
+    """Reduce a layer to `total` (B,) slots per KV head on average; False when it holds no more than that."""
+    recipe = layer.recipe
+    scorer = recipe.scorer
+    if scorer is None:
+        return False
+    block = layer.block()
+    if bool((block.valid.sum(-1) <= total.unsqueeze(1)).all()):
+        return False
+    seen = layer.evidence(block)
+    scores = scorer(block, seen)
+    # A head that stores less than its share (it was reduced before) keeps what it has.
+    counts = torch.minimum(recipe.heads(total, scores), block.valid.sum(-1))
+    keep = choose(scores, block.pos, counts, protected(recipe, seen.rank, layer.lengths(), total))
+    retain(layer, keep)
+    return True
+
+
+def retain(layer: StoreLayer, keep: Tensor) -> None:
+    """Keep the slots where `keep` (B, H, n) is true, in the order of `layer.block()`."""
+    start, held = 0, []
+    for item in layer.held:
+        stop = start + item.segment.width
+        mine = keep[..., start:stop]
+        start = stop
+        item = item.own()
+        if bool((mine | (item.segment.positions() < 0)).all()):
+            held.append(item)
+            continue
+        segment = item.segment.select(mine)
+        if segment is not None:
+            mass = None if item.mass is None else _front(item.mass, mine)[..., : segment.width]
+            held.append(Held(segment, None, mass))
+    layer.held = held
+    tail = layer.tail
+    mine = keep[..., start:]
+    width = int(mine.sum(-1).max()) if mine.numel() else 0
+    pos = tail.positions()
+    order = _by_position(pos, mine)[..., :width]
+    there = torch.arange(width, device=order.device) < mine.sum(-1, keepdim=True)
+    rows = order.unsqueeze(-1).expand(*order.shape, tail.k.shape[-1])
+    mass = None if tail.mass is None else tail.mass[:, :, : tail.count].gather(2, order)
+    tail.replace(
+        tail.keys.gather(2, rows),
+        tail.values.gather(2, rows),
+        torch.where(there, pos.gather(2, order), -1),
+        mass,
+    )
+    layer.fixed = layer.logical
+
+
+def evict_one(layer: StoreLayer, total: Tensor) -> bool:
+    """One decoded token came, one slot per head goes, in place. False when the layer does not allow that."""
+    recipe, tail = layer.recipe, layer.tail
+    if layer.held or recipe.scorer is None or not recipe.in_place:
+        return False
+    pos = tail.explicit()
+    surplus = (pos >= 0).sum(-1) - total.unsqueeze(1)
+    if bool((surplus != 1).any()):
+        return False
+    block = layer.block()
+    seen = layer.evidence(block)
+    scores = recipe.scorer(block, seen).float().nan_to_num(nan=-torch.inf)
+    out = (pos < 0) | protected(recipe, seen.rank, layer.lengths(), total)
+    scores = scores.masked_fill(out, torch.inf)
+    # Among equal scores the later token goes, as in `choose`.
+    lowest = scores == scores.amin(-1, keepdim=True)
+    tail.drop_one(torch.where(lowest, pos, -2).argmax(-1))
+    layer.fixed = layer.logical
+    return True
+
+
+def pack(layer: StoreLayer, freeze: bool) -> None:
+    """Move slots from the dense tail into a packed segment: all but `residual` per head, in whole blocks.
+
+    freeze: an eviction has just happened; exact (dense) storage is frozen only then, never in between.
+    """
+    recipe, tail = layer.recipe, layer.tail
+    block = recipe.block
+    if block == 0 and (not freeze or recipe.in_place):
+        return
+    if tail.count < recipe.residual + max(block, 1):
+        return
+    pos = tail.positions()
+    there = (pos >= 0).sum(-1)
+    step = max(block, 1)
+    counts = (there - recipe.residual).clamp(min=0) // step * step
+    if not bool(counts.any()):
+        return
+    order = _by_position(pos, pos >= 0)
+    segment = Segment.encode((recipe.key, recipe.value), tail.keys, tail.values, pos, order, counts)
+    mass = None
+    if tail.mass is not None:
+        mass = tail.mass[:, :, : tail.count].gather(2, order)[..., : segment.width].contiguous()
+    _add(layer, Held(segment, None, mass))
+    left = there - counts
+    width = int(left.max())
+    steps = torch.arange(width, device=pos.device)
+    rest = order.gather(2, (counts.unsqueeze(-1) + steps).clamp(max=tail.count - 1))
+    rows = rest.unsqueeze(-1).expand(*rest.shape, tail.k.shape[-1])
+    rest_mass = None if tail.mass is None else tail.mass.gather(2, rest)
+    rest_pos = torch.where(steps < left.unsqueeze(-1), pos.gather(2, rest), -1)
+    tail.replace(tail.keys.gather(2, rows), tail.values.gather(2, rows), rest_pos, rest_mass)
+    if width == 0:
+        tail.start = layer.logical
+    # With a gapless tail the newest dense tokens can still be cropped; otherwise columns are not tokens.
+    layer.fixed = max(layer.fixed, tail.start) if tail.pos is None else layer.logical
+
+
+def _add(layer: StoreLayer, new: Held) -> None:
+    """Append a segment, joining it with its predecessors while they are not much larger.
+
+    As in a log-structured merge, the number of segments grows with the logarithm of the length. Joining
+    makes new segments out of the same codes; a fork keeps reading the old ones.
+    """
+    held = layer.held
+    while held and held[-1].rows is None and held[-1].segment.width <= 2 * new.segment.width:
+        joined = held[-1].segment.join(new.segment)
+        if joined is None:
+            break
+        mass = new.mass
+        if mass is not None and held[-1].mass is not None:
+            whole = joined.width == held[-1].segment.width + new.segment.width and len(joined.slabs) == 1
+            if not whole:
+                break
+            mass = torch.cat([held[-1].mass, mass], -1)
+        held = held[:-1]
+        new = Held(joined, None, mass)
+    layer.held = [*held, new]
+
+
+def _by_position(pos: Tensor, keep: Tensor) -> Tensor:
+    """(B, H, n) indices: the kept slots by position first, then the others."""
+    return torch.where(keep, pos, torch.iinfo(torch.int32).max).argsort(dim=-1, stable=True)
+
+
+def _front(values: Tensor, keep: Tensor) -> Tensor:
+    """Values (B, H, n) of the kept slots moved to the front, in order."""
+    return values.gather(-1, (~keep).to(torch.int8).argsort(dim=-1, stable=True))

@@ -1,0 +1,127 @@
+"""What a scorer may look at besides the slots: recent queries, attention received so far, token order.
+
+Attention probabilities are recomputed from queries and keys, a tile of queries at a time: memory is linear
+in the number of slots, and no n x n matrix exists, whatever attention implementation the model runs on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kvpress.block import Block
+from kvpress.errors import KVPressError
+from kvpress.partial import fold_queries, soft_cap, softmax_partial
+
+_TILE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a scorer has to see. window: the last so many queries; mass: attention of every query."""
+
+    window: int = 0
+    mass: bool = False
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How this model turns q and k into attention: scale, soft cap of the logits, learned sink logit (Hq,)."""
+
+    scale: float
+    cap: float | None = None
+    sink: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Seen by one layer. Slots are those of the block given to the scorer, in the same order.
+
+    layer: index of the layer in the model. queries: (B, Hq, w, D) last queries, post-RoPE, or None.
+    query_pos: (B, w) int32 logical index of those queries, -1 = padding. received: (B, H, n) fp32 attention
+    mass summed over queries and over the query heads of a KV head, or None. rank: (B, H, n) int32 number of
+    the slot's token among the real tokens of its row (equal to its position id), -1 = no slot.
+    """
+
+    layer: int
+    rule: Rule
+    rank: Tensor
+    queries: Tensor | None = None
+    query_pos: Tensor | None = None
+    received: Tensor | None = None
+
+    def mass(self) -> Tensor:
+        """(B, H, n) fp32: attention every slot received from all queries so far."""
+        if self.received is None:
+            raise KVPressError("This scorer reads attention mass but does not declare Needs(mass=True).")
+        return self.received
+
+    def window(self, block: Block, count: int) -> Tensor:
+        """(B, H, G, w, n) fp32: attention probabilities of the last `count` queries over all slots.
+
+        Softmax over every slot a query may see (causal), the learned sink included; rows of padding are 0.
+        """
+        if self.queries is None or self.query_pos is None:
+            raise KVPressError("This scorer reads window queries but does not declare Needs(window=...).")
+        q, at = self.queries[:, :, -count:], self.query_pos[:, -count:]
+        heads, w = block.k.shape[1], q.shape[2]
+        group = q.shape[1] // heads
+        out = torch.empty(q.shape[0], heads, group, w, block.k.shape[2], device=q.device)
+        see = (block.pos[:, :, None] >= 0) & (block.pos[:, :, None] <= at[:, None, :, None])
+        for head in range(heads):  # one KV head at a time bounds the temporaries
+            mine = q[:, head * group : (head + 1) * group].float() * self.rule.scale
+            logits = soft_cap(mine @ block.k[:, head, None].float().mT, self.rule.cap)
+            logits = logits.masked_fill(~see[:, head, None], -torch.inf)
+            if self.rule.sink is not None:
+                sink = self.rule.sink[head * group : (head + 1) * group].float().view(1, group, 1, 1)
+                logits = torch.cat([logits, sink.expand(*logits.shape[:3], 1)], -1)
+            out[:, head] = softmax_partial(logits)[0][..., : block.k.shape[2]]
+        return out * (at >= 0)[:, None, None, :, None]
+
+
+def received_mass(q: Tensor, k: Tensor, rule: Rule, start: int, valid: Tensor | None) -> Tensor:
+    """Column sums of causal attention: (B, H, n) fp32 mass that keys k (B, H, n, D) get from q (B, Hq, m, D).
+
+    The queries are the tokens start .. start+m-1 of the keys' order, all keys up to them being visible.
+    valid: (B, n) bool, padding takes and gives nothing. Sum over the query heads of each KV head.
+    One tile of queries is in memory at a time: O(tile * n), never O(m * n). Exact in fp32.
+    """
+    batch, heads, total, _ = k.shape
+    group, count = q.shape[1] // heads, q.shape[2]
+    tile = max(1, _TILE_BYTES // (4 * total * group))
+    out = torch.zeros(batch, heads, total, device=q.device)
+    slot = torch.arange(total, device=q.device)
+    for row in range(batch):
+        for head in range(heads):
+            keys = k[row, head].float().mT
+            for first in range(0, count, tile):
+                last = min(first + tile, count)
+                seen = start + last
+                mine = q[row, head * group : (head + 1) * group, first:last].float() * rule.scale
+                logits = soft_cap(mine @ keys[:, :seen], rule.cap)
+                query = torch.arange(start + first, seen, device=q.device)
+                hide = slot[:seen] > query[:, None]
+                if valid is not None:
+                    hide = hide | ~valid[row, :seen]
+                logits.masked_fill_(hide, -torch.inf)
+                lse = torch.logsumexp(logits, -1, keepdim=True)
+                if rule.sink is not None:
+                    lse = torch.logaddexp(lse, rule.sink[head * group : (head + 1) * group].float().view(-1, 1, 1))
+                probs = logits.sub_(lse.masked_fill(lse == -torch.inf, 0.0)).exp_()
+                if valid is not None:
+                    probs *= valid[row, start + first : seen].to(probs.dtype).view(1, -1, 1)
+                out[row, head, :seen] += probs.sum((0, 1))
+    return out
+
+
+def dense_mass(q: Tensor, k: Tensor, lse: Tensor, rule: Rule, mask: Tensor | None) -> Tensor:
+    """(B, H, n) fp32 mass from few queries q (B, Hq, m, D) whose final log-sum-exp lse (B, H, G*m) is known."""
+    heads = k.shape[1]
+    logits = soft_cap((fold_queries(q, heads).float() * rule.scale) @ k.float().mT, rule.cap)
+    probs = torch.exp(logits - lse.unsqueeze(-1))
+    if mask is not None:
+        group = q.shape[1] // heads
+        probs = probs.masked_fill(~mask.unsqueeze(2).expand(-1, -1, group, -1, -1).flatten(2, 3), 0.0)
+    return probs.sum(2)

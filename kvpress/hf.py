@@ -1,0 +1,211 @@
+"""The only file that touches the insides of transformers. Each assumption has its own test and doctor line.
+
+How it works: while a press is entered, the model's configs name the attention implementation "kvpress". Its
+mask function hands the 2-D padding mask through (or None), so that no (B, 1, Q, K) mask is built. Its
+attention function looks for the store on the key tensor: `StoreLayer.update` put it there, and 186 model
+families pass that very object on. A key without a store (sliding layers, encoders, use_cache=False) goes to
+the implementation the user had chosen, with the mask that implementation would have got.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, CacheLayerMixin, get_layer_types_and_kwargs
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from kvpress.errors import SessionError, UnsupportedError
+from kvpress.evidence import Rule
+from kvpress.store import TAG, StoreLayer
+
+NAME = "kvpress"  # neutral on purpose: names with flash, sdpa or flex in them take special paths
+_REFUSED = ("position_bias", "indices", "block_indices")
+_bases: dict[int, str] = {}  # id(config) -> implementation before the press; entries live as long as a session
+_local = threading.local()
+
+
+class LateMask:
+    """The mask the user's implementation would have got, built only if something asks for it."""
+
+    def __init__(self, base: str, arguments: dict[str, Any]) -> None:
+        self._base, self._arguments = base, arguments
+        self._built: Any = None
+        self._done = False
+
+    def get(self) -> Any:
+        if not self._done:
+            self._built = _base_mask(self._base, self._arguments)
+            self._done = True
+        return self._built
+
+
+def _base_mask(base: str, arguments: dict[str, Any]) -> Any:
+    if base not in ALL_MASK_ATTENTION_FUNCTIONS:
+        return None
+    return ALL_MASK_ATTENTION_FUNCTIONS[base](**arguments)
+
+
+def _mask(**arguments: Any) -> Any:
+    """Mask function of "kvpress": the 2-D padding mask for plain causal layers, the user's mask for all others."""
+    config = arguments.get("config")
+    base = _bases.get(id(config))
+    if base is None:
+        raise SessionError(
+            'This model\'s attention implementation is "kvpress", but no press is entered. Reload it with '
+            'attn_implementation="sdpa", or use it inside `with press(model):`.'
+        )
+    plain = arguments.get("mask_function") in (None, causal_mask_function)
+    if not plain or arguments.get("local_size") is not None or arguments.get("use_vmap"):
+        if getattr(_local, "pressed", False) and arguments.get("local_size") is None:
+            raise UnsupportedError(
+                "This forward adds its own rule to the causal mask (packed sequences or image blocks), which a "
+                "press cannot serve. Run it without a press."
+            )
+        return _base_mask(base, arguments)
+    masks = _local.__dict__.setdefault("masks", {})
+    masks[id(config)] = LateMask(base, arguments)
+    mask = arguments.get("attention_mask")
+    # One owned copy for all layers: what the user gave may be a view of something larger.
+    return None if mask is None else mask[:, : arguments["kv_length"]].clone()
+
+
+def _base_attention(module: torch.nn.Module, base: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    if base == "eager":
+        return sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[no-any-return]
+    return ALL_ATTENTION_FUNCTIONS[base]  # type: ignore[no-any-return]
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention function of "kvpress"; shapes as every attention function of transformers."""
+    config = getattr(module, "config", None)
+    base = _bases.get(id(config))
+    if base is None:
+        raise SessionError("An attention layer runs under the name kvpress outside of a session.")
+    late: LateMask | None = _local.__dict__.get("masks", {}).get(id(config))
+
+    def original(mask: Any) -> tuple[Tensor, Tensor | None]:
+        return _base_attention(module, base)(
+            module, query, key, value, mask, scaling=scaling, dropout=dropout, **kwargs
+        )
+
+    layer: StoreLayer | None = getattr(key, TAG, None)
+    if layer is None:
+        is_2d = isinstance(attention_mask, Tensor) and attention_mask.dim() == 2
+        full = kwargs.get("sliding_window") is None and late is not None
+        return original(
+            late.get() if full and late is not None and (attention_mask is None or is_2d) else attention_mask
+        )
+    if dropout:
+        raise UnsupportedError("Attention dropout is active; a press needs model.eval().")
+    if bad := [name for name in _REFUSED if kwargs.get(name) is not None]:
+        raise UnsupportedError(f"{type(module).__name__} passes {bad[0]} to attention, which a press cannot serve.")
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    rule = Rule(scale, kwargs.get("softcap"), kwargs.get("s_aux"))
+    if layer.staged is None:  # a layer that shares the keys of an earlier one
+        return layer.reread(query, rule).transpose(1, 2).contiguous(), None
+    new, first = query.shape[2], layer.empty
+    layer.commit(attention_mask)
+    if first and new > 1:
+        out, weights = original(late.get() if late is not None else None)
+        layer.observe(query, rule, first)
+    else:
+        layer.observe(query, rule, first)
+        out, weights = layer.attend(query, rule).transpose(1, 2).contiguous(), None
+    layer.after_forward(new)
+    return out, weights
+
+
+def register() -> None:
+    """Make the names known to transformers. Idempotent, and without effect on models that do not use them."""
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, _mask)
+
+
+def text_config(model: PreTrainedModel) -> Any:
+    """Config of the decoder of `model`."""
+    return model.config.get_text_config(decoder=True)
+
+
+def layer_types(model: PreTrainedModel) -> tuple[list[str], list[dict[str, Any]]]:
+    """Cache type of every layer ("full_attention", "sliding_attention", ...) and the arguments of its cache."""
+    types, arguments = get_layer_types_and_kwargs(text_config(model))
+    return list(types), list(arguments)
+
+
+def own_layer(kind: str, arguments: dict[str, Any]) -> CacheLayerMixin:
+    """The cache layer transformers itself uses for a layer that is not full attention."""
+    return DYNAMIC_LAYER_TYPE_MAPPING[kind](**arguments)
+
+
+def check_model(model: Any) -> None:
+    """Raise UnsupportedError, with the reason and what to do, for a model no press can serve exactly."""
+    if not isinstance(model, PreTrainedModel):
+        raise UnsupportedError(f"A press is entered on a transformers model, not on {type(model).__name__}.")
+    name = type(model).__name__
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UnsupportedError(f"{name} is an encoder-decoder; presses serve decoder-only models.")
+    if not model._can_set_attn_implementation():
+        raise UnsupportedError(
+            f"{name} does not use the attention interface of transformers, so its attention cannot run on a "
+            "compressed cache. Use a model that accepts attn_implementation= (llama, qwen, mistral, gemma, ...)."
+        )
+    config = text_config(model)
+    if getattr(config, "kv_lora_rank", None):
+        raise UnsupportedError(
+            f"{name} uses multi-head latent attention: it caches a latent and expands it to keys afterwards, so "
+            "the slots are not keys. Its cache is small by itself; use it without a press."
+        )
+    if "full_attention" not in layer_types(model)[0]:
+        raise UnsupportedError(f"{name} has no full-attention layer; its cache does not grow with the context.")
+
+
+def head_dim(model: PreTrainedModel) -> int:
+    """Channels of one head."""
+    config = text_config(model)
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+@contextlib.contextmanager
+def attention_of(model: PreTrainedModel) -> Iterator[None]:
+    """Run every attention of `model` through kvpress; afterwards its configs are exactly as before."""
+    register()
+    configs = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
+    configs[id(text_config(model))] = text_config(model)
+    saved = [(config, config._attn_implementation_internal) for config in configs.values()]
+    if busy := [config for config, base in saved if base == NAME]:
+        raise SessionError(
+            f"A press is entered on this model already ({type(busy[0]).__name__} runs under it). Leave the first "
+            "`with` block, or compose the presses: (a | b)(model)."
+        )
+    try:
+        for config, base in saved:
+            _bases[id(config)] = base or "eager"
+            config._attn_implementation_internal = NAME
+        yield
+    finally:
+        for config, base in saved:
+            config._attn_implementation_internal = base
+            _bases.pop(id(config), None)
+            _local.__dict__.get("masks", {}).pop(id(config), None)
+
+
+def set_pressed(value: bool) -> None:
+    """Say whether the running forward of this thread uses a press cache."""
+    _local.pressed = value

@@ -1,0 +1,65 @@
+"""The protocols of the decisions about slots. A method is one small frozen object that follows one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from kvpress.block import Block
+from kvpress.evidence import Evidence, Needs
+
+
+class Scorer(Protocol):
+    """How good a slot is. Padding, sinks, the recent window and exact totals are not its business."""
+
+    needs: Needs
+
+    def __call__(self, block: Block, seen: Evidence) -> Tensor:
+        """(B, H, n) fp32 scores of the block's slots, higher = keep."""
+        ...
+
+
+class HeadBudget(Protocol):
+    """How the slots of a layer are spread over its KV heads."""
+
+    def __call__(self, total: Tensor, scores: Tensor) -> Tensor:
+        """total (B,) int64 slots per head on average, scores (B, H, n) -> (B, H) int64, rows sum to H * total."""
+        ...
+
+
+@dataclass(frozen=True)
+class Even:
+    """Every head keeps the same number of slots."""
+
+    def __call__(self, total: Tensor, scores: Tensor) -> Tensor:
+        return total.unsqueeze(1).expand(-1, scores.shape[1]).contiguous()
+
+
+@dataclass(frozen=True)
+class AfterPrefill:
+    """Slots are chosen when a prompt has been read; decoded tokens are then added and all kept.
+
+    every_prompt: choose again, over all slots, after every later prompt; otherwise only after the first.
+    """
+
+    every_prompt: bool = False
+    continuous = False
+
+    def __str__(self) -> str:
+        return "every_prompt" if self.every_prompt else "after_prefill"
+
+
+@dataclass(frozen=True)
+class EveryStep:
+    """Slots are chosen after every prompt, and one is evicted for every token decoded."""
+
+    every_prompt = True
+    continuous = True
+
+    def __str__(self) -> str:
+        return "every_step"
+
+
+Schedule = AfterPrefill | EveryStep

@@ -1,0 +1,27 @@
+"""H2O (2306.14048): heavy hitters, the tokens that received the most attention so far.
+
+paper     Zhang et al. 2023, H2O: Heavy-Hitter Oracle for Efficient Generative Inference of LLMs
+idea      keep the heaviest tokens and the most recent ones; evict greedily, one a decoded token
+formula   score_j = sum over queries i >= j of softmax(q_i k)_j, prompt and decoded queries alike
+cost      prefill about one more QK^T in tiles, O(n) memory; decode one more row of logits a step
+deviates  causal sums (the authors' lm-eval masks look ahead); summed over the query heads of a KV head (GQA)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kvpress.block import Block
+from kvpress.evidence import Evidence, Needs
+
+
+@dataclass(frozen=True)
+class HeavyHitters:
+    """Accumulated attention mass of each slot."""
+
+    needs = Needs(mass=True)
+
+    def __call__(self, block: Block, seen: Evidence) -> Tensor:
+        return seen.mass()

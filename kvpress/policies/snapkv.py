@@ -1,0 +1,65 @@
+"""SnapKV (2404.14469): what the end of the prompt attends to is what the answer will need.
+
+paper     Li et al. 2024, SnapKV: LLM Knows What You are Looking for Before Generation
+idea      the attention of the last `window` prompt tokens votes; votes are pooled so that neighbours survive
+formula   s = pool_k(sum over the window of softmax(q k)), reduced over the query heads of a KV head
+cost      O(window * n) a layer, once after the prompt; peak memory of the prompt itself is unchanged
+deviates  one set per KV head (the authors repeat K to query heads and keep a set for each: G times the bytes)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kvpress.block import Block
+from kvpress.evidence import Evidence, Needs
+
+_NEVER = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class WindowVotes:
+    """Pooled attention of the last `window` queries on the slots before them.
+
+    kernel_size: odd width of the pooling; pooling: "max" or "avg" (zero-padded, as in the authors' code);
+    reduce: "mean", "max" or "sum" over the query heads of a KV head. pool_first: pool each query head, then
+    reduce (differs from the opposite order only for max pooling).
+    """
+
+    window: int = 32
+    kernel_size: int = 7
+    pooling: Literal["max", "avg"] = "max"
+    reduce: Literal["mean", "max", "sum"] = "mean"
+    pool_first: bool = True
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(window=self.window)
+
+    def _pool(self, votes: Tensor) -> Tensor:
+        flat, half = votes.reshape(1, -1, votes.shape[-1]), self.kernel_size // 2
+        pool = F.max_pool1d if self.pooling == "max" else F.avg_pool1d
+        return pool(flat, self.kernel_size, 1, half).view(votes.shape)
+
+    def _reduce(self, votes: Tensor) -> Tensor:
+        if self.reduce == "max":
+            return votes.amax(2)
+        return votes.sum(2) if self.reduce == "sum" else votes.mean(2)
+
+    def __call__(self, block: Block, seen: Evidence) -> Tensor:
+        assert seen.query_pos is not None
+        votes = seen.window(block, self.window).sum(3)  # (B, H, G, n)
+        # The window is not a candidate: zeroed, so that pooling does not carry its columns into their neighbours.
+        begin = torch.where(seen.query_pos >= 0, seen.query_pos, _NEVER)[:, -self.window :].amin(1)
+        before = block.valid & (block.pos < begin[:, None, None])
+        votes = votes * before.unsqueeze(2)
+        # Neighbours are neighbours in the text, whatever the order in memory; missing slots (-1) sort to the front.
+        order = block.pos.argsort(dim=-1, stable=True).unsqueeze(2).expand_as(votes)
+        votes = votes.gather(-1, order)
+        votes = self._reduce(self._pool(votes)) if self.pool_first else self._pool(self._reduce(votes))
+        return torch.zeros_like(votes).scatter_(-1, order[:, :, 0], votes)

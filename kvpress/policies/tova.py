@@ -1,0 +1,28 @@
+"""TOVA (2401.06104): drop what the current token attends to least.
+
+paper     Oren et al. 2024, Transformers are Multi-State RNNs
+idea      a cache of fixed size; whenever it is full, the token with the lowest attention from the last query goes
+formula   score_j = mean over all query heads of softmax(q_last k_j), the same set for every KV head of a layer
+cost      one row of attention a layer at each eviction, O(n)
+deviates  after a prompt the surplus goes in one step, as in the authors' code; nothing is protected
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kvpress.block import Block
+from kvpress.evidence import Evidence, Needs
+
+
+@dataclass(frozen=True)
+class LastQuery:
+    """Attention of the last query, averaged over the heads of the layer."""
+
+    needs = Needs(window=1)
+
+    def __call__(self, block: Block, seen: Evidence) -> Tensor:
+        probs = seen.window(block, 1)  # (B, H, G, 1, n)
+        return probs.mean((1, 2)).expand(-1, block.pos.shape[1], -1)

@@ -1,0 +1,282 @@
+"""A press: an immutable recipe that prints as text, parses back from it, and composes with ``|``."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from kvpress.codec import Codec, Dense
+from kvpress.errors import BudgetError, PressConflictError, PressSyntaxError
+from kvpress.evidence import Needs
+from kvpress.policies.base import AfterPrefill, Even, HeadBudget, Schedule, Scorer
+from kvpress.registry import Registry
+
+if TYPE_CHECKING:
+    from kvpress.session import Session
+
+Value = bool | int | float | str | None
+Decisions = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every decision of a press, resolved. What a preset does not decide stays at these defaults.
+
+    keep: fraction of the real tokens of a row, or slots per KV head. sinks: first tokens that always stay.
+    recent: last tokens that always stay, as a count or as a fraction of the slots kept. residual: newest
+    slots per head that stay dense when the codec packs. positions: "keep" leaves keys as they were rotated,
+    "slots" rotates the sinks along with the window, so that positions are those inside the cache.
+    """
+
+    keep: float | int = 1.0
+    scorer: Scorer | None = None
+    heads: HeadBudget = Even()
+    key: Codec = Dense()
+    value: Codec = Dense()
+    schedule: Schedule = AfterPrefill()
+    sinks: int = 0
+    recent: int | float = 0
+    residual: int = 0
+    positions: str = "keep"
+
+    @cached_property
+    def needs(self) -> Needs:
+        """What has to be observed for this recipe."""
+        return self.scorer.needs if self.scorer is not None else Needs()
+
+    @cached_property
+    def evicts(self) -> bool:
+        """Some slots are dropped: there is a scorer, and keep is less than everything."""
+        return self.scorer is not None and self.keep != 1.0
+
+    @cached_property
+    def block(self) -> int:
+        """Slots are packed in multiples of this; 0 = both codecs are exact."""
+        return max(self.key.block, self.value.block)
+
+    @cached_property
+    def in_place(self) -> bool:
+        """Evicted slots are overwritten by the next token, so that nothing is copied while decoding."""
+        return self.schedule.continuous and self.block == 0
+
+    def check(self) -> None:
+        """Raise BudgetError for a budget that its own protected slots do not leave room in."""
+        if isinstance(self.keep, int):
+            fixed = self.sinks + (self.recent if isinstance(self.recent, int) else 0)
+            if self.keep <= fixed:
+                raise BudgetError(
+                    f"keep={self.keep} slots leaves no choice: {fixed} are always kept (sinks {self.sinks}, "
+                    f"recent {self.recent}). Keep more than {fixed}, or protect fewer."
+                )
+
+
+Builder = Callable[..., Decisions]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named way to fill a Recipe. build: its arguments to the decisions it makes."""
+
+    name: str
+    build: Builder
+    summary: str
+    signature: inspect.Signature = field(compare=False)
+
+    def __call__(self, **arguments: Any) -> Press:
+        return Press((Part(self.name, tuple(self._clean(arguments).items())),))
+
+    def _clean(self, arguments: Mapping[str, Any]) -> dict[str, Value]:
+        given = dict(arguments)
+        if "compression_ratio" in given:
+            if "keep" in given or "keep" not in self.signature.parameters:
+                raise PressSyntaxError(
+                    f"{self.name}: compression_ratio is another word for keep = 1 - compression_ratio"
+                    + (" and keep is given too; give one." if "keep" in given else ", which this press does not have.")
+                )
+            given["keep"] = round(1.0 - float(given.pop("compression_ratio")), 9)
+        for name, value in given.items():
+            if name not in self.signature.parameters:
+                known = ", ".join(self.signature.parameters) or "none"
+                raise PressSyntaxError(f"{self.name} has no argument {name!r}; it takes: {known}.")
+            if not isinstance(value, bool | int | float | str | type(None)):
+                raise PressSyntaxError(f"{self.name}: {name}={value!r} must be a number, a string or true/false.")
+        if "keep" in given:
+            given["keep"] = _checked_keep(given["keep"])
+        return {name: given[name] for name in self.signature.parameters if name in given}
+
+    def resolved(self, given: Mapping[str, Value]) -> dict[str, Value]:
+        """All arguments with their values, defaults included."""
+        return {name: given.get(name, p.default) for name, p in self.signature.parameters.items()}
+
+
+PRESETS: Registry[Preset] = Registry("press")
+
+
+def _checked_keep(keep: Value) -> float | int:
+    if isinstance(keep, bool) or not isinstance(keep, int | float):
+        raise PressSyntaxError(f"keep={keep!r} must be a fraction such as 0.25, or slots per KV head such as 512.")
+    if keep == 1:
+        return 1.0
+    if isinstance(keep, int) and keep > 1:
+        return keep
+    if 0 < keep < 1:
+        return keep
+    raise PressSyntaxError(
+        f"keep={keep} is out of range: a fraction lies in (0, 1], a number of slots is a whole number above 1. "
+        "(compression_ratio is 1 - keep.)"
+    )
+
+
+def preset(name: str) -> Callable[[Builder], Preset]:
+    """Decorator: register a function from arguments to decisions as the press `name`."""
+
+    def wrap(build: Builder) -> Preset:
+        summary = (inspect.getdoc(build) or "").split("\n")[0]
+        made = Preset(name, build, summary, inspect.signature(build))
+        PRESETS.register(name)(made)
+        return made
+
+    return wrap
+
+
+def variant(base: Preset, name: str, summary: str, **defaults: Value) -> Preset:
+    """Register `base@name`: the same press with other defaults, for a paper's or another library's setting."""
+    parameters = [
+        p.replace(default=defaults[p.name]) if p.name in defaults else p for p in base.signature.parameters.values()
+    ]
+    made = Preset(f"{base.name}@{name}", base.build, summary, inspect.Signature(parameters))
+    PRESETS.register(made.name)(made)
+    return made
+
+
+@dataclass(frozen=True)
+class Part:
+    """One preset with the arguments that were given."""
+
+    name: str
+    given: tuple[tuple[str, Value], ...] = ()
+
+    def decisions(self) -> Decisions:
+        chosen = PRESETS[self.name]
+        try:
+            return chosen.build(**chosen.resolved(dict(self.given)))
+        except TypeError as error:
+            raise PressSyntaxError(f"{self.name}: {error}") from error
+
+    def text(self, resolved: bool) -> str:
+        given = dict(self.given)
+        values = PRESETS[self.name].resolved(given) if resolved else given
+        inside = ", ".join(f"{name}={_show(value)}" for name, value in values.items())
+        return f"{self.name}({inside})" if inside else self.name
+
+
+def _show(value: Value) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+@dataclass(frozen=True)
+class Press:
+    """An immutable, hashable recipe without a model.
+
+    ``str(press)`` is its canonical text, ``Press.parse`` reads it back, ``a | b`` composes two presses that
+    decide different things, ``with press(model) as session:`` applies it to a model.
+    """
+
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        self.recipe.check()
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Every decision, resolved. Two parts that decide the same thing are a PressConflictError."""
+        chosen: dict[str, Any] = {}
+        owner: dict[str, str] = {}
+        names = {f.name for f in fields(Recipe)}
+        for part in self.parts:
+            for name, value in part.decisions().items():
+                assert name in names, name
+                if name in chosen:
+                    raise PressConflictError(
+                        f"{owner[name]} and {part.name} both decide {_WORDS.get(name, name)}; use one of them."
+                    )
+                chosen[name], owner[name] = value, part.name
+        return Recipe(**chosen)
+
+    def __or__(self, other: Press) -> Press:
+        return Press(self.parts + other.parts)
+
+    def __str__(self) -> str:
+        return " | ".join(part.text(resolved=False) for part in self.parts)
+
+    def spec(self) -> str:
+        """The text with every argument, defaults included; parses back to the same recipe."""
+        return " | ".join(part.text(resolved=True) for part in self.parts)
+
+    @staticmethod
+    def parse(text: str) -> Press:
+        """Read ``name(arg=value, ...) | name ...``.
+
+        Raises PressSyntaxError with the offending part, and KVPressError with suggestions for a wrong name.
+        """
+        parts = [_parse_part(piece) for piece in text.split("|")]
+        return Press(tuple(part for press in parts for part in press.parts))
+
+    def __call__(self, model: Any) -> AbstractContextManager[Session]:
+        """Context manager that runs `model` under this press and restores it exactly on leaving.
+
+        Raises UnsupportedError for a model that cannot be served exactly, SessionError when the model is
+        under a press already.
+        """
+        from kvpress.session import open_session
+
+        return open_session(self, model)
+
+
+_WORDS = {
+    "scorer": "which slots stay",
+    "keep": "how many slots stay",
+    "key": "how keys are stored",
+    "value": "how values are stored",
+    "schedule": "when slots are chosen",
+}
+_PART = re.compile(r"^\s*([A-Za-z_][\w\-]*(?:@[\w\-]+)?)\s*(?:\((.*)\))?\s*$", re.DOTALL)
+
+
+def _parse_part(text: str) -> Press:
+    match = _PART.match(text)
+    if not match:
+        raise PressSyntaxError(
+            f"Cannot read {text.strip()!r}; write name(argument=value), for example snapkv(keep=0.25)."
+        )
+    name, inside = match.group(1), match.group(2) or ""
+    chosen = PRESETS[name]
+    try:
+        call = ast.parse(f"f({inside})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        values = {k.arg or "**": _literal(k.value) for k in call.keywords}
+        names = list(chosen.signature.parameters)
+        for at, node in enumerate(call.args):
+            values[names[at]] = _literal(node)
+    except (SyntaxError, ValueError, AssertionError, IndexError):
+        raise PressSyntaxError(
+            f"Cannot read the arguments of {text.strip()!r}; write {name}(argument=value, ...) with numbers, "
+            "quoted strings or true/false."
+        ) from None
+    return chosen(**values)
+
+
+def _literal(node: ast.expr) -> Value:
+    if isinstance(node, ast.Name):  # bare words from a shell: pooling=max, every_prompt=true
+        words: dict[str, Value] = {"true": True, "false": False, "none": None}
+        return words.get(node.id.lower(), node.id)
+    value = ast.literal_eval(node)
+    if not isinstance(value, bool | int | float | str | type(None)):
+        raise ValueError
+    return value

@@ -1,0 +1,49 @@
+"""One small generic registry: names to objects, with suggestions when a name is wrong."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from kvpress.errors import KVPressError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names of one kind of thing. Names are case-insensitive and treat ``-`` as ``_``."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._items: dict[str, T] = {}
+
+    @staticmethod
+    def canonical(name: str) -> str:
+        return name.strip().lower().replace("-", "_")
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator that stores its target under `name`; a second use of a name is an error."""
+        key = self.canonical(name)
+
+        def store(item: T) -> T:
+            if key in self._items:
+                raise KVPressError(f"{self.kind} {key!r} is registered twice; choose another name.")
+            self._items[key] = item
+            return item
+
+        return store
+
+    def __contains__(self, name: str) -> bool:
+        return self.canonical(name) in self._items
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._items))
+
+    def __getitem__(self, name: str) -> T:
+        key = self.canonical(name)
+        if key in self._items:
+            return self._items[key]
+        close = difflib.get_close_matches(key, self._items, n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise KVPressError(f"Unknown {self.kind} {name!r}.{hint} Known: {', '.join(self)}.")

@@ -1,0 +1,246 @@
+"""What `with press(model) as session:` does: attach, hand out caches, and leave the model as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from kvpress import hf
+from kvpress.cache import PressCache
+from kvpress.errors import SessionError, UnsupportedError
+from kvpress.press import Press
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer: slots held per KV head (mean over rows and heads; extremes), bytes held and bytes dense."""
+
+    layer: int
+    slots: float
+    least: int
+    most: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a press made of a cache.
+
+    logical: tokens seen. bytes: held, everything included. dense_bytes: the same tokens dense. by_kind: the
+    ledger. fired: how often the press was applied.
+    """
+
+    press: str
+    logical: int
+    bytes: int
+    dense_bytes: int
+    by_kind: dict[str, int]
+    fired: int
+    layers: tuple[LayerReport, ...]
+
+    @property
+    def ratio(self) -> float:
+        """Bytes held / bytes dense."""
+        return self.bytes / max(1, self.dense_bytes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return asdict(self) | {"ratio": self.ratio}
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in self.by_kind.items())
+        return (
+            f"{self.press}: {self.logical} tokens in {self.bytes:,} bytes, {self.ratio:.3f} of dense "
+            f"({self.dense_bytes:,}); {kinds}"
+        )
+
+
+class Session:
+    """A press at work on a model. Made by `with press(model) as session`."""
+
+    def __init__(self, press: Press, model: PreTrainedModel) -> None:
+        self.press, self.model = press, model
+        self._types, self._arguments = hf.layer_types(model)
+        self._shares = "dummy" in self._types
+        self._accepts = set(inspect.signature(model.forward).parameters)
+        self.open = True
+
+    def new_cache(self) -> PressCache:
+        """An empty cache for `past_key_values=`."""
+        return PressCache(self.press, self._types, self._arguments)
+
+    @torch.no_grad()
+    def prefill(
+        self,
+        ids: Tensor,
+        attention_mask: Tensor | None = None,
+        cache: PressCache | None = None,
+        chunk: int | None = None,
+        compress: bool = True,
+    ) -> PressCache:
+        """Read a prompt, or one more turn into `cache`, and compress.
+
+        ids: (B, n) int64 new tokens. attention_mask: (B, n) or (B, logical + n), 0 = padding. chunk: tokens per
+        forward (the press fires once, after the last). compress: fire now, layer by layer as soon as a layer's
+        attention is done; False leaves everything dense until `session.compress`.
+        Returns the cache, with `cache.next_logits` (B, V) set. Raises SessionError when the session is closed.
+        """
+        self._check_open()
+        if ids.dim() != 2 or ids.shape[1] == 0:
+            raise SessionError(f"ids has shape {tuple(ids.shape)}; give (batch, tokens) with at least one token.")
+        cache = self.new_cache() if cache is None else cache
+        past, new = cache.get_seq_length(), ids.shape[1]
+        if attention_mask is not None and attention_mask.shape[1] == new and past:
+            before = _seen_mask(cache, ids.shape[0])
+            attention_mask = torch.cat([before.to(attention_mask), attention_mask], 1)
+        step = new if chunk is None else chunk
+        if step < 1:
+            raise SessionError(f"chunk={chunk} must be a positive number of tokens.")
+        for layer in cache.stores:
+            layer.hold = True
+        logits = None
+        for start in range(0, new, step):
+            stop = min(start + step, new)
+            for layer in cache.stores:
+                layer.eager = compress and stop == new and not self._shares
+            mask = None if attention_mask is None else attention_mask[:, : past + stop]
+            logits = self._forward(ids[:, start:stop], mask, cache)
+        cache.next_logits = logits
+        for layer in cache.stores:
+            layer.eager = False
+        if compress:
+            self.compress(cache)
+        return cache
+
+    def _forward(self, ids: Tensor, mask: Tensor | None, cache: PressCache) -> Tensor:
+        extra: dict[str, Any] = {}
+        if mask is not None and "position_ids" in self._accepts:
+            extra["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        if "logits_to_keep" in self._accepts:
+            extra["logits_to_keep"] = 1
+        out = self.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
+        return out.logits[:, -1].clone()  # type: ignore[no-any-return]
+
+    def compress(self, cache: PressCache) -> None:
+        """Fire the press now where it has not fired since the last prompt."""
+        self._check_open()
+        for layer in cache.stores:
+            layer.hold = False
+            if layer.pending:
+                layer.fire()
+
+    def report(self, cache: PressCache) -> Report:
+        """Slots and bytes of a cache, by layer and by kind."""
+        ledger = cache.ledger()
+        by_layer = ledger.by_layer()
+        layers = []
+        for layer in cache.stores:
+            counts = layer.counts().float() if layer.is_initialized else torch.zeros(1, 1)
+            layers.append(
+                LayerReport(
+                    layer.index,
+                    float(counts.mean()),
+                    int(counts.min()),
+                    int(counts.max()),
+                    by_layer.get(layer.index, 0),
+                )
+            )
+        return Report(
+            str(cache.press),
+            cache.get_seq_length(),
+            ledger.total,
+            cache.dense_nbytes(),
+            ledger.by_kind(),
+            max((layer.fired for layer in cache.stores), default=0),
+            tuple(layers),
+        )
+
+    def _check_open(self) -> None:
+        if not self.open:
+            raise SessionError("This session has ended; enter the press again: with press(model) as session.")
+
+    def _before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Forward pre-hook of the model: put our cache in place of an empty one, refuse what cannot work."""
+        cache = kwargs.get("past_key_values")
+        hf.set_pressed(False)
+        if isinstance(cache, PressCache):
+            self._admit(cache)
+            return None
+        if cache is None and not self._uses_cache(kwargs):
+            return None
+        if cache is not None and (type(cache) is not DynamicCache or getattr(cache, "offloading", False)):
+            raise UnsupportedError(
+                f"A {type(cache).__name__} was given (past_key_values= or cache_implementation=), but under a press the "
+                "press keeps the cache. Leave it out, or pass session.new_cache()."
+            )
+        if cache is not None and cache.get_seq_length() > 0:
+            raise UnsupportedError(
+                f"The DynamicCache given holds {cache.get_seq_length()} tokens that were read without the press. "
+                "Read them with session.prefill(ids) instead."
+            )
+        fresh = self.new_cache()
+        self._admit(fresh)
+        return args, {**kwargs, "past_key_values": fresh}
+
+    def _uses_cache(self, kwargs: dict[str, Any]) -> bool:
+        use = kwargs.get("use_cache")
+        return bool(getattr(self.model.config, "use_cache", True) if use is None else use) and not self.model.training
+
+    def _admit(self, cache: PressCache) -> None:
+        if cache.press != self.press:
+            raise SessionError(f"This cache was made by {cache.press}, the press entered is {self.press}.")
+        if cache.broken:
+            raise SessionError("A forward on this cache failed half-way, so its layers disagree. Make a new cache.")
+        if len(cache.layers) != len(self._types):
+            raise SessionError(f"This cache has {len(cache.layers)} layers, the model {len(self._types)}.")
+        cache.state.live = cache.broken = True
+        hf.set_pressed(True)
+
+    def _after(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Forward hook of the model: see that every key that was cached was also attended through its store."""
+        hf.set_pressed(False)
+        cache = kwargs.get("past_key_values")
+        if not isinstance(cache, PressCache):
+            return
+        cache.state.live = False
+        if any(layer.staged is not None for layer in cache.stores):
+            raise UnsupportedError(
+                f"{type(self.model).__name__} changes keys between caching them and attending to them, so a press "
+                "cannot serve it. Use the model without a press."
+            )
+        cache.broken = False
+
+
+def _seen_mask(cache: PressCache, batch: int) -> Tensor:
+    first = cache.stores[0]
+    if first.seen_mask is not None:
+        return first.seen_mask
+    return torch.ones(batch, first.logical, dtype=torch.bool, device=first.device)
+
+
+@contextlib.contextmanager
+def open_session(press: Press, model: PreTrainedModel) -> Iterator[Session]:
+    """Attach `press` to `model` for the length of a with block."""
+    hf.check_model(model)
+    for codec in (press.recipe.key, press.recipe.value):
+        codec.check(hf.head_dim(model))
+    with hf.attention_of(model):
+        session = Session(press, model)
+        hooks = [
+            model.register_forward_pre_hook(session._before, with_kwargs=True),
+            model.register_forward_hook(session._after, with_kwargs=True),
+        ]
+        try:
+            yield session
+        finally:
+            session.open = False
+            hf.set_pressed(False)
+            for hook in hooks:
+                hook.remove()

@@ -1,0 +1,368 @@
+"""The cache of one full-attention layer: frozen segments and a dense tail that compute their own attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import CacheLayerMixin
+
+from kvpress import compact
+from kvpress.block import Block
+from kvpress.errors import CropError, SessionError, UnsupportedError
+from kvpress.evidence import Evidence, Rule, dense_mass, received_mass
+from kvpress.partial import Partial, fold_queries, merge, unfold_partial
+from kvpress.press import Recipe
+from kvpress.segment import Held
+from kvpress.tail import Tail
+
+TAG = "_kvpress_layer"
+
+
+@dataclass
+class State:
+    """Shared by the layers of one cache. live: a forward of a session that knows this cache is running."""
+
+    live: bool = False
+
+
+class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
+    """One layer's slots.
+
+    To Hugging Face it has the *logical* length (tokens seen), whatever it stores. `update` stages the new
+    keys and tags them with this layer; the attention function finds the tag and calls `attend`, which
+    stores the slots, computes attention over everything held, gathers evidence and evicts or packs when due.
+    """
+
+    is_sliding = False
+    is_compileable = False
+
+    def __init__(self, recipe: Recipe, index: int) -> None:
+        super().__init__()
+        self.recipe, self.index = recipe, index
+        self.logical = 0
+        self.held: list[Held] = []
+        self.seen_mask: Tensor | None = None  # (B, logical) bool, only once padding was seen
+        self.staged: tuple[Tensor, Tensor] | None = None
+        self.rule: Rule | None = None
+        self.queries: Tensor | None = None
+        self.query_pos: Tensor | None = None
+        self.state = State()
+        self.pending = False  # a prompt was read and the press has not fired on it yet
+        self.eager = False  # fire as soon as the attention of this forward is computed
+        self.hold = False  # do not fire by itself (explicit compress)
+        self.total: Tensor | None = None  # (B,) slots per head since the press fired
+        self.fired = 0  # how often the press has fired
+        self.fixed = 0  # tokens before this logical index cannot be cropped any more
+
+    # What transformers asks for
+
+    @property
+    def is_croppable(self) -> bool:  # type: ignore[override]
+        return not self.recipe.schedule.continuous
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.tail = Tail(key_states, value_states, self.logical, self.recipe.needs.mass)
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.state.live:
+            raise SessionError(
+                "This cache belongs to a press whose session has ended, and the model now runs without it. "
+                "Enter the press again (with press(model): ...) before you continue with the cache."
+            )
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        if self.staged is not None:
+            raise UnsupportedError(
+                f"Layer {self.index} was given keys twice without its attention running through kvpress. "
+                "Its attention changes keys after they are cached; use the model without a press."
+            )
+        if self.pending and not self.hold and key_states.shape[2] == 1:
+            self.fire()
+        self.staged = (key_states, value_states)
+        tagged = key_states.view(key_states.shape)
+        setattr(tagged, TAG, self)
+        return tagged, value_states
+
+    def get_seq_length(self) -> int:
+        return self.logical
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.logical + int(query_length), 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        return -1
+
+    # Attention
+
+    @property
+    def empty(self) -> bool:
+        """No slot is stored yet."""
+        return self.logical == 0
+
+    def commit(self, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Store the staged slots; returns k, v (B, H, n, D) and the validity (B, n) of the new tokens."""
+        assert self.staged is not None
+        k, v = self.staged
+        new = k.shape[2]
+        valid = None
+        if mask is not None:
+            if mask.dim() != 2 or mask.shape[1] != self.logical + new:
+                raise UnsupportedError(
+                    f"The attention mask has shape {tuple(mask.shape)}; a press needs a 2-D mask over all "
+                    f"{self.logical + new} tokens (those in the cache and the new ones). Give one, or none."
+                )
+            valid = mask[:, -new:]
+            if self.seen_mask is not None or not bool(valid.all()):
+                self.seen_mask = mask
+        elif self.seen_mask is not None:
+            valid = self.seen_mask.new_ones(k.shape[0], new)
+            self.seen_mask = torch.cat([self.seen_mask, valid], 1)
+        self.tail.append(k, v, self.logical, valid)
+        self.logical += new
+        self.staged = None
+        return k, v, valid
+
+    def attend(self, q: Tensor, rule: Rule) -> Tensor:
+        """q (B, Hq, n, D), queries of the tokens committed last -> (B, Hq, n, D), exact over all slots held."""
+        part, folded = self._attend(q, rule)
+        if self.recipe.needs.mass:
+            self._add_mass(q, folded, part)
+        return unfold_partial(part, q.shape[1]).out.to(q.dtype)
+
+    def _attend(self, q: Tensor, rule: Rule) -> tuple[Partial, Tensor]:
+        heads = self.tail.k.shape[1]
+        folded = fold_queries(q, heads)
+        parts = [item.attend(folded, rule.scale, rule.cap) for item in self.held]
+        if self.tail.count:
+            parts.append(self.tail.attend(q, rule.scale, rule.cap))
+        sink = None
+        if rule.sink is not None:
+            sink = rule.sink.view(1, heads, -1, 1).expand(-1, -1, -1, q.shape[2]).flatten(2)
+        return merge(parts, sink), folded
+
+    def reread(self, q: Tensor, rule: Rule) -> Tensor:
+        """Attention of a layer that shares these slots (KV sharing) and stores none of its own."""
+        return unfold_partial(self._attend(q, rule)[0], q.shape[1]).out.to(q.dtype)
+
+    def _add_mass(self, q: Tensor, folded: Tensor, part: Partial) -> None:
+        assert self.rule is not None and self.tail.mass is not None
+        lse = part.lse
+        if self.seen_mask is not None:  # queries of padding give no mass: exp(x - inf) = 0
+            real = self.seen_mask[:, -q.shape[2] :].repeat(1, q.shape[1] // self.tail.k.shape[1])
+            lse = lse.masked_fill(~real.unsqueeze(1), torch.inf)
+        lse = lse.masked_fill(lse == -torch.inf, torch.inf)
+        for item in self.held:
+            if item.mass is not None:
+                gained = Held(item.segment, item.rows).own().segment.mass(folded, lse, self.rule.scale, self.rule.cap)
+                item.mass = item.mass + gained
+        tail = self.tail
+        gained = dense_mass(q, tail.keys, lse, self.rule, tail.mask(q.shape[2]))
+        tail.mass[:, :, : tail.count] += gained  # type: ignore[index]
+
+    def observe(self, q: Tensor, rule: Rule, first: bool) -> None:
+        """Remember what the press needs of the queries q (B, Hq, n, D) of the tokens committed last."""
+        self.rule = rule
+        needs, new = self.recipe.needs, q.shape[2]
+        if needs.mass and first:
+            assert self.tail.mass is not None
+            self.tail.mass[:, :, : self.tail.count] = received_mass(q, self.tail.keys, rule, 0, self.seen_mask)
+        if needs.window and (self.fired == 0 or self.recipe.schedule.every_prompt):
+            at = torch.arange(self.logical - new, self.logical, device=q.device, dtype=torch.int32)
+            at = at.expand(q.shape[0], -1)
+            if self.seen_mask is not None:
+                at = torch.where(self.seen_mask[:, -new:], at, -1)
+            q, at = q[:, :, -needs.window :], at[:, -needs.window :]
+            if self.queries is not None and q.shape[2] < needs.window:
+                short = needs.window - q.shape[2]
+                q = torch.cat([self.queries[:, :, -short:], q], 2)
+                assert self.query_pos is not None
+                at = torch.cat([self.query_pos[:, -short:], at], 1)
+            self.queries, self.query_pos = q.clone(memory_format=torch.contiguous_format), at.contiguous().clone()
+
+    def after_forward(self, new: int) -> None:
+        """Decide what is due after the attention of `new` tokens: fire on a prompt, evict or pack while decoding."""
+        schedule = self.recipe.schedule
+        if new > 1 or self.fired == 0:
+            self.pending = self.pending or self.fired == 0 or schedule.every_prompt
+            if self.pending and self.eager:
+                self.fire()
+        elif not self.pending:
+            self._decode_step()
+
+    def _decode_step(self) -> None:
+        recipe = self.recipe
+        if self.total is not None and recipe.schedule.continuous and not compact.evict_one(self, self.total):
+            total = self.total
+            if not recipe.in_place:  # packed slots go in blocks; each row at its own time, as if it were alone
+                dense = (self.tail.positions() >= 0).sum(-1).amax(1)
+                due = dense - recipe.residual >= recipe.block
+                total = torch.where(due, total, torch.iinfo(torch.int64).max)
+            compact.evict(self, total)
+        compact.pack(self, freeze=False)
+
+    def fire(self) -> None:
+        """Apply the press now to everything stored."""
+        self.pending = False
+        if self.logical == 0:
+            return
+        self.fired += 1
+        evicted = False
+        if self.recipe.evicts:
+            self.total = compact.budget(self.recipe, self.lengths())
+            evicted = compact.evict(self, self.total)
+        compact.pack(self, freeze=evicted)
+        if not self.recipe.schedule.every_prompt:
+            self.queries = self.query_pos = None
+
+    # What the press sees
+
+    def lengths(self) -> Tensor:
+        """(B,) int64 real tokens of each row."""
+        if self.seen_mask is None:
+            return torch.full((self.tail.k.shape[0],), self.logical, dtype=torch.long, device=self.device)
+        return self.seen_mask.sum(1)
+
+    def block(self) -> Block:
+        """Everything stored, dense: the segments in order, then the tail."""
+        keys, values, pos = [], [], []
+        for item in self.held:
+            k, v = item.segment.decode()
+            keys.append(item.per_row(k))
+            values.append(item.per_row(v))
+            pos.append(item.per_row(item.segment.positions()))
+        if not keys:
+            return Block(self.tail.keys, self.tail.values, self.tail.positions())
+        return Block(
+            torch.cat([*keys, self.tail.keys], 2),
+            torch.cat([*values, self.tail.values], 2),
+            torch.cat([*pos, self.tail.positions()], 2),
+        )
+
+    def evidence(self, block: Block) -> Evidence:
+        """What a scorer may look at, aligned with `block`."""
+        assert self.rule is not None
+        rank = block.pos
+        if self.seen_mask is not None:
+            number = self.seen_mask.cumsum(1, dtype=torch.int32) - 1
+            at = block.pos.clamp(min=0).long()
+            rank = number.unsqueeze(1).expand(-1, at.shape[1], -1).gather(2, at)
+            rank = torch.where(block.pos >= 0, rank, -1)
+        received = None
+        if self.tail.mass is not None:
+            mass = [item.mass for item in self.held if item.mass is not None]
+            received = torch.cat([*mass, self.tail.mass[:, :, : self.tail.count]], 2)
+        return Evidence(self.index, self.rule, rank, self.queries, self.query_pos, received)
+
+    def counts(self) -> Tensor:
+        """(B, H) int64 slots held by every row and KV head."""
+        out = (self.tail.positions() >= 0).sum(-1).cpu()
+        for item in self.held:
+            out = out + item.per_row(item.segment.counts())
+        return out
+
+    # Batch operations
+
+    def take_rows(self, rows: Tensor) -> None:
+        """Batch row i becomes what row rows[i] was; segments are shared, not copied."""
+        if not self.is_initialized:
+            return
+        rows = rows.to(self.device)
+        self.held = [item.reread(rows) for item in self.held]
+        self.tail.take_rows(rows)
+        for name in ("seen_mask", "queries", "query_pos", "total"):
+            value = getattr(self, name)
+            if value is not None:
+                setattr(self, name, value.index_select(0, rows))
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.take_rows(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.is_initialized:
+            rows = torch.arange(self.tail.k.shape[0], device=self.device)
+            self.take_rows(rows.repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        if self.is_initialized:
+            rows = torch.arange(self.tail.k.shape[0], device=self.device)
+            self.take_rows(rows[indices.to(self.device)])
+
+    @property
+    def batch_size(self) -> int:
+        return self.tail.k.shape[0] if self.is_initialized else -1
+
+    def check_crop(self, tokens_to_remove: int) -> None:
+        """Raise CropError unless the last -tokens_to_remove tokens are all still dense."""
+        remove = -int(tokens_to_remove)
+        if remove < 0:
+            raise CropError(
+                f"crop({tokens_to_remove}): give minus the number of tokens to remove, for example crop(-5)."
+            )
+        reserve = self.logical - self.fixed
+        if remove > reserve:
+            raise CropError(
+                f"Cannot remove {remove} tokens: the last {reserve} are still dense, older ones were compressed. "
+                "Fork the cache before decoding what you may want to undo, or remove fewer."
+            )
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last -tokens_to_remove tokens, which must still be dense."""
+        self.check_crop(tokens_to_remove)
+        remove = -int(tokens_to_remove)
+        if remove == 0:
+            return
+        self.tail.trim(self.tail.count - remove)
+        self.logical -= remove
+        if self.seen_mask is not None:
+            self.seen_mask = self.seen_mask[:, : self.logical].clone()
+        if self.queries is not None and self.query_pos is not None:
+            self.queries = self.queries[:, :, :-remove].clone()
+            self.query_pos = self.query_pos[:, :-remove].clone()
+
+    def reset(self) -> None:
+        """Back to a layer that has seen nothing."""
+        state = self.state
+        self.__init__(self.recipe, self.index)  # type: ignore[misc]
+        self.state = state
+
+    def fork(self) -> StoreLayer:
+        """An independent layer that shares the segments and copies the tail."""
+        other = StoreLayer(self.recipe, self.index)
+        shared = {k: v for k, v in self.__dict__.items() if k not in ("tail", "held", "state")}
+        other.__dict__.update(shared)
+        other.held = [Held(item.segment, item.rows, item.mass) for item in self.held]
+        if self.is_initialized:
+            other.tail = self.tail.clone()
+        return other
+
+    def tensors(self) -> Iterator[tuple[str, str, str, Tensor]]:
+        """(name, 'k' | 'v' | '-', ledger kind, tensor) of everything held."""
+        if not self.is_initialized:
+            return
+        for number, item in enumerate(self.held):
+            for name, side, kind, tensor in item.segment.tensors():
+                yield f"segment{number}.{name}", side, kind, tensor
+            if item.rows is not None:
+                yield f"segment{number}.rows", "-", "indices", item.rows
+            if item.mass is not None:
+                yield f"segment{number}.mass", "-", "evidence", item.mass
+        for name, side, kind, tensor in self.tail.tensors():
+            yield f"tail.{name}", side, kind, tensor
+        for name, kind in (
+            ("seen_mask", "masks"),
+            ("queries", "evidence"),
+            ("query_pos", "evidence"),
+            ("total", "indices"),
+        ):
+            value = getattr(self, name)
+            if value is not None:
+                yield name, "-", kind, value

@@ -1,0 +1,206 @@
+"""The dense recent slots of one layer: the only part that grows, and the only causal one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from kvpress.partial import Partial, attend, attend_reference, fold_queries, merge
+
+_GROW = 64
+_MASK_NUMBERS = 1 << 24
+
+
+class Tail:
+    """Dense slots in a buffer that grows by blocks, so that a decode step writes one slot and copies none.
+
+    k, v: (B, H, capacity, D), the first `count` slots are used. In the common case slot i holds logical
+    index start + i for every head, and `valid` (B, capacity) marks padding (None = none). Once heads hold
+    different slots, `pos` (B, H, capacity) int32 says which (-1 = no slot) and replaces both.
+    mass: (B, H, capacity) fp32, attention received so far, only for presses that ask for it.
+    """
+
+    def __init__(self, k: Tensor, v: Tensor, start: int, track_mass: bool) -> None:
+        batch, heads = k.shape[:2]
+        self.k, self.v = k[:, :, :0].clone(), v[:, :, :0].clone()
+        self.start, self.count = start, 0
+        self.valid: Tensor | None = None
+        self.pos: Tensor | None = None
+        self.mass = torch.zeros(batch, heads, 0, device=k.device) if track_mass else None
+        self.free: Tensor | None = None
+
+    @property
+    def keys(self) -> Tensor:
+        return self.k[:, :, : self.count]
+
+    @property
+    def values(self) -> Tensor:
+        return self.v[:, :, : self.count]
+
+    def positions(self) -> Tensor:
+        """(B, H, count) int32, -1 = no slot."""
+        if self.pos is not None:
+            return self.pos[:, :, : self.count]
+        pos = torch.arange(self.start, self.start + self.count, device=self.k.device, dtype=torch.int32)
+        pos = pos.expand(*self.k.shape[:2], -1)
+        if self.valid is None:
+            return pos
+        return torch.where(self.valid[:, None, : self.count], pos, -1)
+
+    def append(self, k: Tensor, v: Tensor, logical: int, valid: Tensor | None) -> None:
+        """Add k, v (B, H, n, D) with logical indices from `logical`; valid: (B, n) bool, None = all."""
+        added = k.shape[2]
+        if self.free is not None and added == 1:
+            self._overwrite(k, v, logical, valid)
+            return
+        self.free = None
+        stop = self.count + added
+        if stop > self.k.shape[2]:
+            self._grow(stop)
+        self.k[:, :, self.count : stop] = k
+        self.v[:, :, self.count : stop] = v
+        if self.pos is not None:
+            fresh = torch.arange(logical, logical + added, device=k.device, dtype=torch.int32).expand(k.shape[0], -1)
+            if valid is not None:
+                fresh = torch.where(valid, fresh, -1)
+            self.pos[:, :, self.count : stop] = fresh.unsqueeze(1)
+        elif valid is not None and (self.valid is not None or not bool(valid.all())):
+            if self.valid is None:
+                self.valid = torch.ones(k.shape[0], self.k.shape[2], dtype=torch.bool, device=k.device)
+            self.valid[:, self.count : stop] = valid
+        elif self.valid is not None:
+            self.valid[:, self.count : stop] = True
+        if self.mass is not None:
+            self.mass[:, :, self.count : stop] = 0.0
+        self.count = stop
+
+    def _overwrite(self, k: Tensor, v: Tensor, logical: int, valid: Tensor | None) -> None:
+        """Write one new slot per head over the one that was evicted last."""
+        assert self.free is not None and self.pos is not None
+        index = self.free.unsqueeze(-1)
+        row = index.unsqueeze(-1).expand(-1, -1, -1, k.shape[-1])
+        self.k.scatter_(2, row, k)
+        self.v.scatter_(2, row, v)
+        fresh = torch.full_like(index, logical, dtype=torch.int32)
+        if valid is not None:
+            fresh = torch.where(valid.unsqueeze(1), fresh, -1)
+        self.pos.scatter_(2, index, fresh)
+        if self.mass is not None:
+            self.mass.scatter_(2, index, 0.0)
+        self.free = None
+
+    def _grow(self, needed: int) -> None:
+        # The first fill (the prompt) is exact; growth while decoding is by blocks.
+        capacity = needed if self.k.shape[2] == 0 else needed + max(_GROW, needed // 32)
+        for name in ("k", "v", "pos", "mass"):
+            old = getattr(self, name)
+            if old is not None:
+                new = old.new_empty(*old.shape[:2], capacity, *old.shape[3:])
+                new[:, :, : self.count] = old[:, :, : self.count]
+                setattr(self, name, new)
+        if self.valid is not None:
+            self.valid = torch.cat(
+                [self.valid, self.valid.new_ones(len(self.valid), capacity - self.valid.shape[1])], 1
+            )
+
+    def replace(self, k: Tensor, v: Tensor, pos: Tensor, mass: Tensor | None) -> None:
+        """Hold exactly these slots: k, v (B, H, n, D), pos (B, H, n) int32 (-1 = none), mass (B, H, n)."""
+        self.k, self.v = k.contiguous(), v.contiguous()
+        self.count, self.valid, self.free = k.shape[2], None, None
+        if self.mass is not None:
+            assert mass is not None
+            self.mass = mass.contiguous()
+        steps = torch.arange(self.count, device=pos.device, dtype=torch.int32)
+        first = int(pos[0, 0, 0]) if pos.numel() else self.start
+        ordered = first >= 0 and torch.equal(pos, (first + steps).expand_as(pos))
+        self.pos = None if ordered or not pos.numel() else pos.contiguous().clone()
+        if ordered:
+            self.start = first
+
+    def explicit(self) -> Tensor:
+        """Switch to one position per head and slot, as eviction in place needs; returns the positions in use."""
+        if self.pos is None:
+            pos = torch.full((*self.k.shape[:3],), -1, dtype=torch.int32, device=self.k.device)
+            pos[:, :, : self.count] = self.positions()
+            self.pos, self.valid = pos, None
+        return self.pos[:, :, : self.count]
+
+    def drop_one(self, index: Tensor) -> None:
+        """Evict slot index (B, H) of every head; the next single slot is written over it."""
+        pos = self.explicit()
+        pos.scatter_(2, index.unsqueeze(-1), -1)
+        self.free = index
+
+    def mask(self, queries: int) -> Tensor | None:
+        """(B, 1 or H, queries, count) bool for the last `queries` tokens, or None when all is visible."""
+        device = self.k.device
+        if self.pos is None:
+            seen = None if self.valid is None else self.valid[:, None, None, : self.count]
+            if queries == 1:
+                return seen
+            slot = torch.arange(self.count, device=device)
+            causal = slot <= slot[self.count - queries :, None]
+            return causal[None, None] if seen is None else causal & seen
+        pos = self.pos[:, :, None, : self.count]
+        if queries == 1:
+            return pos >= 0
+        # Slots that stood before this forward precede its queries; its own slots are the last ones.
+        slot = torch.arange(self.count, device=device)
+        return (pos >= 0) & (slot <= slot[self.count - queries :, None])
+
+    def attend(self, q: Tensor, scale: float, cap: float | None) -> Partial:
+        """q (B, Hq, n, D), queries of the last n tokens appended -> Partial (B, H, G*n, D)."""
+        heads, new = self.k.shape[1], q.shape[2]
+        unpadded = self.pos is None and self.valid is None
+        if new > 1 and unpadded and cap is None and q.device.type == "cpu":
+            return self._attend_split(q, scale)
+        group = q.shape[1] // heads
+        folded = fold_queries(q, heads)
+        mask = self.mask(new)
+        if mask is None or new == 1:
+            return attend(folded, self.keys, self.values, scale, mask, cap)
+        mask = mask.unsqueeze(2).expand(-1, -1, group, -1, -1).flatten(2, 3)
+        attend_one = attend if mask.numel() <= _MASK_NUMBERS else attend_reference
+        return attend_one(folded, self.keys, self.values, scale, mask, cap)
+
+    def _attend_split(self, q: Tensor, scale: float) -> Partial:
+        """Old slots without a mask, the new ones by the kernel's own causal rule: no (n, count) mask is built."""
+        heads, new = self.k.shape[1], q.shape[2]
+        group, old = q.shape[1] // heads, self.count - new
+        k = self.keys[:, :, old:].repeat_interleave(group, 1)
+        v = self.values[:, :, old:].repeat_interleave(group, 1)
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True, scale=scale)
+        shape = (q.shape[0], heads, group * new)
+        fresh = Partial(out.float().reshape(*shape, -1), lse.float().reshape(shape))
+        if old == 0:
+            return fresh
+        before = attend(fold_queries(q, heads), self.keys[:, :, :old], self.values[:, :, :old], scale)
+        return merge([before, fresh])
+
+    def take_rows(self, rows: Tensor) -> None:
+        """Batch row i becomes what row rows[i] (int64) was."""
+        for name in ("k", "v", "pos", "mass", "valid", "free"):
+            value = getattr(self, name)
+            if value is not None:
+                setattr(self, name, value.index_select(0, rows))
+
+    def trim(self, count: int) -> None:
+        """Keep the first `count` slots."""
+        self.count = count
+
+    def clone(self) -> Tail:
+        """An independent copy."""
+        other = object.__new__(Tail)
+        other.__dict__.update({k: v.clone() if isinstance(v, Tensor) else v for k, v in self.__dict__.items()})
+        return other
+
+    def tensors(self) -> Iterator[tuple[str, str, str, Tensor]]:
+        """(name, 'k' | 'v' | '-', ledger kind, tensor) of everything held."""
+        yield "k", "k", "window", self.k
+        yield "v", "v", "window", self.v
+        for name, kind in (("pos", "positions"), ("valid", "masks"), ("mass", "evidence"), ("free", "indices")):
+            value = getattr(self, name)
+            if value is not None:
+                yield name, "-", kind, value

@@ -1,0 +1,212 @@
+"""A results folder that looks like a real sweep, made up but plausible, with everything a report must survive.
+
+Write one to look at: `python tests/eval/report/conftest.py FOLDER` (then report on FOLDER/results).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HOSTILE = "evil<script>window.pwned=1</script>\"'><img src=x onerror=window.pwned=2>|`*(keep=0.3)"
+PRESSES = {  # text -> (bytes/dense, quality on the first turn, quality on later turns)
+    "full": (1.0, 1.0, 1.0),
+    "snapkv(keep=1.0)": (1.0, 1.0, 1.0),
+    **{f"snapkv(keep={k})": (k, 1 - 0.05 / k**0.5, 0.97 - 0.13 / k) for k in (0.5, 0.25, 0.125)},
+    **{f"expected(keep={k})": (k, 0.99 - 0.04 / k, 0.97 - 0.045 / k) for k in (0.5, 0.25, 0.125)},
+    **{f"random(keep={k})": (k, k**1.2, k**1.2) for k in (0.5, 0.25, 0.125)},
+    **{f"streaming(keep={k}, sinks=4)": (k, 0.9 * k, 0.9 * k) for k in (0.5, 0.25, 0.125)},
+    "kivi(bits=4, group=32)": (0.29, 0.99, 0.99),
+    "kivi(bits=2, group=32)": (0.167, 0.82, 0.8),
+    "snapkv(keep=0.25) | kivi(bits=2, group=32)": (0.046, 0.7, 0.4),
+    "eigen(rank=48) | kivi(bits=4, group=32)": (0.12, 0.9, 0.88),
+    HOSTILE: (0.3, 0.6, 0.6),
+}
+TASKS = {
+    "kv": 0.93,
+    "prefix_suffix": 0.81,
+    "multihop": 0.62,
+    "math_find": 0.71,
+    "many_shot": 0.66,
+    "mix_kv": 0.84,
+}
+MODES = ("multi-turn", "multi-request")
+
+
+def make_row(
+    press: str,
+    task: str,
+    *,
+    mode: str = "multi-turn",
+    length: int = 2048,
+    model: str = "org/tiny-retriever",
+    seed: int = 0,
+    sessions: int = 24,
+    turns: int = 5,
+    **changes: Any,
+) -> dict[str, Any]:
+    """One made-up row; the full cache and all presses see the same sessions."""
+    ratio, first, later = PRESSES[press]
+    visible = mode == "multi-turn"
+    scores = []
+    for s in range(sessions):
+        asked = random.Random(f"{task}{mode}{length}{model}{seed}{s}")  # the same for all presses
+        lost = random.Random(f"{press}{task}{mode}{length}{model}{seed}{s}")
+        solved = [
+            asked.random() < TASKS[task] * (0.97 if length > 4096 else 1) for _ in range(turns)
+        ]
+        kept = [first if t == 0 and visible else max(later, 0.02) for t in range(turns)]
+        scores.append([float(a and lost.random() < k) for a, k in zip(solved, kept, strict=True)])
+    flat = [score for session in scores for score in session]
+    dense = 16 * 2 * 2 * 64 * 2 * length
+    held = {
+        "codes": int(dense * ratio * 0.9),
+        "scales": int(dense * ratio * 0.07),
+        "positions": 4 * length,
+    }
+    if press == "full":
+        held = {"window": dense}
+    row = {
+        "format": 1,
+        "run_id": f"{abs(hash_text(press)):08x}-{task}-{mode}-{length}-{seed}",
+        "status": "ok",
+        "error": None,
+        "suite": "core",
+        "model": model,
+        "model_note": "trained on synthetic retrieval",
+        "press": press,
+        "press_spec": f"{press} window=32 kernel=5 pooling=avg sinks=4 recent=32 dtype=float32",
+        "task": task,
+        "mode": mode,
+        "history": "gold",
+        "schedule": "after prefill",
+        "question_visible": visible,
+        "rendering": "dialect",
+        "length": length,
+        "seed": seed,
+        "sessions": sessions,
+        "turns": sessions * turns,
+        "session_ids": [f"{task}-{s}" for s in range(sessions)],
+        "session_scores": scores,
+        "score": sum(flat) / len(flat),
+        "score_by_turn": [sum(s[t] for s in scores) / sessions for t in range(turns)],
+        "n_by_turn": [sessions] * turns,
+        "hit_limit": 0.03,
+        "empty": 0.0,
+        "bytes": sum(held.values()),
+        "bytes_dense": dense,
+        "bytes_ratio": sum(held.values()) / dense,
+        "bytes_by_kind": held,
+        "logical_length": length * 1.07,
+        "peak_memory": int(3e8 + dense * (1 + ratio)),
+        "peak_kind": "rss",
+        "ttft_s": 0.21 * length / 2048 + 0.02 * (ratio < 1),
+        "tpot_s": 0.008 + 0.004 * ratio * length / 2048,
+        "press_s": 0.031 if ratio < 1 else 0.0,
+        "prefill_s": 0.19 * length / 2048,
+        "seconds": 62.5,
+        "device": "cpu",
+        "dtype": "float32",
+        "threads": 2,
+        "versions": {
+            "python": "3.11.7",
+            "torch": "2.13.0",
+            "transformers": "5.23.0",
+            "kvpress": "0.1.0",
+        },
+        "commit": "0123456789abcdef0123456789abcdef01234567",
+        "started": "2026-11-21T06:30:00Z",
+        "command": f"kvpress-eval run --press '{press}' --task {task} --mode {mode} --length {length}",
+    }
+    return {**row, **changes}
+
+
+def failed(row: dict[str, Any], error: str) -> dict[str, Any]:
+    """The row of a run that did not finish."""
+    measured = (
+        "session_ids",
+        "session_scores",
+        "score",
+        "score_by_turn",
+        "bytes",
+        "bytes_ratio",
+        "ttft_s",
+    )
+    return {**row, "status": "failed", "error": error, **dict.fromkeys(measured)}
+
+
+def hash_text(text: str) -> int:
+    """A number that stays the same between runs."""
+    return int.from_bytes(random.Random(text).randbytes(4), "big")
+
+
+def sweep() -> list[dict[str, Any]]:
+    """Several presses x tasks x modes x lengths, one of the cells failed, and a smaller sweep of a second model."""
+    rows = [
+        make_row(press, task, mode=mode, length=length)
+        for press in PRESSES
+        for task in TASKS
+        for mode in MODES
+        for length in (2048, 8192)
+    ]
+    out_of_memory = "OutOfMemoryError: tried to hold <b>2.1 GiB</b> | limit 2.0 GiB\n  at prefill"
+    rows = [
+        failed(row, out_of_memory)
+        if (row["press"], row["task"], row["length"]) == ("random(keep=0.125)", "multihop", 8192)
+        else row
+        for row in rows
+    ]
+    rows += [
+        make_row(press, task, model="org/second-model")
+        for press in ("full", "snapkv(keep=0.25)", "kivi(bits=2, group=32)")
+        for task in ("kv", "many_shot")
+    ]
+    return rows
+
+
+def write_rows(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write rows as the runner does: `<model>/<run_id>.json`."""
+    for row in rows:
+        path = folder / row["model"].replace("/", "--") / f"{row['run_id']}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(row), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The made-up sweep on disk, with files among it that are no rows."""
+    folder = write_rows(tmp_path_factory.mktemp("sweep") / "results", sweep())
+    spoil(folder)
+    return folder
+
+
+def spoil(folder: Path) -> None:
+    """Put files there that must be listed, not read."""
+    (folder / "notes.txt").write_text("hello")
+    (folder / "org--tiny-retriever" / "cut.json").write_text('{"format": 1, "status"')
+    (folder / "org--tiny-retriever" / "old.json").write_text('{"format": 0}')
+
+
+@pytest.fixture(scope="session")
+def make() -> Any:
+    """`make_row`, `failed` and `write_rows` for tests, which cannot import this file by name."""
+    return sys.modules[__name__]
+
+
+@pytest.fixture(scope="session")
+def report(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The report on the sweep, written once."""
+    from kvpress_eval.report import write
+
+    yield write(results, tmp_path_factory.mktemp("report"))
+
+
+if __name__ == "__main__":
+    spoil(write_rows(Path(sys.argv[1]) / "results", sweep()))

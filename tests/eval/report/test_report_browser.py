@@ -1,0 +1,249 @@
+"""The page in a real browser: it works from disk, is inert, quiet and asks the network for nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER),
+    reason="no chromium and chromedriver on PATH (Debian: chromium chromium-driver)",
+)
+SWITCHES = (
+    *(
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+    ),
+    *(
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-dev-shm-usage",
+        "--window-size=1400,900",
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for switch in (*SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(switch)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser: Any, report: Any) -> Any:
+    browser.get(report.page.as_uri())
+    return browser
+
+
+def js(page: Any, script: str) -> Any:
+    return page.execute_script(f"return {script}")
+
+
+def choose(page: Any, field: str, value: str) -> None:
+    page.execute_script(
+        "const s = document.querySelector(`select[name=${arguments[0]}]`); s.value = arguments[1];"
+        "s.dispatchEvent(new Event('change'))",
+        field,
+        value,
+    )
+
+
+def search(page: Any, words: str) -> None:
+    page.execute_script(
+        "const s = document.querySelector('input[name=text]'); s.value = arguments[0]; s.dispatchEvent(new Event('input'))",
+        words,
+    )
+    page.execute_async_script("setTimeout(arguments[0], 250)")
+
+
+def column(page: Any, name: str) -> list[str]:
+    """The cells of a column of the table of runs."""
+    return js(
+        page,
+        f"""(() => {{ const t = document.querySelector('#rows table');
+        const i = [...t.querySelectorAll('thead tr:last-child th')].findIndex((h) => h.textContent.startsWith({json.dumps(name)}));
+        return [...t.tBodies[0].rows].map((r) => r.cells[i].firstChild.textContent); }})()""",
+    )
+
+
+def test_hostile_text_is_inert_and_nothing_is_loaded(page: Any, make: Any, report: Any) -> None:
+    assert js(page, "window.pwned === undefined")
+    assert js(page, "document.querySelectorAll('img, iframe, [onerror]').length") == 0
+    names = js(page, "[...document.querySelectorAll('#methods .press')].map((n) => n.textContent)")
+    assert make.HOSTILE in names
+    assert [entry for entry in page.get_log("browser") if entry["level"] != "INFO"] == []
+    events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    sent = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    asked = {
+        p["request"]["url"] for p in sent if not p["documentURL"].startswith("chrome://")
+    }  # its own new tab
+    assert asked <= {report.page.as_uri(), "data:,"} and report.page.as_uri() in asked
+
+
+def test_tables_sort_by_click_and_by_keyboard(page: Any) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    def header() -> Any:
+        buttons = page.find_elements(By.CSS_SELECTOR, "#rows thead tr:last-child th button")
+        return next(b for b in buttons if b.text.startswith("score"))
+
+    def scores() -> list[str]:
+        return [v for v in column(page, "score") if v != "\u2013"]
+
+    page.execute_script("arguments[0].click()", header())
+    down = [float(v) for v in scores()]
+    assert down == sorted(down, reverse=True) and len(set(down)) > 10
+    assert column(page, "score")[-1] == "\u2013"  # a failed run stays last
+    header().send_keys(Keys.ENTER)
+    assert [float(v) for v in scores()] == sorted(down)
+    assert column(page, "score")[-1] == "\u2013"
+    assert (
+        js(page, "document.querySelector('#rows th[aria-sort]').getAttribute('aria-sort')")
+        == "ascending"
+    )
+    assert js(page, "document.activeElement.closest('th').getAttribute('aria-sort')") == "ascending"
+    assert "ascending" in js(page, "document.getElementById('said').textContent")
+
+
+def test_filters_narrow_tables_and_charts(page: Any) -> None:
+    panels = "document.querySelectorAll('#quality svg[role=img]').length"
+    assert js(page, panels) == 2 and set(column(page, "mode")) == {"multi-turn", "multi-request"}
+    choose(page, "mode", "multi-turn")
+    assert js(page, panels) == 1 and js(
+        page, "document.getElementById('n-rows').textContent"
+    ).startswith("114 of 462")
+    choose(page, "length", "")
+    assert js(page, panels) == 2 and set(column(page, "length")) == {"2,048", "8,192"}
+    choose(page, "task", "multihop")
+    search(page, "failed OutOfMemory")
+    assert (
+        column(page, "press")
+        and js(page, "document.querySelector('#rows .tag.bad').textContent") == "failed"
+    )
+    assert js(page, "document.getElementById('n-rows').textContent").startswith("1 of 462")
+    search(page, "nothing is called this")
+    assert js(page, "document.getElementById('n-rows').textContent").startswith("0 of 462")
+
+
+def test_a_model_without_the_chosen_length_still_shows(page: Any) -> None:
+    choose(page, "model", "org/second-model")
+    assert js(page, "document.querySelector('select[name=length]').value") == "2048"
+    assert js(page, "document.querySelectorAll('#methods tbody tr').length") == 3
+
+
+def test_every_field_of_a_row_can_be_shown(page: Any) -> None:
+    page.execute_script("document.querySelectorAll('#groups button')[4].click()")
+    choose(page, "length", "")
+    shown = js(
+        page,
+        "[...document.querySelectorAll('#rows thead tr:last-child th')].map((h) => h.textContent).join(' ')",
+    )
+    shown += js(page, "document.getElementById('same').textContent")
+    for name in (
+        *(
+            "press",
+            "resolved press",
+            "model",
+            "task",
+            "mode",
+            "history",
+            "compression fired",
+            "question visible",
+        ),
+        *(
+            "length",
+            "sessions",
+            "turns",
+            "score",
+            "\u0394 full",
+            "Holm",
+            "first",
+            "later",
+            "bytes",
+            "bytes/dense",
+            "peak",
+        ),
+        *(
+            "TTFT",
+            "per token",
+            "prefill",
+            "seed",
+            "versions",
+            "device",
+            "dtype",
+            "commit",
+            "command",
+        ),
+    ):
+        assert name in shown, name
+
+
+def test_details_and_copy(page: Any) -> None:
+    page.execute_script("document.querySelector('#rows .expand').click()")
+    assert "kvpress-eval run --press" in js(
+        page, "document.querySelector('#rows .detail').textContent"
+    )
+    page.execute_script("document.querySelector('#rows .copy').click()")
+    page.execute_async_script("setTimeout(arguments[0], 100)")
+    assert js(page, "document.querySelector('#rows .copy').textContent") == "Copied"
+
+
+def test_colours_of_a_method_agree_everywhere(page: Any) -> None:
+    seen = js(
+        page,
+        """Object.entries([...document.querySelectorAll('svg g.item')].reduce((all, g) => {
+        (all[g.dataset.family] ||= new Set()).add(getComputedStyle(g).color); return all; }, {})).map(([f, s]) => [f, [...s]])""",
+    )
+    assert len(seen) > 6 and all(len(colours) == 1 for _, colours in seen)
+    (kivi,) = (colours for name, colours in seen if name == "kivi")
+    swatch = "[...document.querySelectorAll('#methods tr')].find((r) => r.textContent.startsWith('kivi(bits=4')).querySelector('.swatch')"
+    assert js(page, f"getComputedStyle({swatch}).color") == kivi[0]
+
+
+@pytest.mark.parametrize("width", [420, 1400])
+def test_no_sideways_scrolling_and_labels_apart(page: Any, width: int) -> None:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    page.refresh()
+    assert js(page, "document.documentElement.scrollWidth") <= width
+    overlaps = js(
+        page,
+        """[...document.querySelectorAll('.panel svg')].flatMap((s) => { const b = [...s.querySelectorAll('text.name')].map((t) => [t.textContent, t.getBoundingClientRect()]);
+        return b.flatMap(([n, p], i) => b.slice(i + 1).filter(([, q]) => p.left < q.right - 1 && q.left < p.right - 1 && p.top + 3 < q.bottom - 3 && q.top + 3 < p.bottom - 3).map(([m]) => [n, m])); })""",
+    )
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert overlaps == []
+
+
+def test_an_empty_report_opens(browser: Any, tmp_path: Path, make: Any) -> None:
+    from kvpress_eval.report import write
+
+    (tmp_path / "none").mkdir()
+    only_failed = make.write_rows(
+        tmp_path / "failed", [make.failed(make.make_row("full", "kv"), "broke")]
+    )
+    for results in (tmp_path / "none", only_failed):
+        browser.get_log("browser")
+        browser.get(write(results, tmp_path / f"{results.name}-out").page.as_uri())
+        assert [entry for entry in browser.get_log("browser") if entry["level"] != "INFO"] == []
+        assert "No finished run" in js(browser, "document.getElementById('quality').textContent")

@@ -1,0 +1,157 @@
+"""The README, the page as text, and the terminal summary."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvpress_eval.page.markdown import code, text
+from kvpress_eval.page.numbers import fixed, percent, points, probability, snap, span
+from kvpress_eval.report import print_summary, stale, write
+
+
+def test_same_rows_same_bytes_wherever_they_lie(make: Any, report: Any, tmp_path: Path) -> None:
+    make.write_rows(tmp_path / "elsewhere", make.sweep()[::-1])
+    make.spoil(tmp_path / "elsewhere")
+    again = write(tmp_path / "elsewhere", tmp_path / "out")
+    assert again.readme.read_bytes() == report.readme.read_bytes()
+    assert again.page.read_bytes() == report.page.read_bytes()
+
+
+def test_stale_notices_a_change(make: Any, tmp_path: Path) -> None:
+    make.write_rows(tmp_path / "results", [make.make_row("full", "kv")])
+    assert len(stale(tmp_path / "results", tmp_path)) == 2
+    write(tmp_path / "results", tmp_path)
+    assert stale(tmp_path / "results", tmp_path) == []
+    make.write_rows(tmp_path / "results", [make.make_row("snapkv(keep=0.5)", "kv")])
+    assert len(stale(tmp_path / "results", tmp_path)) == 2
+
+
+def test_report_beside_the_rows_does_not_list_itself(make: Any, tmp_path: Path) -> None:
+    make.write_rows(tmp_path, [make.make_row("full", "kv")])
+    assert write(tmp_path, tmp_path).ignored == write(tmp_path, tmp_path).ignored == ()
+
+
+def test_paths_of_this_machine_stay_out(report: Any, results: Path) -> None:
+    for path in (report.readme, report.page):
+        assert str(results) not in path.read_text("utf-8")
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_empty_and_failed_only_results(make: Any, tmp_path: Path, rows: int) -> None:
+    (tmp_path / "results").mkdir()
+    row = make.failed(make.make_row("full", "kv"), "broke")
+    make.write_rows(tmp_path / "results", [row] * rows)
+    paths = write(tmp_path / "results", tmp_path / "out")
+    assert paths.rows == rows and paths.gates_pass
+    assert ("broke" in paths.readme.read_text("utf-8")) == bool(rows)
+
+
+def test_readme_tables_are_well_formed(report: Any, make: Any) -> None:
+    lines = report.readme.read_text("utf-8").splitlines()
+    widths: list[int] = []
+    for before, line in zip(["", *lines], lines, strict=False):
+        if line.startswith("|"):
+            cells = len(re.findall(r"(?<!\\)\|", line))
+            assert not before.startswith("|") or cells == widths[-1], line
+            widths.append(cells)
+    titles = [line for line in lines if line.startswith("### ")]
+    assert titles[1] == "### 2,048 tokens, multi-turn, gold history, dialect" and len(titles) == 5
+    assert any("OutOfMemoryError" in line for line in lines)
+    assert any("`notes.txt`" in line for line in lines)
+    assert sum("5 of 6 tasks" in line for line in lines) == 2
+
+
+def test_markdown_is_inert() -> None:
+    assert code("a|b`c") == "``a\\|b`c``"
+    assert code("`a") == "`` `a ``"
+    assert text("<b> [x](y) *z* |\n# t") == r"\<b\> \[x\]\(y\) \*z\* \| \# t"
+
+
+def test_numbers() -> None:
+    assert snap(0.1 + 0.2, 1) == 0.3 and snap(float("nan")) is None and snap(-0.0) == 0.0
+    assert (
+        fixed(-1.25, 2) == "\u22121.25"
+        and fixed(None) == "\u2013"
+        and fixed(-0.01, 1, sign=True) == "0.0"
+    )
+    assert points(0.1234) == "12.3" and span(-0.1, 0.1, sign=True) == "[\u221210.0, +10.0]"
+    assert [probability(p) for p in (1.0, 0.04, 0.0001)] == ["1.00", "0.040", "<0.001"]
+    assert [percent(r) for r in (1.0, 0.25, 0.046)] == ["100 %", "25.0 %", "4.60 %"]
+
+
+def test_page_is_one_small_inert_file(report: Any, make: Any) -> None:
+    page = report.page.read_text("utf-8")
+    assert len(page.encode()) < 5_000_000
+    head, data = re.search(
+        r'^(.*)<script type="application/json" id="data">(.*?)</script>', page, re.S
+    ).groups()  # type: ignore[union-attr]
+    assert "<" not in data and make.HOSTILE in json.dumps(
+        json.loads(data), ensure_ascii=False
+    ).replace('\\"', '"')
+    rest = page.replace(data, "")
+    assert "pwned" not in rest
+    assert re.findall(r"https?://[^\"' ]+", rest) == ["http://www.w3.org/2000/svg"]
+    assert not re.search(r"<(link|img|script|iframe|object)[^>]+(src|href)=(?!\"data:,\")", rest)
+    for tag, policy in (("style", "style-src"), ("script", "script-src")):
+        (inline,) = re.findall(rf"<{tag}>(.*?)</{tag}>", rest, re.S)
+        digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+        assert f"{policy} 'sha256-{digest}'" in head
+    assert "default-src 'none'" in head
+
+
+def test_a_placeholder_in_the_data_is_not_filled_in(make: Any, tmp_path: Path) -> None:
+    make.write_rows(tmp_path / "r", [make.make_row("full", "kv", model="{{style}}{{data}}")])
+    page = write(tmp_path / "r", tmp_path).page.read_text("utf-8")
+    assert page.count("{{style}}") >= 1 and page.count("color-scheme: dark") == 1
+
+
+def test_a_thousand_rows_stay_small(make: Any, tmp_path: Path) -> None:
+    rows = [
+        make.make_row(
+            press,
+            task,
+            seed=seed,
+            sessions=4,
+            turns=2,
+            command="x" * 300 + press + task + str(seed),
+        )
+        for press in make.PRESSES
+        for task in make.TASKS
+        for seed in range(11)
+    ]
+    paths = write(make.write_rows(tmp_path / "r", rows), tmp_path)
+    assert paths.rows == len(rows) > 1000 and paths.page.stat().st_size < 2_500_000
+
+
+def test_terminal_summary_fits_100_columns(make: Any, tmp_path: Path) -> None:
+    console = pytest.importorskip("rich.console")
+    out = io.StringIO()
+    few = ("full", "kivi(bits=4, group=32)", "random(keep=0.125)", make.HOSTILE)
+    rows = [row for row in make.sweep() if row["press"] in few]
+    print_summary(
+        make.write_rows(tmp_path, rows), console.Console(file=out, width=100, color_system=None)
+    )
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 100
+    (line,) = (x for x in lines if x.startswith("kivi(bits=4, group=32)") and "73.6" in x)
+    assert "28.2 %" in line and "79.3" in line
+    assert "sanity gates: 6 of 6 pass" in out.getvalue() and "2 failed runs" in out.getvalue()
+    assert any("6.2\u2020" in x for x in lines)
+
+
+def test_terminal_summary_names_failing_gates(make: Any, tmp_path: Path) -> None:
+    console = pytest.importorskip("rich.console")
+    out = io.StringIO()
+    make.write_rows(
+        tmp_path, [make.make_row("full", "kv"), make.make_row("snapkv(keep=0.5)", "kv", bytes=1)]
+    )
+    print_summary(tmp_path, console.Console(file=out, width=100, color_system=None))
+    assert "claimed bytes are measured bytes (1 of 2)" in out.getvalue()
