@@ -216,7 +216,7 @@ class PressCache(Cache):  # type: ignore[misc]
 
 def _copy_layer(layer: Any) -> Any:
     """An independent copy of a layer of transformers' own."""
-    new = type(layer).__new__(type(layer))
+    new: Any = object.__new__(type(layer))
     for name, value in vars(layer).items():
         if isinstance(value, Tensor):
             value = value.clone()

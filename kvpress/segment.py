@@ -203,7 +203,7 @@ class Held:
         """q (B, H, m, D) -> Partial. Batch rows that read the same stored row are answered in one pass over it."""
         if self.rows is None:
             return self.segment.attend(q, scale, cap)
-        batch, heads, count, dim = q.shape
+        _, heads, count, dim = q.shape
         place, wide = self._places()
         gathered = q.new_zeros(self.segment.rows * wide, heads, count, dim).index_copy_(0, place, q)
         gathered = gathered.view(self.segment.rows, wide, heads, count, dim).transpose(1, 2)

@@ -126,7 +126,7 @@ class Session:
         if "logits_to_keep" in self._accepts:
             extra["logits_to_keep"] = 1
         out = self.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
-        return out.logits[:, -1].clone()  # type: ignore[no-any-return]
+        return out.logits[:, -1].clone()
 
     def compress(self, cache: PressCache) -> None:
         """Fire the press now where it has not fired since the last prompt."""
@@ -177,8 +177,8 @@ class Session:
             return None
         if cache is not None and (type(cache) is not DynamicCache or getattr(cache, "offloading", False)):
             raise UnsupportedError(
-                f"A {type(cache).__name__} was given (past_key_values= or cache_implementation=), but under a press the "
-                "press keeps the cache. Leave it out, or pass session.new_cache()."
+                f"A {type(cache).__name__} was given (past_key_values= or cache_implementation=), but under a press "
+                "the session keeps the cache. Leave it out, or pass session.new_cache()."
             )
         if cache is not None and cache.get_seq_length() > 0:
             raise UnsupportedError(

@@ -61,7 +61,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
     # What transformers asks for
 
     @property
-    def is_croppable(self) -> bool:  # type: ignore[override]
+    def is_croppable(self) -> bool:
         return not self.recipe.schedule.continuous
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -275,7 +275,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         """Batch row i becomes what row rows[i] was; segments are shared, not copied."""
         if not self.is_initialized:
             return
-        rows = rows.to(self.device)
+        rows = rows.to(self.device, torch.long)
         self.held = [item.reread(rows) for item in self.held]
         self.tail.take_rows(rows)
         for name in ("seen_mask", "queries", "query_pos", "total"):

@@ -74,9 +74,7 @@ class _Asking:
         answers.nbytes, answers.dense_nbytes = cache.nbytes(), cache.dense_nbytes()
         answers.logical = int(cache.get_seq_length())
         if sum(answers.by_kind.values()) != answers.nbytes:
-            raise RuntimeError(
-                f"claimed bytes {sum(answers.by_kind.values())} are not {answers.nbytes} measured"
-            )
+            raise RuntimeError(f"claimed bytes {sum(answers.by_kind.values())} are not {answers.nbytes} measured")
 
 
 def ask(
@@ -122,14 +120,10 @@ def _multi_turn(asking: _Asking, prompt: Prompt) -> None:
     pending: list[int] = []
     for t in range(len(prompt.questions)):
         if t:
-            cache = asking.feed(
-                [*pending, *prompt.questions[t]], cache, compress=schedule == "every_turn_prompt"
-            )
+            cache = asking.feed([*pending, *prompt.questions[t]], cache, compress=schedule == "every_turn_prompt")
             first_token = int(cache.next_logits[0].argmax())
         fork = cache.fork()
-        new, stopped = _decode(
-            asking, fork, torch.tensor([[first_token]], device=asking.model.device)
-        )
+        new, stopped = _decode(asking, fork, torch.tensor([[first_token]], device=asking.model.device))
         answers.ids += new
         answers.stopped += stopped
         if asking.config.history == "own":
@@ -159,9 +153,7 @@ def _multi_request(asking: _Asking, prompt: Prompt, batch: int) -> None:
         answers.stopped += stopped
 
 
-def _left_padded(
-    questions: list[list[int]], past: int, device: torch.device
-) -> tuple[Tensor, Tensor | None]:
+def _left_padded(questions: list[list[int]], past: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
     """Ids (R, q) and mask (R, past + q) of questions after ``past`` tokens; None where none is
     padded.
     """
@@ -230,9 +222,7 @@ def greedy(
         steps += 1
 
 
-def press_seconds(
-    model: Any, session: Session, prompt: Prompt, config: RunConfig, rehearse: bool
-) -> float:
+def press_seconds(model: Any, session: Session, prompt: Prompt, config: RunConfig, rehearse: bool) -> float:
     """Seconds that compressing the first prompt of a session takes alone, after a dense prefill.
 
     While sessions run, compression is interleaved with the prefill (layer by layer, for a lower

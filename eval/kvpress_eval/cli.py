@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["build_parser", "main"]
 
 RESULTS = Path("leaderboards/results")
-_EXIT = (
-    "exit codes: 0 done, 1 a cell or check failed, 2 a mistake in what was asked, 130 interrupted"
-)
+_EXIT = "exit codes: 0 done, 1 a cell or check failed, 2 a mistake in what was asked, 130 interrupted"
 _RUN = """examples:
   kvpress run --press "snapkv(keep=0.25)" --task kv --length 1024 --sessions 20
   kvpress run --press "snapkv(keep=0.25) | kivi(bits=2)" --task vt --mode multi-request
@@ -50,13 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="example: kvpress run --press 'snapkv(keep=0.25)' --task kv\n" + _EXIT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(
-        dest="name", metavar="command", required=True, parser_class=_Parser
-    )
+    commands = parser.add_subparsers(dest="name", metavar="command", required=True, parser_class=_Parser)
 
-    def add(
-        name: str, action: Callable[[argparse.Namespace], int], about: str, examples: str
-    ) -> _Parser:
+    def add(name: str, action: Callable[[argparse.Namespace], int], about: str, examples: str) -> _Parser:
         one = commands.add_parser(
             name,
             help=about,
@@ -71,9 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run_options(run)
     sweep = add("sweep", _sweep, "run every cell of a YAML file that has no row yet", _SWEEP)
     sweep.add_argument("config", type=Path, help="YAML file with models, presses, tasks, ...")
-    sweep.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="replace values of the file"
-    )
+    sweep.add_argument("overrides", nargs="*", metavar="key=value", help="replace values of the file")
     sweep.add_argument("--dry-run", action="store_true", help="print the cells and stop")
     _add_output(sweep)
     report = add(
@@ -83,9 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         "example:\n  kvpress report --results leaderboards/results --out leaderboards\n",
     )
     report.add_argument("--results", type=Path, default=RESULTS, help=f"folder of rows ({RESULTS})")
-    report.add_argument(
-        "--out", type=Path, default=RESULTS.parent, help=f"where to write ({RESULTS.parent})"
-    )
+    report.add_argument("--out", type=Path, default=RESULTS.parent, help=f"where to write ({RESULTS.parent})")
     listing = add(
         "list",
         _list,
@@ -205,21 +195,15 @@ def _run(options: argparse.Namespace) -> int:
         loaded = load(config.model, config.device, config.dtype, config.attn, config.chat)
         cell = prepare(config, loaded)
         told = cell_text(config)
-        watcher = Watcher(
-            session=lambda n: status.update(f"{told} · session {n}/{config.sessions}")
-        )
+        watcher = Watcher(session=lambda n: status.update(f"{told} · session {n}/{config.sessions}"))
         row, path, ran = run_or_load(cell, options.results, options.force, watcher)
     if not ran:
         console.print("already there (--force runs it again)")
-    console.print(
-        row_table(row, path, _against_full(cell_config=config, options=options, cell=cell, row=row))
-    )
+    console.print(row_table(row, path, _against_full(cell_config=config, options=options, cell=cell, row=row)))
     return 0 if row.status == "ok" else 1
 
 
-def _against_full(
-    cell_config: RunConfig, options: argparse.Namespace, cell: object, row: object
-) -> str:
+def _against_full(cell_config: RunConfig, options: argparse.Namespace, cell: object, row: object) -> str:
     from .config import with_press
     from .rows import Row, load_row, row_path
     from .runner import Cell, prepare
@@ -276,16 +260,13 @@ def _sweep(options: argparse.Namespace) -> int:
             progress.console.print(row_line(row, ran), highlight=False)  # type: ignore[arg-type]
 
         watcher = Watcher(
-            start=lambda cell: progress.update(
-                bar, description=cell_text(cell.config).replace("[", "\\[")
-            ),
+            start=lambda cell: progress.update(bar, description=cell_text(cell.config).replace("[", "\\[")),
             end=end,
         )
         outcome = run_sweep(configs, options.results, options.force, watcher)
         progress.update(bar, description="done", total=progress.tasks[0].completed)
     console.print(
-        f"{outcome.ran} run, {outcome.skipped} already there, {outcome.failed} failed; "
-        f"rows in {options.results}"
+        f"{outcome.ran} run, {outcome.skipped} already there, {outcome.failed} failed; rows in {options.results}"
     )
     return 1 if outcome.failed else 0
 
@@ -294,9 +275,7 @@ def _report(options: argparse.Namespace) -> int:
     from .errors import UsageError
 
     if not options.results.is_dir():
-        raise UsageError(
-            f"no such folder: {options.results}; run a sweep first, or name it with --results"
-        )
+        raise UsageError(f"no such folder: {options.results}; run a sweep first, or name it with --results")
     from .report import write
 
     written = write(options.results, options.out)

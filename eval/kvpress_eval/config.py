@@ -86,9 +86,7 @@ class RunConfig:
                 "after_context, before any question is there"
             )
         if self.mode == "multi-request" and self.history == "own":
-            raise UsageError(
-                "history 'own' needs mode 'multi-turn': multi-request questions have no history"
-            )
+            raise UsageError("history 'own' needs mode 'multi-turn': multi-request questions have no history")
         if self.schedule == "default":
             usual = "after_turn1_prompt" if self.mode == "multi-turn" else "after_context"
             object.__setattr__(self, "schedule", usual)
@@ -179,19 +177,13 @@ class SweepConfig:
         presses = list(dict.fromkeys(["full", *_expand(self.presses, self.vary)]))
         shared = {f.name for f in fields(RunConfig)} & {f.name for f in fields(self)}
         base = {name: getattr(self, name) for name in shared}
-        grid = itertools.product(
-            self.models, self.lengths, self.seeds, presses, self.tasks, self.modes
-        )
+        grid = itertools.product(self.models, self.lengths, self.seeds, presses, self.tasks, self.modes)
         found = []
         for model, length, seed, press, task, mode in grid:
             own = dict(base)
             if mode == "multi-request":
                 own |= {"schedule": "default", "history": "gold"}
-            found.append(
-                RunConfig(
-                    **own, model=model, press=press, task=task, mode=mode, length=length, seed=seed
-                )
-            )
+            found.append(RunConfig(**own, model=model, press=press, task=task, mode=mode, length=length, seed=seed))
         return list(dict.fromkeys(found))
 
 
@@ -218,12 +210,8 @@ def _expand(presses: Sequence[str], vary: Mapping[str, Sequence[Any]]) -> list[s
 def _convert(key: str, value: Any, kind: str) -> Any:
     if kind.startswith("Mapping"):
         if not isinstance(value, Mapping):
-            raise UsageError(
-                f"{key} must map names to lists, for example {key}.keep=[0.5,0.25], got {value!r}"
-            )
-        return {
-            str(k): tuple(v) if isinstance(v, (list, tuple)) else (v,) for k, v in value.items()
-        }
+            raise UsageError(f"{key} must map names to lists, for example {key}.keep=[0.5,0.25], got {value!r}")
+        return {str(k): tuple(v) if isinstance(v, (list, tuple)) else (v,) for k, v in value.items()}
     if kind.startswith("Sequence"):
         items = value if isinstance(value, (list, tuple)) else [value]
         if not items:

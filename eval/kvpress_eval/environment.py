@@ -40,9 +40,7 @@ def commit() -> str | None:
     if head is None:
         return None
     # results are written into the checkout too: only code makes it dirty
-    changed = _git(
-        package, "status", "--porcelain", "--", ":/kvpress", ":/eval", ":/pyproject.toml"
-    )
+    changed = _git(package, "status", "--porcelain", "--", ":/kvpress", ":/eval", ":/pyproject.toml")
     return head + ("+dirty" if changed else "")
 
 
@@ -93,9 +91,7 @@ class Peak:
             top = torch.cuda.max_memory_allocated(self.device)
             return max(0, top - self.base), "cuda allocated above model"
         high = _status("VmHWM")
-        return (
-            (None, None) if high is None else (max(0, high - self.base), "rss above loaded model")
-        )
+        return (None, None) if high is None else (max(0, high - self.base), "rss above loaded model")
 
 
 def _status(key: str) -> int | None:

@@ -25,14 +25,13 @@ def score(task: str, prediction: str, reference: Reference, scorer: Scorer = "co
     """The score in 0..1 of one answer.
 
     Args:
-        task: a name of :data:`~kvpress_eval.tasks.TASKS`. prediction: the text the model wrote.
+        task: a name of :data:`~kvpress_eval.tasks.TASKS`.
+        prediction: the text the model wrote.
         reference: the gold text; for ``vt`` the list of names, for ``many_shot`` the option letter.
-        scorer: ``"corrected"``, ``"reference"`` (the released scorer) or ``"exact"`` (equal up to
-        white space).
+        scorer: ``"corrected"``, ``"reference"`` (the released scorer) or ``"exact"`` (equal up to white space).
 
     Raises:
-        UsageError: for an unknown task or scorer, or an empty reference (which any text would
-        contain).
+        UsageError: for an unknown task or scorer, or an empty reference (which any text would contain).
     """
     if not reference or (not isinstance(reference, str) and not all(reference)):
         raise UsageError("a reference must not be empty: every answer would count as right")

@@ -59,22 +59,18 @@ def resolve_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         line = str(error).splitlines()[0] if str(error) else "not available"
-        raise UsageError(
-            f"device {name!r} cannot be used here ({line}); try --device cpu"
-        ) from None
+        raise UsageError(f"device {name!r} cannot be used here ({line}); try --device cpu") from None
     return device
 
 
-def load(
-    name: str, device: str = "auto", dtype: str = "auto", attn: str = "auto", chat: str = "auto"
-) -> Loaded:
+def load(name: str, device: str = "auto", dtype: str = "auto", attn: str = "auto", chat: str = "auto") -> Loaded:
     """Load a model and its tokenizer.
 
     Args:
         name: ``tiny``, ``tiny-outlier``, a folder that ``save_pretrained`` wrote, or a hub id.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``. dtype: ``auto`` (float32 for the
-        bundled model, else what the checkpoint says) or a torch dtype's name. attn: transformers'
-        name of the attention implementation outside the press; ``auto`` lets it choose.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        dtype: ``auto`` (float32 for the bundled model, else what the checkpoint says) or a torch dtype's name.
+        attn: transformers' name of the attention implementation outside the press; ``auto`` lets it choose.
         chat: use the tokenizer's chat template: ``auto``, ``on`` or ``off``.
 
     Raises:
@@ -118,9 +114,7 @@ def _load_any(name: str, dtype: Any, attn: str) -> tuple[Any, Any]:
 
     folder = Path(name).expanduser()
     if name.startswith(("/", ".", "~")) and not folder.is_dir():
-        raise UsageError(
-            f"cannot load model {name!r}: no such folder; give a folder, a hub id, or `tiny`"
-        )
+        raise UsageError(f"cannot load model {name!r}: no such folder; give a folder, a hub id, or `tiny`")
     source = str(folder) if folder.is_dir() else name
     options: dict[str, Any] = {"dtype": dtype}
     if attn != "auto":

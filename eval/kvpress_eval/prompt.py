@@ -45,9 +45,7 @@ class Prompter:
         UsageError: for a chat template that is missing or cannot be cut.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, rendering: Rendering, chat: str = "auto"
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, rendering: Rendering, chat: str = "auto") -> None:
         has_template = bool(getattr(tokenizer, "chat_template", None))
         if chat == "on" and not has_template:
             raise UsageError("this tokenizer has no chat template; use --chat off")
@@ -85,9 +83,7 @@ class Prompter:
         self._check_begin(prompt)
         return prompt
 
-    def _plain(
-        self, episode: Episode, after_context: str, after_answer: str, before_answer: str
-    ) -> Prompt:
+    def _plain(self, episode: Episode, after_context: str, after_answer: str, before_answer: str) -> Prompt:
         questions = [turn.question for turn in episode.turns]
         answers = [turn.answer.removesuffix(f" {STOP}") for turn in episode.turns]
         alone = [self._ids(after_context + text) for text in questions]
@@ -121,9 +117,7 @@ class Prompter:
         return Prompt(self._ids(context), questions, alone, golds)
 
     def _render(self, messages: list[dict[str, str]]) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        )
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def _cut(self, text: str) -> tuple[str, str]:
         before, mark, after = text.partition(_CUT)
@@ -133,9 +127,7 @@ class Prompter:
 
     def _rest(self, text: str, beginning: str) -> str:
         if not text.startswith(beginning):
-            raise UsageError(
-                "this chat template puts the question before the context; use --chat off"
-            )
+            raise UsageError("this chat template puts the question before the context; use --chat off")
         return text[len(beginning) :]
 
     def _ids(self, text: str) -> list[int]:

@@ -1,6 +1,6 @@
 """Reports on result rows: a generated README, an offline page, and a summary in the terminal.
 
-The same rows give the same bytes, so that a check can tell whether a committed report is fresh (`stale`).
+The same rows give the same bytes, so that `stale` can tell whether a committed report is fresh.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .page.analysis import analyse
 from .page.claims import Analysis
-from .page.gates import Gate, run_gates
+from .page.gates import Gate, run_gates, tally
 from .page.html import render_html
 from .page.loading import Ignored, read_rows
 from .page.markdown import render_markdown
@@ -31,10 +31,8 @@ class ReportPaths:
     gates: tuple[Gate, ...]
 
     def __str__(self) -> str:
-        passed = sum(gate.verdict == "pass" for gate in self.gates)
         found = f"{self.rows} rows, {len(self.ignored)} other files"
-        gates = f"sanity gates {passed} of {len(self.gates)} pass"
-        return f"{self.readme} and {self.page} ({found}, {gates})"
+        return f"{self.readme} and {self.page} ({found}; sanity gates: {tally(self.gates)})"
 
     @property
     def gates_pass(self) -> bool:
@@ -43,10 +41,10 @@ class ReportPaths:
 
 
 def write(results_dir: Path, out_dir: Path) -> ReportPaths:
-    """Read every `<model>/<run_id>.json` under `results_dir`; write `README.md` and `index.html` to `out_dir`.
+    """Read all `<model>/<run_id>.json` in `results_dir`, write `README.md` and `index.html`.
 
     Args:
-        results_dir: the folder with the rows. Files that are not rows are listed in the report, not read.
+        results_dir: the folder with the rows. Files that are no rows are listed in the report.
         out_dir: created when missing; it may hold `results_dir`.
 
     Raises:
@@ -73,7 +71,7 @@ def stale(results_dir: Path, out_dir: Path) -> list[Path]:
 
 
 def print_summary(results_dir: Path, console: Console) -> None:
-    """Print one table per model and length, modes side by side, and the gates that failed. Needs rich."""
+    """Print one table per model and length, modes side by side, and failed gates. Needs rich."""
     from .page.terminal import print_analysis
 
     analysis = analyse(*read_rows(results_dir))

@@ -93,16 +93,12 @@ class Row:
             UsageError: for another format or a missing key.
         """
         if data.get("format") != FORMAT:
-            raise UsageError(
-                f"row format {data.get('format')!r} is not {FORMAT}; run the cell again"
-            )
+            raise UsageError(f"row format {data.get('format')!r} is not {FORMAT}; run the cell again")
         names = {f.name for f in fields(cls)}
         try:
             return cls(**{key: value for key, value in data.items() if key in names})
         except TypeError as error:
-            raise UsageError(
-                f"not a result row: {error}; remove the file and run the cell again"
-            ) from None
+            raise UsageError(f"not a result row: {error}; remove the file and run the cell again") from None
 
 
 def run_id(config: Mapping[str, Any]) -> str:

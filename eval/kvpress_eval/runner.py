@@ -83,11 +83,7 @@ def prepare(config: RunConfig, loaded: Loaded) -> Cell:
         )
     press = Press.parse(config.press)
     recipe = press.recipe
-    if (
-        config.schedule == "every_turn_prompt"
-        and recipe.evicts
-        and not recipe.schedule.every_prompt
-    ):
+    if config.schedule == "every_turn_prompt" and recipe.evicts and not recipe.schedule.every_prompt:
         raise UsageError(
             f"schedule every_turn_prompt needs a press that chooses again after each prompt, and "
             f"{press} does so once; give it every_prompt=true, or leave the schedule out"
@@ -168,9 +164,7 @@ def _sessions(cell: Cell, tick: Tick | None) -> tuple[list[Episode], list[Answer
         for number in range(cell.config.sessions):
             episode = cell.episode(number)
             prompt = cell.loaded.prompter.prompt(episode)
-            answers.append(
-                ask(model, session, prompt, cell.config, stops, episode.max_new_tokens, cell.batch)
-            )
+            answers.append(ask(model, session, prompt, cell.config, stops, episode.max_new_tokens, cell.batch))
             episodes.append(episode)
             if tick is not None:
                 tick(number + 1)
@@ -186,9 +180,7 @@ def _fill(row: Row, cell: Cell, episodes: list[Episode], answers: list[Answers])
         for turn, text, stopped in zip(episode.turns, texts, got.stopped, strict=True):
             if scorer == "exact":
                 # the stop token is part of what the dialect must say
-                scores.append(
-                    score(row.task, text + (" ;" if stopped else ""), turn.answer, "exact")
-                )
+                scores.append(score(row.task, text + (" ;" if stopped else ""), turn.answer, "exact"))
             else:
                 scores.append(score(row.task, text, turn.reference))
         row.session_ids.append(episode.id)

@@ -127,9 +127,7 @@ def plan_table(configs: Sequence[RunConfig], there: Sequence[bool]) -> Table:
 
 def two_columns(console: Console, title: str, items: Mapping[str, str]) -> None:
     """Print names with their descriptions."""
-    table = Table(
-        title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0)
-    )
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, about in items.items():

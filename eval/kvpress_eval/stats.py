@@ -1,11 +1,12 @@
 """Statistics of paired, clustered benchmark scores, with numpy alone.
 
 - The unit of resampling is the *session*: its turns share one context and are not independent.
-- Every comparison is *paired*: the same sessions, answered from the full cache and from the compressed one.
-- A macro mean over tasks is a stratified mean: every function takes one array per task (stratum) and gives
-  each task the same weight, however many sessions it has.
-- Everything is seeded and gives the same bytes on every machine: the random streams come from numpy's frozen
-  `RandomState`, because `Generator` streams may change between numpy releases.
+- Every comparison is *paired*: the same sessions, answered from the full cache and from the
+  compressed one.
+- A macro mean over tasks is a stratified mean: every function takes one array per task (stratum)
+  and gives each task the same weight, however many sessions it has.
+- Everything is seeded and gives the same bytes on every machine: the random streams come from
+  numpy's frozen `RandomState`, because `Generator` streams may change between numpy releases.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ _NORMAL = NormalDist()
 class Interval:
     """A mean with its confidence interval.
 
-    `low` and `high` are NaN when a stratum has fewer than two sessions. `method` is "percentile", "bca",
-    "constant" (no variation at all: the bootstrap has nothing to resample) or "none".
+    `low` and `high` are NaN when a stratum has fewer than two sessions. `method` is "percentile",
+    "bca", "constant" (no variation at all: the bootstrap has nothing to resample) or "none".
     """
 
     mean: float
@@ -51,8 +52,8 @@ def paired_differences(
 ) -> Array:
     """`d_s = mean over turns t of (method[s][t] - full[s][t])` for the sessions `s` both have.
 
-    Sessions are matched by id, in sorted order; a session only one side has is left out (compare the
-    length of the result with what you expected), and so are turns only one side has.
+    Sessions are matched by id, in sorted order; a session only one side has is left out (compare
+    the length of the result with what you expected), and so are turns only one side has.
     """
     differences = []
     for session in sorted(method.keys() & full.keys()):
@@ -71,11 +72,11 @@ def bootstrap_interval(
 ) -> Interval:
     """Session bootstrap of the macro mean `m = 1/T sum_t mean(strata[t])`.
 
-    Sessions are drawn with replacement within each stratum. The interval is the percentile one, or BCa
-    (bias-corrected and accelerated, Efron 1987) when the smallest stratum has fewer than 40 sessions:
-    quantile levels `Phi(z0 + (z0 + z) / (1 - a (z0 + z)))` with `z0 = Phi^-1(share of resampled means below
-    m, ties counted half)` and `a = sum(l^3) / (6 sum(l^2)^1.5)`, `l` the influence of each session on `m`.
-    Under 10 sessions even BCa covers less than it says.
+    Sessions are drawn with replacement within each stratum. The interval is the percentile one, or
+    BCa (bias-corrected and accelerated, Efron 1987) when the smallest stratum has fewer than 40
+    sessions: quantile levels `Phi(z0 + (z0 + z) / (1 - a (z0 + z)))` with `z0 = Phi^-1(share of
+    resampled means below m, ties counted half)` and `a = sum(l^3) / (6 sum(l^2)^1.5)`, `l` the
+    influence of each session on `m`. Under 10 sessions even BCa covers less than it says.
     """
     arrays = [np.asarray(values, dtype=np.float64) for values in strata]
     if not arrays or any(values.size == 0 for values in arrays):
@@ -90,7 +91,7 @@ def bootstrap_interval(
     means = np.zeros(resamples)
     for index, values in enumerate(arrays):
         drawn = _resample_weights(values.size, resamples, seed) @ values
-        # Rows of the weights are independent, so a shift makes the strata independent of each other.
+        # Rows of the weights are independent, so a shift makes the strata independent.
         means += np.roll(drawn, index * 997) / len(arrays)
     tail = (1 - level) / 2
     levels, method = [tail, 1 - tail], "percentile"
@@ -101,10 +102,10 @@ def bootstrap_interval(
 
 
 def sign_flip_p(strata: Sequence[ArrayLike], *, resamples: int = RESAMPLES, seed: int = 0) -> float:
-    """Two-sided p of "the paired differences are symmetric about zero", by flipping the sign of sessions.
+    """Two-sided p of "the paired differences are symmetric about zero", by flipping signs.
 
-    Statistic `|1/T sum_t mean(strata[t])|`. All `2^n` patterns of the n non-zero differences are enumerated
-    when `n <= 14`; otherwise `p = (1 + #{as large or larger}) / (1 + resamples)`.
+    Statistic `|1/T sum_t mean(strata[t])|`. All `2^n` patterns of the n non-zero differences are
+    enumerated when `n <= 14`; otherwise `p = (1 + #{as large or larger}) / (1 + resamples)`.
     """
     arrays = [np.asarray(values, dtype=np.float64) for values in strata]
     if not arrays or any(values.size == 0 for values in arrays):
@@ -124,7 +125,7 @@ def sign_flip_p(strata: Sequence[ArrayLike], *, resamples: int = RESAMPLES, seed
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p: `max over j <= i of min(1, (m - j) p_(j))`, j from 0, NaN left out of m."""
+    """Holm's adjusted p: `max over j <= i of min(1, (m - j) p_(j))`, j from 0; NaN is left out."""
     finite = [i for i, p in enumerate(p_values) if p == p]
     adjusted = [float("nan")] * len(p_values)
     running = 0.0
@@ -137,10 +138,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def minimum_detectable_difference(
     strata: Sequence[ArrayLike], *, alpha: float = 0.05, power: float = 0.8
 ) -> float:
-    """Smallest true difference a two-sided test finds with this power: `(z_(1-alpha/2) + z_power) se`.
+    """Smallest true difference a two-sided test finds: `(z_(1-alpha/2) + z_power) se`.
 
-    `se = 1/T sqrt(sum_t sd_t^2 / n_t)` from the paired differences observed (normal approximation). NaN with
-    fewer than two sessions, and when no session differs: then see `unseen_share`.
+    `se = 1/T sqrt(sum_t sd_t^2 / n_t)` from the paired differences observed (normal approximation).
+    NaN with fewer than two sessions, and when no session differs: then see `unseen_share`.
     """
     arrays = [np.asarray(values, dtype=np.float64) for values in strata]
     if not arrays or any(values.size < 2 for values in arrays):
@@ -153,9 +154,10 @@ def minimum_detectable_difference(
 
 
 def unseen_share(n: int, *, level: float = 0.95) -> float:
-    """Largest share of sessions that could differ although none of `n` did: `1 - (1 - level)^(1/n)`, about 3/n.
+    """Share of sessions that may differ though none of n did: `1 - (1 - level)^(1/n)`, about 3/n.
 
-    This is what a difference of exactly zero supports; a bootstrap interval of zero width claims far too much.
+    This is what a difference of exactly zero supports; a bootstrap interval of zero width claims
+    far too much.
     """
     return 1.0 - (1.0 - level) ** (1.0 / n) if n > 0 else float("nan")
 

@@ -1,1 +1,1 @@
-"""The parts behind `kvpress_eval.report`: reading rows, analysing them, and rendering the three outputs."""
+"""The parts behind `kvpress_eval.report`: reading rows, analysing them, rendering the outputs."""

@@ -1,7 +1,7 @@
-"""From rows to claims: pair with the full cache, test, pool seeds, average over tasks, find Pareto fronts.
+"""From rows to claims: pair with the full cache, test, pool seeds, average over tasks.
 
-A *table* is everything that may be compared (same model, mode, length, history, rendering). A *cell*
-is one method on one task in it, seeds pooled; without a task it is the macro mean over the table's.
+A *table* is everything that may be compared (same model, mode, length, history, rendering).
+A *cell* is one method on one task in it, seeds pooled; without a task it is the macro mean.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _superseded(rows: Iterable[Row]) -> frozenset[str]:
 
 
 def _references(rows: Sequence[Row]) -> dict[str, Row]:
-    """The full-cache row of each row: same table, task and seed; best in the same environment, then the newest."""
+    """The full-cache row of each row: same table, task, seed; best the same device, then newest."""
     full: dict[tuple[object, ...], list[Row]] = defaultdict(list)
     for row in rows:
         if row.is_full:
@@ -101,7 +101,7 @@ def _references(rows: Sequence[Row]) -> dict[str, Row]:
 def _row_contrasts(
     rows: Sequence[Row], references: dict[str, Row], superseded: frozenset[str]
 ) -> dict[str, Contrast]:
-    """Holm runs over all methods x tasks of a table; a superseded row is shown with its raw p only."""
+    """Holm runs over all methods x tasks of a table; a superseded row gets its raw p only."""
     families: dict[Table, list[Row]] = defaultdict(list)
     for row in rows:
         if not row.is_full and row.path in references:
@@ -126,7 +126,7 @@ def _contrast(strata: list[list[Row]], references: dict[str, Row], family: int) 
     ]
     return Contrast(
         diff=stats.bootstrap_interval(differences),
-        # Holm multiplies the smallest p by the family's size: enough flips that it can still fall below 0.05.
+        # Holm multiplies the smallest p by the family's size: it must still be able to pass 0.05.
         p=stats.sign_flip_p(differences, resamples=max(stats.RESAMPLES, 40 * family)),
         p_holm=NAN,
         detectable=stats.minimum_detectable_difference(differences),

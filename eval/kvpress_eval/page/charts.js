@@ -36,6 +36,10 @@ function qualityPanel(here, facet, width, floor, bounds) {
   if (full) root.append(
     full.score[1] !== null && svg("rect", { class: "band", x: box.left, width: box.right - box.left, y: Y(full.score[2]), height: Math.max(0, Y(full.score[1]) - Y(full.score[2])) }),
     svg("line", { class: "reference", x1: box.left, x2: box.right, y1: Y(full.score[0]), y2: Y(full.score[0]) }));
+  const chance = full && full.chance;
+  if (has(chance) && chance >= Math.max(0.01, bounds[0])) {
+    root.append(svg("line", { class: "guess", x1: box.left, x2: box.right, y1: Y(chance), y2: Y(chance) }));
+  }
   if (front.length > 1) {
     root.append(svg("path", { class: "front", d: front.map((c, i) => (i ? `H${X(c.bytes_ratio)}V${Y(c.score[0])}` : `M${X(c.bytes_ratio)},${Y(c.score[0])}`)).join("") }));
   }
@@ -68,6 +72,10 @@ function qualityPanel(here, facet, width, floor, bounds) {
   if (full) labels.unshift({
     text: `full cache ${points(full.score[0])}`, anchors: [{ x: box.left - 5, y: Y(full.score[0]) - 9 }],
     draw: (x, y) => root.append(svg("text", { class: "note", x, y }, `full cache ${points(full.score[0])}`)),
+  });
+  if (root.querySelector(".guess")) labels.unshift({
+    text: `guessing ${points(chance)}`, anchors: [{ x: box.left - 5, y: Y(chance) - 9 }],
+    draw: (x, y) => root.append(svg("text", { class: "note", x, y }, `guessing ${points(chance)}`)),
   });
   placeLabels(labels, marks, segments, box);
   if (front.length > 2) placeFrontNote(root, front, X, Y, marks, box);

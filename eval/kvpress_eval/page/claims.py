@@ -1,4 +1,4 @@
-"""What a report claims: tables of comparable runs, cells in them, and their contrasts to the full cache."""
+"""What a report claims: tables of comparable runs, cells in them, contrasts to the full cache."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Table(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A press and when it fires. The full cache never fires, so it is one method whatever its schedule says."""
+    """A press and when it fires; the full cache never does, so its schedule is left out."""
 
     press: str
     schedule: str
@@ -44,7 +44,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Cell:
-    """A method on a task, or on all tasks of its table (`task` empty). Sizes and times are means over rows."""
+    """A method on a task, or on all tasks of its table (then `task` is empty)."""
 
     table: Table
     method: Method
@@ -71,7 +71,7 @@ class Cell:
         return self.mean_of("bytes_ratio")
 
     def mean_of(self, name: str) -> float:
-        """Mean of a numeric field of the rows, tasks weighted equally; NaN when no row states it."""
+        """Mean of a numeric field of the rows, tasks weighted equally; NaN when no row has it."""
         by_task: dict[str, list[float]] = defaultdict(list)
         for row in self.rows:
             if getattr(row, name) is not None:
@@ -92,7 +92,7 @@ class Analysis:
     cells: tuple[Cell, ...]
 
     def macros(self, table: Table) -> list[Cell]:
-        """Macro cells of a table: the full cache first, then from more bytes to fewer, then by score."""
+        """Macro cells of a table: full cache first, then by falling bytes, then by score."""
         return [cell for cell in self.cells if cell.table == table and not cell.task]
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from .claims import Analysis, table_of
@@ -14,7 +14,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Gate:
-    """One verdict: "pass", "fail", or "not checked" when no row could show it. `details` name the offenders."""
+    """One check of all rows that it applies to; `failures` name the offenders."""
 
     name: str
     claim: str
@@ -26,6 +26,17 @@ class Gate:
     def verdict(self) -> str:
         """pass, fail or not checked."""
         return "fail" if self.failures else "pass" if self.checked else "not checked"
+
+
+def tally(gates: Sequence[Gate]) -> str:
+    """`4 of 6 pass, 1 fails, 1 not checked`."""
+    verdicts = [gate.verdict for gate in gates]
+    parts = [f"{verdicts.count('pass')} of {len(gates)} pass"]
+    if bad := verdicts.count("fail"):
+        parts.append(f"{bad} {'fails' if bad == 1 else 'fail'}")
+    if unknown := verdicts.count("not checked"):
+        parts.append(f"{unknown} not checked")
+    return ", ".join(parts)
 
 
 def run_gates(analysis: Analysis) -> list[Gate]:
@@ -45,11 +56,7 @@ def run_gates(analysis: Analysis) -> list[Gate]:
             "a press saves bytes",
             "every press that drops or packs something holds fewer bytes than the dense cache",
             presses,
-            lambda r: (
-                None
-                if r.bytes_ratio is not None and r.bytes_ratio < 1
-                else f"bytes/dense {'not stated' if r.bytes_ratio is None else f'{r.bytes_ratio:.3f}'}"
-            ),
+            _saving_problem,
         ),
         _gate(
             "scores follow from sessions",
@@ -110,7 +117,7 @@ def _keep_all_is_full(analysis: Analysis, done: list[Row]) -> Gate:
 
 
 def _is_reference(row: Row, analysis: Analysis) -> bool:
-    """The full-cache row the others are compared with: its repeats are checked against it, not it against them."""
+    """A full-cache row in use: its repeats are checked against it, not it against them."""
     return row.is_full and row.path not in analysis.superseded
 
 
@@ -129,6 +136,12 @@ def _bytes_problem(row: Row) -> str | None:
         if abs(ratio - row.bytes_ratio) > 0.02 * ratio:
             return f"bytes/dense is {ratio:.4f}, {row.bytes_ratio:.4f} claimed"
     return None
+
+
+def _saving_problem(row: Row) -> str | None:
+    if row.bytes_ratio is None:
+        return "bytes/dense not stated"
+    return None if row.bytes_ratio < 1 else f"bytes/dense {row.bytes_ratio:.3f}"
 
 
 def _score_problem(row: Row) -> str | None:

@@ -1,4 +1,4 @@
-"""The offline page: one HTML file with its style, scripts and data inline, and nothing fetched from anywhere."""
+"""The offline page: one HTML file, its style, scripts and data inline, nothing fetched."""
 
 from __future__ import annotations
 
@@ -12,37 +12,19 @@ from typing import Any
 
 from ..stats import Interval
 from .claims import Analysis, Cell, method_of, table_of, table_order
-from .gates import Gate
+from .gates import Gate, tally
 from .loading import Row
 from .numbers import snap
 from .presses import family, keeps_everything, sweep
 
 SCRIPTS = ("core.js", "plot.js", "charts.js", "tables.js", "main.js")
-_ROW_FIELDS = (
-    *("run_id", "status", "error", "suite", "press", "press_spec", "task", "schedule"),
-    *(
-        "question_visible",
-        "seed",
-        "sessions",
-        "turns",
-        "hit_limit",
-        "empty",
-        "bytes",
-        "bytes_dense",
-    ),
-    *("bytes_ratio", "logical_length", "peak_memory", "peak_kind", "ttft_s", "tpot_s", "press_s"),
-    *(
-        "prefill_s",
-        "seconds",
-        "device",
-        "dtype",
-        "threads",
-        "versions",
-        "commit",
-        "started",
-        "command",
-        "path",
-    ),
+_ROW_FIELDS = tuple(
+    """
+    run_id status error suite press press_spec task schedule question_visible seed sessions turns
+    chance hit_limit empty bytes bytes_dense bytes_ratio logical_length peak_memory peak_kind
+    ttft_s tpot_s press_s prefill_s seconds device dtype attn threads versions commit started
+    command path
+""".split()  # noqa: SIM905 - a list of names reads better as text
 )
 
 
@@ -52,8 +34,8 @@ def render_html(analysis: Analysis, gates: Sequence[Gate]) -> str:
     script = "(() => {\n" + "\n".join(_asset(name) for name in SCRIPTS) + "})();\n"
     parts = {
         "policy": (
-            f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
-            "base-uri 'none'; form-action 'none'"
+            f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
+            f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
         ),
         "style": style,
         "script": script,
@@ -64,7 +46,7 @@ def render_html(analysis: Analysis, gates: Sequence[Gate]) -> str:
 
 
 def page_data(analysis: Analysis, gates: Sequence[Gate]) -> dict[str, Any]:
-    """What the scripts get. Scores stay fractions, times seconds, sizes bytes; numbers are rounded."""
+    """What the scripts get: scores in fractions, times in seconds, sizes in bytes, rounded."""
     tables = sorted({table_of(row) for row in analysis.rows}, key=table_order)
     index = {table: i for i, table in enumerate(tables)}
     presses = sorted({row.press for row in analysis.rows})
@@ -77,6 +59,7 @@ def page_data(analysis: Analysis, gates: Sequence[Gate]) -> dict[str, Any]:
         "rows": _pack(
             [{"table": index[table_of(row)], **_row(row, analysis)} for row in analysis.rows]
         ),
+        "tally": tally(gates),
         "gates": [
             {
                 "name": gate.name,
@@ -107,7 +90,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "later": snap(cell.later, 5),
         **{
             name: snap(cell.mean_of(name), 7)
-            for name in ("bytes_ratio", "bytes", "peak_memory", "ttft_s", "tpot_s", "press_s")
+            for name in ("chance", "bytes_ratio", "bytes", "tpot_s")
         },
         "sessions": sum(row.sessions for row in cell.rows),
         "asked": sum(row.turns for row in cell.rows),
@@ -154,7 +137,7 @@ def _interval(interval: Interval | None) -> list[float | None] | None:
 
 
 def _pack(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Columns instead of records, and repeated values once: half the rows differ in little but numbers."""
+    """Columns instead of records, repeated values once: rows differ in little but numbers."""
     columns: dict[str, Any] = {}
     for name in records[0] if records else ():
         values = [record[name] for record in records]

@@ -1,4 +1,4 @@
-"""Read result rows without trusting them: a file that is not a valid row is named with its reason, never guessed."""
+"""Read result rows without trusting them: what is not a valid row is named with its reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OWN_OUTPUT = ("README.md", "index.html")  # what the report itself writes, perh
 
 @dataclass(frozen=True)
 class Row:
-    """One result row: one press on one task in one mode. Scores are fractions 0..1, times seconds, sizes bytes.
+    """One press on one task in one mode; scores are fractions 0..1, times seconds, sizes bytes.
 
     What a row does not say is None (or empty); `scores` maps session id to the score of each turn.
     """
@@ -86,14 +86,15 @@ class Ignored:
 
 
 def read_rows(results_dir: Path) -> tuple[list[Row], list[Ignored]]:
-    """All rows under `results_dir`, in the order of their paths, and every other file with its reason.
+    """All rows under `results_dir` in the order of their paths, and the other files with reasons.
 
     Raises:
         FileNotFoundError: `results_dir` is not a folder.
     """
     if not results_dir.is_dir():
         raise FileNotFoundError(
-            f"{results_dir} is not a folder; expected <model>/<run_id>.json files in it. Run a sweep first."
+            f"{results_dir} is not a folder; expected <model>/<run_id>.json files in it. "
+            "Run a sweep first."
         )
     rows: list[Row] = []
     ignored: list[Ignored] = []
@@ -141,7 +142,7 @@ def parse_row(data: Any, path: str) -> Row:
         scores=scores,
         sessions=len(scores),
         turns=sum(len(turns) for turns in scores.values()),
-        bytes_by_kind={} if not ok else {str(kind): int(size) for kind, size in sorted(kinds.items())},
+        bytes_by_kind={str(kind): int(kinds[kind]) for kind in sorted(kinds)} if ok else {},
         question_visible=visible if isinstance(visible, bool) else None,
         threads=_integer(data.get("threads")),
         length=_required_int(data, "length"),
@@ -205,7 +206,7 @@ def _text(value: Any) -> str:
         return ", ".join(f"{key} {_text(item)}" for key, item in sorted(value.items()))
     if not isinstance(value, str):
         value = json.dumps(value, ensure_ascii=False)
-    # Lone surrogates would break the files written later; control and bidi characters would spoof a name.
+    # Lone surrogates cannot be written as UTF-8; control and bidi characters would spoof a name.
     spoils = ("Cc", "Cf", "Cs")
     return "".join("\ufffd" if category(c) in spoils and c not in "\n\t" else c for c in value)
 

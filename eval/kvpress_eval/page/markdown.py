@@ -6,28 +6,30 @@ import re
 from collections.abc import Iterable, Sequence
 
 from .claims import Analysis, Cell, Table
-from .gates import Gate
+from .gates import Gate, tally
 from .loading import Row
 from .numbers import NONE, fixed, percent, points, probability, span
 
 _HOW_TO_READ = """\
 Generated from the result rows by `kvpress_eval.report`; edit nothing here. The page
-[`index.html`](index.html) has the same numbers with charts, filters, every column and the command that
-reproduces each row; it opens from disk, offline.
+[`index.html`](index.html) has the same numbers with charts, filters, every column and the command
+that reproduces each row; it opens from disk, offline.
 
-- **score**: mean over sessions, 0 to 100; with several tasks the macro mean, every task counting the same.
-  In brackets its 95 % interval: sessions are resampled, not turns, because turns share a context
-  (10,000 resamples; BCa with fewer than 40 sessions in a task).
-- **\u0394 full**: the same sessions answered with the compressed cache minus with the full cache, in points, with its
-  paired 95 % interval. **p**: sign-flip test over sessions, Holm-adjusted over the methods of the table.
-  An asterisk marks p < 0.05.
-- **detects**: the smallest true difference this many sessions would find (5 % level, power 80 %). A smaller \u0394
-  without an asterisk is not evidence of equality.
-- **first**, **later**: score on the first turn and on the turns after it. In multi-turn mode a press that fires after
-  a prompt with the question in it has seen the first question and no other; in multi-request mode no question is seen.
-- **bytes/dense**: bytes really held (codes, scales, indices, positions, masks, window) over those of the
-  dense cache. \u25c6 marks the Pareto front: nothing with as few bytes scores higher.
-- Rows are ordered by bytes, from more to fewer: compare neighbours, which cost about the same memory.
+- **score**: mean over sessions, 0 to 100; with several tasks the macro mean, every task counting
+  the same. In brackets its 95 % interval: sessions are resampled, not turns, because turns share a
+  context (10,000 resamples; BCa with fewer than 40 sessions in a task).
+- **\u0394 full**: the same sessions answered with the compressed cache minus with the full cache,
+  in points, with its paired 95 % interval. **p**: sign-flip test over sessions, Holm-adjusted over
+  the methods of the table. An asterisk marks p < 0.05.
+- **detects**: the smallest true difference this many sessions would find (5 % level, power 80 %). A
+  smaller \u0394 without an asterisk is not evidence of equality.
+- **first**, **later**: score on the first turn and on the turns after it. In multi-turn mode a
+  press that fires after a prompt with the question in it has seen the first question and no other;
+  in multi-request mode no question is seen.
+- **bytes/dense**: bytes really held (codes, scales, indices, positions, masks, window) over those
+  of the dense cache. \u25c6 marks the Pareto front: nothing with as few bytes scores higher.
+- Rows are ordered by bytes, from more to fewer: compare neighbours, which cost about the same
+  memory.
 """
 _HEAD = (
     *(
@@ -114,17 +116,22 @@ def _gates(gates: Sequence[Gate]) -> str:
     ]
     notes = [f"- {gate.name}: {gate.note}." for gate in gates if gate.note]
     grid = _grid(("verdict", "gate", "checked", "failures"), 2, lines)
-    return "\n\n".join(filter(None, (grid, "\n".join(found + more + notes))))
+    return "\n\n".join(filter(None, (f"{tally(gates)}.", grid, "\n".join(found + more + notes))))
 
 
 def _table(analysis: Analysis, table: Table) -> str:
     macros = analysis.macros(table)
     tasks = sorted({row.task for cell in macros for row in cell.rows})
     grid = _grid(_HEAD, 1, [_line(cell, macros) for cell in macros])
+    full = [cell for cell in macros if cell.method.press == "full"]
     where = sorted({f"{r.device} {r.dtype}".strip() for cell in macros for r in cell.rows})
     about = [
-        f"Tasks: {', '.join(map(text, tasks))}. Measured on {', '.join(map(text, where)) or 'unknown'}."
+        f"Tasks: {', '.join(map(text, tasks))}.",
+        f"Measured on {', '.join(map(text, where)) or 'an unknown device'}.",
     ]
+    chance = full[0].mean_of("chance") if full else float("nan")
+    if chance == chance:
+        about.append(f"Guessing scores {points(chance)}.")
     if len(where) > 1:
         about.append("Times from different devices do not compare.")
     if any(not cell.complete for cell in macros):
@@ -147,12 +154,13 @@ def _line(cell: Cell, macros: Sequence[Cell]) -> list[str]:
     if not cell.complete:
         score += f" \u2020 {cell.tasks} of {cell.tasks_in_table} tasks"
     tpot = cell.mean_of("tpot_s")
+    ordered = cell.table.mode != "multi-request"  # there the order of questions means nothing
     turns = sum(row.turns for row in cell.rows)
     return [
         *(name, percent(cell.bytes_ratio), score),
         *(_difference(cell), probability(contrast.p_holm) if contrast else NONE),
         points(contrast.detectable) if contrast else NONE,
-        *(points(cell.first), points(cell.later)),
+        *((points(cell.first), points(cell.later)) if ordered else (NONE, NONE)),
         *(fixed(cell.mean_of("ttft_s"), 2), fixed(cell.mean_of("press_s"), 3), fixed(1000 * tpot)),
         f"{sum(row.sessions for row in cell.rows):,}/{turns:,}",
     ]
@@ -162,10 +170,11 @@ def _difference(cell: Cell) -> str:
     if cell.contrast is None:
         return NONE if cell.method.press == "full" else "not paired"
     diff = cell.contrast.diff
-    star = "*" if cell.contrast.p_holm < 0.05 else ""
+    star = "\\*" if cell.contrast.p_holm < 0.05 else ""
     if diff.method == "constant" and diff.mean == 0:
         return "0.0 (no session differs)"
-    return f"{points(diff.mean, sign=True)}{star and chr(92) + star} {span(diff.low, diff.high, sign=True)}".strip()
+    interval = span(diff.low, diff.high, sign=True)
+    return f"{points(diff.mean, sign=True)}{star} {interval}".strip()
 
 
 def _failed(rows: Sequence[Row]) -> str:

@@ -1,4 +1,4 @@
-"""How numbers are written in every output. Rounding is done twice so that float noise never reaches a digit."""
+"""How numbers are written everywhere; rounded twice, so that float noise reaches no digit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ NONE = "\u2013"
 
 
 def snap(value: float | None, digits: int = 6) -> float | None:
-    """Round, with values that differ only by float noise giving the same digits; None for NaN and None."""
+    """Round so that float noise gives the same digits; None for NaN, infinity and None."""
     if value is None or not math.isfinite(value):
         return None
     return round(round(value, digits + 6), digits) + 0.0  # + 0.0 turns -0.0 into 0.0

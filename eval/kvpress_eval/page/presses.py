@@ -1,4 +1,4 @@
-"""What can be read off the text of a press, without importing it: its family, its sweep, whether it drops anything."""
+"""What the text of a press tells: its family, its sweep, whether it drops anything."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _KEEPS_ALL = re.compile(
 
 
 def family(press: str) -> str:
-    """The methods without their arguments: `snapkv(keep=0.25) | kivi(bits=2)` -> `snapkv | kivi`."""
+    """The methods without arguments: `snapkv(keep=0.25) | kivi(bits=2)` -> `snapkv | kivi`."""
     bare = _COMMAS.sub("", _ARGUMENT.sub("", press)).replace("()", "")
     return " ".join(bare.split()) or press
 
 
 def sweep(press: str) -> str:
-    """The press with its budget left open, so that the points of one sweep share a line in a chart."""
+    """The press with its budget left open: the points of one sweep share a line in a chart."""
     opened, found = _AMOUNT.subn(r"\1=*", press)
     return opened if found else _WIDTH.sub(r"\1=*", press)
 
 
 def keeps_everything(press: str) -> bool:
-    """Whether each stage says it keeps all slots (and none is a codec): then it must equal the full cache."""
+    """Whether each stage keeps all slots and none is a codec: then it must equal the full cache."""
     return press == "full" or all(_KEEPS_ALL.search(stage) for stage in press.split("|"))

@@ -162,12 +162,12 @@ const ROW_COLUMNS = [
     ["setting", "resolved press", "", (r) => r.press_spec, null, "clip"], ["setting", "seed", "", (r) => r.seed, String, "num"],
     ["quality", "sessions", "", (r) => (r.status === "ok" ? r.sessions : null), whole], ["quality", "turns", "n", (r) => (r.status === "ok" ? r.turns : null), whole],
     ["quality", "first", "turn", (r) => r.first, points], ["quality", "later", "turns", (r) => r.later, points],
-    ["quality", "hit limit", "%", (r) => r.hit_limit, points], ["quality", "empty", "%", (r) => r.empty, points],
+    ["quality", "guessing", "points", (r) => r.chance, points], ["quality", "hit limit", "%", (r) => r.hit_limit, points], ["quality", "empty", "%", (r) => r.empty, points],
     ["memory", "bytes/dense", "", (r) => r.bytes_ratio, percent], ["memory", "bytes", "MiB", (r) => r.bytes, mebi], ["memory", "dense", "MiB", (r) => r.bytes_dense, mebi],
     ["memory", "logical length", "tokens", (r) => r.logical_length, whole], ["memory", "peak", "MiB", (r) => r.peak_memory, mebi], ["memory", "peak of", "", (r) => r.peak_kind],
     ["speed", "TTFT", "s", (r) => r.ttft_s, seconds], ["speed", "per token", "ms", (r) => r.tpot_s, millis], ["speed", "press", "s", (r) => r.press_s, seconds],
     ["speed", "prefill", "s", (r) => r.prefill_s, seconds], ["speed", "run", "s", (r) => r.seconds, (v) => fixed(v)],
-    ["provenance", "device", "", (r) => r.device], ["provenance", "dtype", "", (r) => r.dtype], ["provenance", "threads", "", (r) => r.threads, whole],
+    ["provenance", "device", "", (r) => r.device], ["provenance", "dtype", "", (r) => r.dtype], ["provenance", "attention", "", (r) => r.attn], ["provenance", "threads", "", (r) => r.threads, whole],
     ["provenance", "versions", "", (r) => r.versions, null, "clip"], ["provenance", "commit", "", (r) => r.commit.slice(0, 10)], ["provenance", "started", "", (r) => r.started],
     ["provenance", "run", "", (r) => r.run_id, null, "clip"], ["provenance", "command", "", (r) => r.command, null, "clip"],
   ].map(([group, name, unit, value, show, kind]) => ({
@@ -216,11 +216,10 @@ function drawFailed() {
 }
 
 function drawGates() {
-  const good = data.gates.filter((g) => g.verdict === "pass").length;
   const bad = data.gates.filter((g) => g.verdict === "fail");
   const box = byId("gates");
   box.querySelector("summary").replaceChildren(
-    el("b", { class: bad.length ? "bad" : "good" }, bad.length ? "✗ " : "✓ ", `Sanity gates: ${good} of ${data.gates.length} pass`),
+    el("b", { class: bad.length ? "bad" : "good" }, bad.length ? "✗ " : "✓ ", `Sanity gates: ${data.tally}`),
     bad.length ? `; failing: ${bad.map((g) => g.name).join("; ")}` : "", el("span", { class: "soft" }, "  (computed from the rows)"));
   box.open = bad.length > 0;
   const words = { pass: "✓ pass", fail: "✗ fail", "not checked": "– not checked" };

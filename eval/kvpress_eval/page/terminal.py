@@ -9,12 +9,12 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from .claims import Analysis, Cell, Method, Table
-from .gates import Gate
+from .gates import Gate, tally
 from .numbers import NONE, fixed, percent, points
 
 
 def print_analysis(analysis: Analysis, gates: Sequence[Gate], console: Console) -> None:
-    """One table per model, length, history and rendering with the modes as columns; then what is wrong."""
+    """One table per model, length, history, rendering, modes as columns; then what is wrong."""
     if not analysis.rows:
         console.print("No result rows found.")
     for model, length, history, rendering in sorted({(t[0], *t[2:]) for t in analysis.tables}):
@@ -97,8 +97,7 @@ def _print_problems(analysis: Analysis, gates: Sequence[Gate], console: Console)
     for item in analysis.ignored:
         console.print(Text(f"ignored {item.path}: {item.reason}", style="yellow"))
     wrong = [gate for gate in gates if gate.failures]
-    passed = sum(gate.verdict == "pass" for gate in gates)
-    console.print(f"\nsanity gates: {passed} of {len(gates)} pass", highlight=False)
+    console.print(f"\nsanity gates: {tally(gates)}", highlight=False)
     for gate in wrong:
         console.print(
             Text(f"\u2717 {gate.name} ({len(gate.failures)} of {gate.checked})", style="red")

@@ -35,11 +35,7 @@ def build(request: Request) -> Episode:
     for turn in episode.turns:
         found = task.solve[request.rendering](episode.context, turn.question)
         # the order of a list of names is not part of the answer
-        same = (
-            sorted(found.split()) == sorted(turn.answer.split())
-            if turn.golds
-            else found == turn.answer
-        )
+        same = sorted(found.split()) == sorted(turn.answer.split()) if turn.golds else found == turn.answer
         if not (same and turn.answer):
             raise AssertionError(f"{episode.id}: context says {found!r}, gold {turn.answer!r}")
     return episode

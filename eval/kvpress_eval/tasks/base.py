@@ -69,9 +69,7 @@ class Filler:
 
 
 def depth(request: Request, turn: int, rng: random.Random) -> float:
-    """A depth inside the part of the context that ``turn`` asks about, off its edges so that turns
-    keep apart.
-    """
+    """A depth inside the part of the context that ``turn`` asks about, off its edges: turns keep apart."""
     return (request.strata()[turn] + rng.uniform(0.125, 0.875)) / request.turns
 
 
@@ -141,9 +139,7 @@ def reserve(request: Request, turns: Sequence[Turn]) -> tuple[int, int]:
     return asked + request.turns * max_new, max_new
 
 
-def fit(
-    request: Request, turns: Sequence[Turn], build: Callable[[int], str], probe: int = 16
-) -> int:
+def fit(request: Request, turns: Sequence[Turn], build: Callable[[int], str], probe: int = 16) -> int:
     """How many filler pieces fill the length: ``build(n)`` ends at most one piece under it.
 
     The text is counted a handful of times, whatever its length.

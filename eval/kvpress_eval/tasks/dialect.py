@@ -56,11 +56,7 @@ def _choose(doc: dialect.Document, request: Request, rng: random.Random) -> list
     """One question per turn, each from its part of the document, no two with a record (chain,
     class) in common.
     """
-    fits = [
-        q
-        for q in doc.questions
-        if len(q.prompt) <= _QUESTION[q.task] and len(q.answer) <= _ANSWER[q.task]
-    ]
+    fits = [q for q in doc.questions if len(q.prompt) <= _QUESTION[q.task] and len(q.answer) <= _ANSWER[q.task]]
     hops = [q for q in fits if q.task != "trace" or len(q.evidence) > 1]
     free = hops if len({q.evidence[0] for q in hops}) >= 2 * request.turns else fits
     chosen: list[dialect.Question] = []
@@ -92,9 +88,7 @@ def _text(words: Sequence[str]) -> tuple[str, list[int]]:
 
 def _turn(question: dialect.Question, starts: Sequence[int]) -> Turn:
     # document index 0 is <bos>, which the text does not hold
-    spans: tuple[Span, ...] = tuple(
-        (starts[a - 1], starts[b - 1] - 1) for a, b in question.evidence
-    )
+    spans: tuple[Span, ...] = tuple((starts[a - 1], starts[b - 1] - 1) for a, b in question.evidence)
     return Turn(" ".join(question.prompt), " ".join(question.answer), spans)
 
 
@@ -106,11 +100,7 @@ def solver(kind: str) -> Callable[[str, str], str]:
 def _after(words: list[str], pattern: list[str], starts: Sequence[str] = (STOP, ".")) -> list[str]:
     """The words between the only record that begins with ``pattern`` and its ``;``."""
     n = len(pattern)
-    found = [
-        i + n
-        for i in range(len(words) - n)
-        if words[i : i + n] == pattern and (i == 0 or words[i - 1] in starts)
-    ]
+    found = [i + n for i in range(len(words) - n) if words[i : i + n] == pattern and (i == 0 or words[i - 1] in starts)]
     if len(found) != 1:
         raise ValueError(f"{' '.join(pattern)!r} stands {len(found)} times")
     return words[found[0] : words.index(STOP, found[0]) + 1]
@@ -138,11 +128,7 @@ def _solve_trace(context: str, question: str) -> str:
 def _solve_label(context: str, question: str) -> str:
     words = context.split()
     target = _class(question.split()[2])
-    labels = {
-        words[i + 1]
-        for i, word in enumerate(words)
-        if word == "->" and _class(words[i - 1]) == target
-    }
+    labels = {words[i + 1] for i, word in enumerate(words) if word == "->" and _class(words[i - 1]) == target}
     if len(labels) != 1:
         raise ValueError(f"class {target!r} has {len(labels)} labels")
     return f"{labels.pop()} {STOP}"

@@ -18,10 +18,7 @@ from .dialect import builder, solver
 
 __all__ = ["TASK"]
 
-_HEAD = (
-    "Extract the value corresponding to the specified key in the JSON object below.\n\n"
-    "JSON data:\n{"
-)
+_HEAD = "Extract the value corresponding to the specified key in the JSON object below.\n\nJSON data:\n{"
 _FOOT = "}"
 
 

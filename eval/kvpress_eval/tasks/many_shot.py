@@ -63,8 +63,7 @@ def _natural(request: Request) -> Episode:
     n_groups = max(9, request.turns + OPTIONS - 1)
     if n_groups > len(_ITEMS):
         raise EpisodeError(
-            f"task 'many_shot' has at most {len(_ITEMS) - OPTIONS + 1} turns, "
-            f"got {request.turns}; ask for fewer"
+            f"task 'many_shot' has at most {len(_ITEMS) - OPTIONS + 1} turns, got {request.turns}; ask for fewer"
         )
     rng = request.rng("facts")
     groups = rng.sample(sorted(_ITEMS), n_groups)
@@ -87,9 +86,7 @@ def _natural(request: Request) -> Episode:
         gold = (request.session + t + shift) % OPTIONS
         options.insert(gold, labels[groups[t]])
         item = ordering.choice(_ITEMS[groups[t]][-_TEST:])
-        turns.append(
-            Turn(f"{item}: {_listing(options)} ->", f"({_letter(gold)})", (), (_letter(gold),))
-        )
+        turns.append(Turn(f"{item}: {_listing(options)} ->", f"({_letter(gold)})", (), (_letter(gold),)))
 
     filler = Filler(_shots(request.rng("filler"), labels))
     text = Text(filler, facts, "\n", _HEAD)

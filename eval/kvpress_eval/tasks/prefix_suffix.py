@@ -68,9 +68,7 @@ def _question(text: str) -> str:
 
 def _solve(context: str, question: str) -> str:
     head, tail = re.findall(r'"(\w+)"', question)
-    found = [
-        s for s in context[len(_HEAD) :].split("\n") if s.startswith(head) and s.endswith(tail)
-    ]
+    found = [s for s in context[len(_HEAD) :].split("\n") if s.startswith(head) and s.endswith(tail)]
     if len(found) != 1:
         raise ValueError(f"{head}...{tail} matches {len(found)} strings")
     return found[0]

@@ -37,13 +37,10 @@ def _natural(request: Request) -> Episode:
         at = sorted(placing.random() for _ in chain)
         sources = [values[t], *(f"VAR {name}" for name in chain)]
         facts += [
-            Fact(depth, f"VAR {name} = {source}.", t)
-            for depth, name, source in zip(at, chain, sources, strict=False)
+            Fact(depth, f"VAR {name} = {source}.", t) for depth, name, source in zip(at, chain, sources, strict=False)
         ]
     filler = Filler(sentences(request.rng("filler")))
-    turns = [
-        Turn(_question(v), " ".join(c), (), tuple(c)) for v, c in zip(values, chains, strict=True)
-    ]
+    turns = [Turn(_question(v), " ".join(c), (), tuple(c)) for v, c in zip(values, chains, strict=True)]
     text = Text(filler, facts, " ", _HEAD)
     return finish(request, text, turns)
 

@@ -1,4 +1,4 @@
-"""A results folder that looks like a real sweep, made up but plausible, with everything a report must survive.
+"""A results folder like that of a real sweep, made up, with everything a report must survive.
 
 Write one to look at: `python tests/eval/report/conftest.py FOLDER` (then report on FOLDER/results).
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +94,7 @@ def make_row(
         "session_ids": [f"{task}-{s}" for s in range(sessions)],
         "session_scores": scores,
         "score": sum(flat) / len(flat),
+        "chance": 1 / 16 if task == "many_shot" else 0.02,
         "score_by_turn": [sum(s[t] for s in scores) / sessions for t in range(turns)],
         "n_by_turn": [sessions] * turns,
         "hit_limit": 0.03,
@@ -113,6 +113,7 @@ def make_row(
         "seconds": 62.5,
         "device": "cpu",
         "dtype": "float32",
+        "attn": "sdpa",
         "threads": 2,
         "versions": {
             "python": "3.11.7",
@@ -122,23 +123,16 @@ def make_row(
         },
         "commit": "0123456789abcdef0123456789abcdef01234567",
         "started": "2026-11-21T06:30:00Z",
-        "command": f"kvpress-eval run --press '{press}' --task {task} --mode {mode} --length {length}",
+        "command": f"kvpress run --press '{press}' --task {task} --mode {mode} --length {length}",
     }
     return {**row, **changes}
 
 
 def failed(row: dict[str, Any], error: str) -> dict[str, Any]:
     """The row of a run that did not finish."""
-    measured = (
-        "session_ids",
-        "session_scores",
-        "score",
-        "score_by_turn",
-        "bytes",
-        "bytes_ratio",
-        "ttft_s",
-    )
-    return {**row, "status": "failed", "error": error, **dict.fromkeys(measured)}
+    nothing = {"session_ids": [], "session_scores": [], "score_by_turn": [], "bytes_by_kind": {}}
+    zeros = dict.fromkeys(("turns", "score", "bytes", "bytes_dense", "bytes_ratio", "ttft_s"), 0)
+    return {**row, "status": "failed", "error": error, **nothing, **zeros}
 
 
 def hash_text(text: str) -> int:
@@ -147,7 +141,7 @@ def hash_text(text: str) -> int:
 
 
 def sweep() -> list[dict[str, Any]]:
-    """Several presses x tasks x modes x lengths, one of the cells failed, and a smaller sweep of a second model."""
+    """Presses x tasks x modes x lengths with failed cells, and a few runs of a second model."""
     rows = [
         make_row(press, task, mode=mode, length=length)
         for press in PRESSES
@@ -201,11 +195,11 @@ def make() -> Any:
 
 
 @pytest.fixture(scope="session")
-def report(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def report(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The report on the sweep, written once."""
     from kvpress_eval.report import write
 
-    yield write(results, tmp_path_factory.mktemp("report"))
+    return write(results, tmp_path_factory.mktemp("report"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The page in a real browser: it works from disk, is inert, quiet and asks the network for nothing."""
+"""The page in a real browser: works from disk, inert, quiet, asks the network for nothing."""
 
 from __future__ import annotations
 
@@ -69,20 +69,53 @@ def choose(page: Any, field: str, value: str) -> None:
 
 def search(page: Any, words: str) -> None:
     page.execute_script(
-        "const s = document.querySelector('input[name=text]'); s.value = arguments[0]; s.dispatchEvent(new Event('input'))",
+        "const s = document.querySelector('input[name=text]'); s.value = arguments[0];"
+        "s.dispatchEvent(new Event('input'))",
         words,
     )
     page.execute_async_script("setTimeout(arguments[0], 250)")
 
 
+_COLUMN = """
+const table = document.querySelector("#rows table");
+const heads = [...table.querySelectorAll("thead tr:last-child th")];
+const i = heads.findIndex((h) => h.textContent.startsWith(arguments[0]));
+return [...table.tBodies[0].rows].map((r) => r.cells[i].firstChild.textContent);
+"""
+_HEADS = """
+const heads = [...document.querySelectorAll("#rows thead tr:last-child th")];
+return heads.map((h) => h.textContent).join(" ") + document.getElementById("same").textContent;
+"""
+_COLOURS = """
+const seen = {};
+for (const g of document.querySelectorAll("svg g.item")) {
+  (seen[g.dataset.family] ||= new Set()).add(getComputedStyle(g).color);
+}
+return Object.entries(seen).map(([family, colours]) => [family, [...colours]]);
+"""
+_SWATCH = """
+const rows = [...document.querySelectorAll("#methods tr")];
+const row = rows.find((r) => r.textContent.startsWith("kivi"));
+return getComputedStyle(row.querySelector(".swatch")).color;
+"""
+_OVERLAPS = """
+const found = [];
+for (const chart of document.querySelectorAll(".panel svg")) {
+  const labels = [...chart.querySelectorAll("text.name")];
+  const boxes = labels.map((t) => t.getBoundingClientRect());
+  boxes.forEach((p, i) => boxes.slice(0, i).forEach((q, k) => {
+    const across = p.left < q.right - 1 && q.left < p.right - 1;
+    const down = p.top + 3 < q.bottom - 3 && q.top + 3 < p.bottom - 3;
+    if (across && down) found.push([labels[i].textContent, labels[k].textContent]);
+  }));
+}
+return found;
+"""
+
+
 def column(page: Any, name: str) -> list[str]:
     """The cells of a column of the table of runs."""
-    return js(
-        page,
-        f"""(() => {{ const t = document.querySelector('#rows table');
-        const i = [...t.querySelectorAll('thead tr:last-child th')].findIndex((h) => h.textContent.startsWith({json.dumps(name)}));
-        return [...t.tBodies[0].rows].map((r) => r.cells[i].firstChild.textContent); }})()""",
-    )
+    return list(page.execute_script(_COLUMN, name))
 
 
 def test_hostile_text_is_inert_and_nothing_is_loaded(page: Any, make: Any, report: Any) -> None:
@@ -93,9 +126,8 @@ def test_hostile_text_is_inert_and_nothing_is_loaded(page: Any, make: Any, repor
     assert [entry for entry in page.get_log("browser") if entry["level"] != "INFO"] == []
     events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
     sent = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    asked = {
-        p["request"]["url"] for p in sent if not p["documentURL"].startswith("chrome://")
-    }  # its own new tab
+    own = ("chrome://", "chrome-untrusted://")  # the browser's new tab
+    asked = {p["request"]["url"] for p in sent if not p["documentURL"].startswith(own)}
     assert asked <= {report.page.as_uri(), "data:,"} and report.page.as_uri() in asked
 
 
@@ -154,70 +186,29 @@ def test_a_model_without_the_chosen_length_still_shows(page: Any) -> None:
 def test_every_field_of_a_row_can_be_shown(page: Any) -> None:
     page.execute_script("document.querySelectorAll('#groups button')[4].click()")
     choose(page, "length", "")
-    shown = js(
-        page,
-        "[...document.querySelectorAll('#rows thead tr:last-child th')].map((h) => h.textContent).join(' ')",
-    )
-    shown += js(page, "document.getElementById('same').textContent")
-    for name in (
-        *(
-            "press",
-            "resolved press",
-            "model",
-            "task",
-            "mode",
-            "history",
-            "compression fired",
-            "question visible",
-        ),
-        *(
-            "length",
-            "sessions",
-            "turns",
-            "score",
-            "\u0394 full",
-            "Holm",
-            "first",
-            "later",
-            "bytes",
-            "bytes/dense",
-            "peak",
-        ),
-        *(
-            "TTFT",
-            "per token",
-            "prefill",
-            "seed",
-            "versions",
-            "device",
-            "dtype",
-            "commit",
-            "command",
-        ),
-    ):
+    shown = page.execute_script(_HEADS)
+    names = (
+        "press model task mode history rendering seed sessions turns score first later bytes peak "
+        "TTFT prefill versions device dtype attention threads commit command"
+    ).split(" ")
+    more = ("resolved press", "compression fired", "question visible", "\u0394 full", "Holm")
+    for name in (*names, *more):
         assert name in shown, name
 
 
 def test_details_and_copy(page: Any) -> None:
     page.execute_script("document.querySelector('#rows .expand').click()")
-    assert "kvpress-eval run --press" in js(
-        page, "document.querySelector('#rows .detail').textContent"
-    )
+    assert "kvpress run --press" in js(page, "document.querySelector('#rows .detail').textContent")
     page.execute_script("document.querySelector('#rows .copy').click()")
     page.execute_async_script("setTimeout(arguments[0], 100)")
     assert js(page, "document.querySelector('#rows .copy').textContent") == "Copied"
 
 
 def test_colours_of_a_method_agree_everywhere(page: Any) -> None:
-    seen = js(
-        page,
-        """Object.entries([...document.querySelectorAll('svg g.item')].reduce((all, g) => {
-        (all[g.dataset.family] ||= new Set()).add(getComputedStyle(g).color); return all; }, {})).map(([f, s]) => [f, [...s]])""",
-    )
-    assert len(seen) > 6 and all(len(colours) == 1 for _, colours in seen)
-    (kivi,) = (colours for name, colours in seen if name == "kivi")
-    swatch = "[...document.querySelectorAll('#methods tr')].find((r) => r.textContent.startsWith('kivi(bits=4')).querySelector('.swatch')"
-    assert js(page, f"getComputedStyle({swatch}).color") == kivi[0]
+    seen = page.execute_script(_COLOURS)
+    assert len(seen) > 6
+    assert all(len(colours) == 1 for _, colours in seen)
+    assert [page.execute_script(_SWATCH)] == dict(seen)["kivi"]
 
 
 @pytest.mark.parametrize("width", [420, 1400])
@@ -226,11 +217,7 @@ def test_no_sideways_scrolling_and_labels_apart(page: Any, width: int) -> None:
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     page.refresh()
     assert js(page, "document.documentElement.scrollWidth") <= width
-    overlaps = js(
-        page,
-        """[...document.querySelectorAll('.panel svg')].flatMap((s) => { const b = [...s.querySelectorAll('text.name')].map((t) => [t.textContent, t.getBoundingClientRect()]);
-        return b.flatMap(([n, p], i) => b.slice(i + 1).filter(([, q]) => p.left < q.right - 1 && q.left < p.right - 1 && p.top + 3 < q.bottom - 3 && q.top + 3 < p.bottom - 3).map(([m]) => [n, m])); })""",
-    )
+    overlaps = page.execute_script(_OVERLAPS)
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert overlaps == []
 

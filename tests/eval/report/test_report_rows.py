@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-
 from kvpress_eval.page.analysis import analyse
 from kvpress_eval.page.gates import Gate, run_gates
 from kvpress_eval.page.loading import parse_row, read_rows
@@ -84,6 +84,12 @@ def test_controls_and_surrogates_do_not_reach_the_outputs(make: Any) -> None:
     assert row.error == "a\ufffdb\ufffd\ufffd\nc"
 
 
+def test_the_zeros_of_a_failed_run_are_not_results(make: Any) -> None:
+    row = parse_row(make.failed(make.make_row("full", "kv"), "broke"), "x.json")
+    assert (row.ok, row.error, row.sessions, row.bytes_by_kind) == (False, "broke", 0, {})
+    assert row.score is row.bytes is row.bytes_ratio is row.ttft_s is None
+
+
 def test_missing_folder_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="Run a sweep first"):
         read_rows(tmp_path / "nowhere")
@@ -156,7 +162,7 @@ def test_incomplete_methods_are_not_on_the_front(analysis: Any) -> None:
     ].front
     front = sorted((c for c in analysis.macros(table) if c.front), key=lambda c: c.bytes_ratio)
     assert len(front) > 2
-    assert all(a.score.mean < b.score.mean for a, b in zip(front, front[1:], strict=False))
+    assert all(a.score.mean < b.score.mean for a, b in itertools.pairwise(front))
 
 
 def test_interaction_shows_the_loss_on_later_turns(make: Any) -> None:

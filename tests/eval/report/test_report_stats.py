@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 import pytest
-
 from kvpress_eval import stats
 
 
@@ -118,7 +117,7 @@ def test_same_seed_same_numbers() -> None:
 
 @pytest.mark.parametrize(("sessions", "least"), [(12, 0.86), (30, 0.90), (60, 0.91)])
 def test_coverage_and_level_with_clustered_turns(sessions: int, least: float) -> None:
-    """Turns of a session share a difficulty; the interval covers about 95 % and the test keeps its 5 %."""
+    """Turns of a session share a difficulty; the interval covers about 95 %, the test keeps 5 %."""
     random, covered, false_alarms, repeats = np.random.RandomState(sessions), 0, 0, 250
     for _ in range(repeats):
         ease = random.beta(2, 1, size=sessions)[:, None]  # mean 2/3

@@ -1,0 +1,148 @@
+"""Saved caches: one safetensors file with a header that names format, press and model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kvpress import hf
+from kvpress.errors import CacheFileError
+from kvpress.evidence import Rule
+from kvpress.press import Press
+from kvpress.segment import Held, Segment, Slab
+from kvpress.store import StoreLayer
+from kvpress.tail import Tail
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from kvpress.cache import PressCache
+
+FORMAT = 1
+_IGNORED = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation"}
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """32 hex digits of a model's config and a sample of its weights; equal for equal models of any name."""
+    config = {k: v for k, v in model.config.to_dict().items() if k not in _IGNORED}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    parameters = list(model.parameters())
+    for parameter in parameters[:: max(1, len(parameters) // 32)]:
+        sample = parameter.detach().flatten()[:32].float().cpu().contiguous()
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def save_cache(cache: PressCache, path: Path, model: PreTrainedModel) -> None:
+    """Write `cache`; the file appears complete or not at all."""
+    cache.settle()
+    tensors: dict[str, Tensor] = {}
+    layers: list[dict[str, Any]] = []
+    for index, layer in enumerate(cache.layers):
+        plain = {k: v for k, v in vars(layer).items() if isinstance(v, bool | int | str)}
+        if isinstance(layer, StoreLayer):
+            layers.append(plain | _describe(layer))
+            found = {name: tensor for name, _, _, tensor in layer.tensors()}
+        else:
+            layers.append(plain)
+            found = {name: value for name, value in vars(layer).items() if isinstance(value, Tensor)}
+        tensors |= {f"{index}.{name}": tensor.detach().cpu().contiguous().clone() for name, tensor in found.items()}
+    header = {
+        "format": str(FORMAT),
+        "press": str(cache.press),
+        "spec": cache.press.spec(),
+        "model": fingerprint(model),
+        "model_class": type(model).__name__,
+        "layers": json.dumps(layers),
+    }
+    part = path.with_name(path.name + ".part")
+    save_file(tensors, part, metadata=header)
+    os.replace(part, path)
+
+
+def _describe(layer: StoreLayer) -> dict[str, Any]:
+    if not layer.is_initialized:
+        return {"initialized": False}
+    return {
+        "initialized": True,
+        "dtype": str(layer.dtype).removeprefix("torch."),
+        "tail": {"start": layer.tail.start, "count": layer.tail.count},
+        "segments": [
+            {"rows": h.segment.rows, "heads": h.segment.heads, "slabs": len(h.segment.slabs)} for h in layer.held
+        ],
+        "rule": None if layer.rule is None else {"scale": layer.rule.scale, "cap": layer.rule.cap},
+    }
+
+
+def load_cache(path: Path, model: PreTrainedModel) -> PressCache:
+    """Read a file of `save_cache` onto the device of `model`."""
+    from kvpress.cache import PressCache
+
+    try:
+        with safe_open(path, framework="pt", device=str(model.device)) as file:
+            header = file.metadata() or {}
+            _check(header, path, model)
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except (OSError, SafetensorError) as error:
+        raise CacheFileError(f"Cannot read {path} as a saved cache: {error}") from error
+    cache = PressCache(Press.parse(header["press"]), *hf.layer_types(model))
+    described = json.loads(header["layers"])
+    for index, (layer, meta) in enumerate(zip(cache.layers, described, strict=True)):
+        mine = {n.split(".", 1)[1]: t for n, t in tensors.items() if n.split(".", 1)[0] == str(index)}
+        if isinstance(layer, StoreLayer):
+            _restore(layer, meta, mine)
+        else:
+            for name, value in (meta | mine).items():
+                setattr(layer, name, value)
+            if layer.is_initialized:
+                layer.dtype, layer.device = layer.keys.dtype, layer.keys.device
+    return cache
+
+
+def _check(header: dict[str, str], path: Path, model: PreTrainedModel) -> None:
+    if "format" not in header or "layers" not in header:
+        raise CacheFileError(f"{path} is a safetensors file but not a cache saved by kvpress.")
+    if header["format"] != str(FORMAT):
+        raise CacheFileError(f"{path} has format {header['format']}, this version reads {FORMAT}. Save it again.")
+    if header["model"] != fingerprint(model):
+        raise CacheFileError(
+            f"{path} was made with another model (a {header['model_class']} with other weights or config). "
+            "Load that model, or read the prompt again with this one."
+        )
+
+
+def _restore(layer: StoreLayer, meta: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    if not meta["initialized"]:
+        return
+    for name in ("logical", "fired", "fixed", "pending", "hold"):
+        setattr(layer, name, meta[name])
+    k, v = tensors["tail.k"], tensors["tail.v"]
+    layer.dtype, layer.device, layer.is_initialized = k.dtype, k.device, True
+    tail = layer.tail = Tail(k, v, meta["tail"]["start"], layer.recipe.needs.mass)
+    tail.k, tail.v, tail.count = k, v, meta["tail"]["count"]
+    for name in ("pos", "valid", "mass", "free"):
+        setattr(tail, name, tensors.get(f"tail.{name}"))
+    for name in ("seen_mask", "queries", "query_pos", "total"):
+        setattr(layer, name, tensors.get(name))
+    if meta["rule"] is not None:
+        layer.rule = Rule(meta["rule"]["scale"], meta["rule"]["cap"])
+    for number, described in enumerate(meta["segments"]):
+        prefix = f"segment{number}."
+        own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        slabs = []
+        for slab in range(described["slabs"]):
+            sides = []
+            for side, codec, dim in (("k", layer.recipe.key, k.shape[-1]), ("v", layer.recipe.value, v.shape[-1])):
+                at = f"{slab}.{side}."
+                part = {n.removeprefix(at): t for n, t in own.items() if n.startswith(at)}
+                sides.append(codec.load(part, k.dtype, dim))
+            slabs.append(Slab(own[f"{slab}.runs"], sides[0], sides[1], own[f"{slab}.pos"]))
+        segment = Segment(described["rows"], described["heads"], slabs)
+        layer.held.append(Held(segment, own.get("rows"), own.get("mass")))
