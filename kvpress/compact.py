@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from kvpress.press import Recipe
     from kvpress.store import StoreLayer
 
-__all__ = ["budget", "evict", "evict_one", "pack"]
-
 
 def budget(recipe: Recipe, lengths: Tensor) -> Tensor:
     """(B,) int64 slots per KV head for rows of `lengths` (B,) real tokens.
@@ -91,6 +89,23 @@ def retain(layer: StoreLayer, keep: Tensor) -> None:
         mass,
     )
     layer.fixed = layer.logical
+    follow(layer)
+
+
+def follow(layer: StoreLayer) -> None:
+    """Where positions are cache slots: move the sinks along, so that no gap is between them and the window.
+
+    The window keeps its rotations; only the distance to the sinks would grow, by one token an eviction.
+    """
+    if layer.recipe.positions != "slots":
+        return
+    assert layer.rotate is not None
+    held = (layer.tail.positions() >= 0).sum(-1).amax(1)
+    shift = layer.lengths() - held
+    delta = shift if layer.shift is None else shift - layer.shift
+    sinks = layer.tail.k[:, :, : layer.recipe.sinks]  # they are oldest, hence first, and never evicted
+    sinks.copy_(layer.rotate(sinks, delta))
+    layer.shift = shift
 
 
 def evict_one(layer: StoreLayer, total: Tensor) -> bool:
@@ -111,6 +126,7 @@ def evict_one(layer: StoreLayer, total: Tensor) -> bool:
     lowest = scores == scores.amin(-1, keepdim=True)
     tail.drop_one(torch.where(lowest, pos, -2).argmax(-1))
     layer.fixed = layer.logical
+    follow(layer)
     return True
 
 

@@ -146,7 +146,15 @@ def text_config(model: PreTrainedModel) -> Any:
 def layer_types(model: PreTrainedModel) -> tuple[list[str], list[dict[str, Any]]]:
     """Cache type of every layer ("full_attention", "sliding_attention", ...) and the arguments of its cache."""
     types, arguments = get_layer_types_and_kwargs(text_config(model))
+    if isinstance(arguments, dict):  # before transformers 5.20: one set of arguments for all layers
+        arguments = [arguments] * len(types)
     return list(types), list(arguments)
+
+
+def shares_keys(model: PreTrainedModel) -> bool:
+    """Some layers attend to the keys of earlier ones (gemma3n), so those must stay dense until the forward ends."""
+    types = layer_types(model)[0]
+    return "dummy" in types or len(types) < int(text_config(model).num_hidden_layers)
 
 
 def own_layer(kind: str, arguments: dict[str, Any]) -> CacheLayerMixin:

@@ -66,7 +66,12 @@ class Recipe:
         return self.schedule.continuous and self.block == 0
 
     def check(self) -> None:
-        """Raise BudgetError for a budget that its own protected slots do not leave room in."""
+        """Raise for decisions that cannot work together, and for a budget its protected slots leave no room in."""
+        if self.positions == "slots" and self.block:
+            raise PressConflictError(
+                f'positions="slots" (streaming_llm) moves stored keys at every step, which {self.key.name} storage '
+                'cannot: what is packed never changes. Use streaming_llm(positions="keep") with it.'
+            )
         if isinstance(self.keep, int):
             fixed = self.sinks + (self.recent if isinstance(self.recent, int) else 0)
             if self.keep <= fixed:

@@ -16,6 +16,7 @@ from kvpress import hf
 from kvpress.cache import PressCache
 from kvpress.errors import SessionError, UnsupportedError
 from kvpress.press import Press
+from kvpress.rope import rotation
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,9 @@ class Session:
     def __init__(self, press: Press, model: PreTrainedModel) -> None:
         self.press, self.model = press, model
         self._types, self._arguments = hf.layer_types(model)
-        self._shares = "dummy" in self._types
+        self._shares = hf.shares_keys(model)
         self._accepts = set(inspect.signature(model.forward).parameters)
+        self._rotate = rotation(model, hf.head_dim(model)) if press.recipe.positions == "slots" else None
         self.open = True
 
     def new_cache(self) -> PressCache:
@@ -200,6 +202,9 @@ class Session:
             raise SessionError("A forward on this cache failed half-way, so its layers disagree. Make a new cache.")
         if len(cache.layers) != len(self._types):
             raise SessionError(f"This cache has {len(cache.layers)} layers, the model {len(self._types)}.")
+        if self._rotate is not None:
+            for layer in cache.stores:
+                layer.rotate = self._rotate
         cache.state.live = cache.broken = True
         hf.set_pressed(True)
 

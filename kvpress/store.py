@@ -16,10 +16,13 @@ from kvpress.errors import CropError, SessionError, UnsupportedError
 from kvpress.evidence import Evidence, Rule, dense_mass, received_mass
 from kvpress.partial import Partial, fold_queries, merge, unfold_partial
 from kvpress.press import Recipe
+from kvpress.rope import Rotate
 from kvpress.segment import Held
 from kvpress.tail import Tail
 
 TAG = "_kvpress_layer"
+# Tensors (B, ...) of a layer besides its slots, with their kind in the ledger.
+_STATE = {"seen_mask": "masks", "queries": "evidence", "query_pos": "evidence", "total": "indices", "shift": "indices"}
 
 
 @dataclass
@@ -54,6 +57,8 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         self.pending = False  # a prompt was read and the press has not fired on it yet
         self.eager = False  # fire as soon as the attention of this forward is computed
         self.hold = False  # do not fire by itself (explicit compress)
+        self.rotate: Rotate | None = None  # moves keys to other positions, for recipes with positions "slots"
+        self.shift: Tensor | None = None  # (B,) positions the sinks were moved by
         self.total: Tensor | None = None  # (B,) slots per head since the press fired
         self.fired = 0  # how often the press has fired
         self.fixed = 0  # tokens before this logical index cannot be cropped any more
@@ -278,7 +283,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         rows = rows.to(self.device, torch.long)
         self.held = [item.reread(rows) for item in self.held]
         self.tail.take_rows(rows)
-        for name in ("seen_mask", "queries", "query_pos", "total"):
+        for name in _STATE:
             value = getattr(self, name)
             if value is not None:
                 setattr(self, name, value.index_select(0, rows))
@@ -357,12 +362,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
                 yield f"segment{number}.mass", "-", "evidence", item.mass
         for name, side, kind, tensor in self.tail.tensors():
             yield f"tail.{name}", side, kind, tensor
-        for name, kind in (
-            ("seen_mask", "masks"),
-            ("queries", "evidence"),
-            ("query_pos", "evidence"),
-            ("total", "indices"),
-        ):
+        for name, kind in _STATE.items():
             value = getattr(self, name)
             if value is not None:
                 yield name, "-", kind, value

@@ -112,7 +112,7 @@ def _multi_turn(asking: _Asking, prompt: Prompt) -> None:
     else:
         cache = asking.feed([*prompt.context, *prompt.questions[0]], None, compress=True)
     answers.prefill_s = clock.seconds()
-    first_token = int(cache.next_logits[0].argmax())
+    first_token = int(_first_tokens(cache)[0, 0])
     answers.first_s = clock.seconds()
     if schedule != "after_context":
         asking.measure(cache)
@@ -121,7 +121,7 @@ def _multi_turn(asking: _Asking, prompt: Prompt) -> None:
     for t in range(len(prompt.questions)):
         if t:
             cache = asking.feed([*pending, *prompt.questions[t]], cache, compress=schedule == "every_turn_prompt")
-            first_token = int(cache.next_logits[0].argmax())
+            first_token = int(_first_tokens(cache)[0, 0])
         fork = cache.fork()
         new, stopped = _decode(asking, fork, torch.tensor([[first_token]], device=asking.model.device))
         answers.ids += new
@@ -145,12 +145,17 @@ def _multi_request(asking: _Asking, prompt: Prompt, batch: int) -> None:
         fork = cache.fork(rows=len(questions)) if len(questions) > 1 else cache.fork()
         ids, mask = _left_padded(questions, cache.get_seq_length(), device)
         fork = asking.session.prefill(ids, attention_mask=mask, cache=fork, compress=False)
-        first = fork.next_logits.argmax(-1, keepdim=True)
+        first = _first_tokens(fork)
         if start == 0:
             answers.first_s = answers.prefill_s + clock.seconds()
         new, stopped = _decode(asking, fork, first, mask)
         answers.ids += new
         answers.stopped += stopped
+
+
+def _first_tokens(cache: PressCache) -> Tensor:
+    assert cache.next_logits is not None
+    return cache.next_logits.argmax(-1, keepdim=True)
 
 
 def _left_padded(questions: list[list[int]], past: int, device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -15,6 +15,7 @@ from rich.console import Console
 # torch and transformers are imported by the subcommands, so that --help is quick
 if TYPE_CHECKING:
     from .config import RunConfig
+    from .rows import Row
 
 __all__ = ["build_parser", "main"]
 
@@ -67,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     sweep.add_argument("config", type=Path, help="YAML file with models, presses, tasks, ...")
     sweep.add_argument("overrides", nargs="*", metavar="key=value", help="replace values of the file")
     sweep.add_argument("--dry-run", action="store_true", help="print the cells and stop")
+    sweep.add_argument("--jobs", type=int, default=1, help="cells at the same time, one process each (1)")
     _add_output(sweep)
     report = add(
         "report",
@@ -178,53 +180,57 @@ def _run(options: argparse.Namespace) -> int:
     from dataclasses import fields
 
     from .config import RunConfig
+    from .sweep import Watcher, check_presses, run_sweep
 
     given = {f.name: getattr(options, f.name) for f in fields(RunConfig)}
     config = RunConfig(**{name: value for name, value in given.items() if value is not None})
-
-    from .models import load
-    from .show import cell_text, row_table
-    from .sweep import Watcher, check_presses, run_or_load
-
     check_presses([config])
     _quiet()
-    from .runner import prepare
+    from .show import cell_text, row_table
 
     console = Console()
+    got: list[tuple[Row, Path, bool]] = []
     with console.status(f"loading {config.model}") as status:
-        loaded = load(config.model, config.device, config.dtype, config.attn, config.chat)
-        cell = prepare(config, loaded)
-        told = cell_text(config)
-        watcher = Watcher(session=lambda n: status.update(f"{told} · session {n}/{config.sessions}"))
-        row, path, ran = run_or_load(cell, options.results, options.force, watcher)
+        told = cell_text(config).replace("[", "\\[")
+        watcher = Watcher(
+            session=lambda done: status.update(f"{told} · session {done}/{config.sessions}"),
+            end=lambda config, row, path, ran: got.append((row, path, ran)),
+        )
+        run_sweep([config], options.results, options.force, watcher)
+    row, path, ran = got[0]
     if not ran:
         console.print("already there (--force runs it again)")
-    console.print(row_table(row, path, _against_full(cell_config=config, options=options, cell=cell, row=row)))
+    console.print(row_table(row, path, _against_full(config, row, options.results)))
     return 0 if row.status == "ok" else 1
 
 
-def _against_full(cell_config: RunConfig, options: argparse.Namespace, cell: object, row: object) -> str:
+def _against_full(config: RunConfig, row: Row, results: Path) -> str:
+    """What the row of the full cache says about this one; it is found by what it measured, not by its id."""
     from .config import with_press
-    from .rows import Row, load_row, row_path
-    from .runner import Cell, prepare
+    from .rows import load_rows
     from .show import difference
 
-    assert isinstance(cell, Cell)
-    assert isinstance(row, Row)
     if row.press == "full":
         return "this is the full cache"
-    baseline = prepare(with_press(cell_config, "full"), cell.loaded)
-    full = load_row(row_path(options.results, cell_config.model, baseline.id))
-    if full is None or full.status != "ok" or row.status != "ok":
-        return f"not known; run it: {baseline.config.command()}"
-    return difference(row, full)
+    command = with_press(config, "full").command()
+    same = [
+        full
+        for full in load_rows(results)
+        if full.command == command and full.status == "ok" and (full.device, full.dtype) == (row.device, row.dtype)
+    ]
+    if not same or row.status != "ok":
+        return f"not known; run it: {command}"
+    return difference(row, same[0])
 
 
 def _sweep(options: argparse.Namespace) -> int:
     from .config import load_sweep
+    from .errors import UsageError
     from .show import cell_text, plan_table, row_line
     from .sweep import Watcher, check_presses, finished, run_sweep
 
+    if options.jobs < 1:
+        raise UsageError(f"--jobs must be at least 1, got {options.jobs}")
     configs = load_sweep(options.config, options.overrides).cells()
     check_presses(configs)
     console = Console()
@@ -255,15 +261,15 @@ def _sweep(options: argparse.Namespace) -> int:
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("loading", total=len(configs))
 
-        def end(cell: object, row: object, path: object, ran: bool) -> None:
+        def end(config: RunConfig, row: Row, path: Path, ran: bool) -> None:
             progress.advance(bar)
-            progress.console.print(row_line(row, ran), highlight=False)  # type: ignore[arg-type]
+            progress.console.print(row_line(row, ran), highlight=False, soft_wrap=True)
 
         watcher = Watcher(
-            start=lambda cell: progress.update(bar, description=cell_text(cell.config).replace("[", "\\[")),
+            start=lambda config: progress.update(bar, description=cell_text(config).replace("[", "\\[")),
             end=end,
         )
-        outcome = run_sweep(configs, options.results, options.force, watcher)
+        outcome = run_sweep(configs, options.results, options.force, watcher, options.jobs)
         progress.update(bar, description="done", total=progress.tasks[0].completed)
     console.print(
         f"{outcome.ran} run, {outcome.skipped} already there, {outcome.failed} failed; rows in {options.results}"

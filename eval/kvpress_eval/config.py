@@ -239,7 +239,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
+    from yaml import YAMLError  # type: ignore[import-untyped]
 
     if not path.is_file():
         raise UsageError(f"no such sweep file: {path}; eval/configs/ holds examples")

@@ -92,7 +92,7 @@ def load(name: str, device: str = "auto", dtype: str = "auto", attn: str = "auto
             model, tokenizer = _load_any(name, wanted or "auto", attn)
     except (OSError, ValueError, ImportError) as error:
         raise UsageError(f"cannot load model {name!r}: {_first_sentence(error)}") from None
-    model = model.to(target).eval()  # type: ignore[arg-type]
+    model = model.to(target).eval()
     config = model.config.get_text_config()
     rendering = _rendering(tokenizer)
     return Loaded(

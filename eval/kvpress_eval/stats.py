@@ -44,12 +44,10 @@ class Interval:
 
 def session_means(session_scores: Iterable[Sequence[float]]) -> Array:
     """Mean over the turns of each session, shape `(sessions,)`."""
-    return np.array([float(np.mean(turns)) for turns in session_scores], dtype=np.float64)
+    return np.array([sum(turns) / len(turns) for turns in session_scores], dtype=np.float64)
 
 
-def paired_differences(
-    method: Mapping[str, Sequence[float]], full: Mapping[str, Sequence[float]]
-) -> Array:
+def paired_differences(method: Mapping[str, Sequence[float]], full: Mapping[str, Sequence[float]]) -> Array:
     """`d_s = mean over turns t of (method[s][t] - full[s][t])` for the sessions `s` both have.
 
     Sessions are matched by id, in sorted order; a session only one side has is left out (compare
@@ -135,9 +133,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def minimum_detectable_difference(
-    strata: Sequence[ArrayLike], *, alpha: float = 0.05, power: float = 0.8
-) -> float:
+def minimum_detectable_difference(strata: Sequence[ArrayLike], *, alpha: float = 0.05, power: float = 0.8) -> float:
     """Smallest true difference a two-sided test finds: `(z_(1-alpha/2) + z_power) se`.
 
     `se = 1/T sqrt(sum_t sd_t^2 / n_t)` from the paired differences observed (normal approximation).

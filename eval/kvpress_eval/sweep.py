@@ -19,7 +19,6 @@ __all__ = [
     "check_presses",
     "finished",
     "prepare_all",
-    "run_or_load",
     "run_sweep",
 ]
 
@@ -37,9 +36,9 @@ class Outcome:
 class Watcher:
     """What to tell whoever watches. Defaults to silence."""
 
-    start: Callable[[Cell], None] = field(default=lambda cell: None)
+    start: Callable[[RunConfig], None] = field(default=lambda config: None)
     session: Callable[[int], None] = field(default=lambda done: None)
-    end: Callable[[Cell, Row, Path, bool], None] = field(default=lambda cell, row, path, ran: None)
+    end: Callable[[RunConfig, Row, Path, bool], None] = field(default=lambda config, row, path, ran: None)
 
 
 def check_presses(configs: Sequence[RunConfig]) -> None:
@@ -57,7 +56,7 @@ def check_presses(configs: Sequence[RunConfig]) -> None:
 def prepare_all(configs: Sequence[RunConfig]) -> Iterator[list[Cell]]:
     """Checked cells, model by model; a model is loaded when its turn comes and freed after it."""
 
-    groups: dict[tuple[str, ...], list[RunConfig]] = {}
+    groups: dict[tuple[str, str, str, str, str], list[RunConfig]] = {}
     for config in configs:
         key = (config.model, config.device, config.dtype, config.attn, config.chat)
         groups.setdefault(key, []).append(config)
@@ -68,36 +67,52 @@ def prepare_all(configs: Sequence[RunConfig]) -> Iterator[list[Cell]]:
         yield list(cells.values())
 
 
-def run_or_load(cell: Cell, results: Path, force: bool, watcher: Watcher) -> tuple[Row, Path, bool]:
-    """The row of a cell, its file, and whether it was run now; failed rows are run again."""
-    path = row_path(results, cell.config.model, cell.id)
-    row = None if force else load_row(path)
-    if row is not None and row.status == "ok":
-        return row, path, False
-    watcher.start(cell)
-    row = run_cell(cell, watcher.session)
-    return row, write_row(row, results), True
-
-
 def run_sweep(
-    configs: Sequence[RunConfig], results: Path, force: bool = False, watcher: Watcher | None = None
+    configs: Sequence[RunConfig],
+    results: Path,
+    force: bool = False,
+    watcher: Watcher | None = None,
+    jobs: int = 1,
 ) -> Outcome:
     """Run what is missing. A cell that fails is a row; the sweep goes on.
 
+    Args:
+        results: folder of the rows.
+        force: run again what is already there.
+        jobs: cells that run at the same time, each in a process of its own.
+
     Raises:
-        KVPressError: for a press, model or length that cannot be right, before a cell of that model
-        is run.
+        KVPressError: for a press, model or length that cannot be right, before a cell of that model is run.
     """
     outcome, watcher = Outcome(), watcher or Watcher()
     check_presses(configs)
     for cells in prepare_all(configs):
+        missing = []
         for cell in cells:
-            row, path, ran = run_or_load(cell, results, force, watcher)
-            outcome.ran += ran
-            outcome.skipped += not ran
+            path = row_path(results, cell.config.model, cell.id)
+            row = None if force else load_row(path)
+            if row is not None and row.status == "ok":
+                outcome.skipped += 1
+                watcher.end(cell.config, row, path, False)
+            else:
+                missing.append(cell)
+        for config, row, path in _run(missing, results, watcher, jobs):
+            outcome.ran += 1
             outcome.failed += row.status != "ok"
-            watcher.end(cell, row, path, ran)
+            watcher.end(config, row, path, True)
     return outcome
+
+
+def _run(cells: Sequence[Cell], results: Path, watcher: Watcher, jobs: int) -> Iterator[tuple[RunConfig, Row, Path]]:
+    if jobs > 1 and len(cells) > 1:
+        from .parallel import run_parallel
+
+        yield from run_parallel([cell.config for cell in cells], results, jobs)
+        return
+    for cell in cells:
+        watcher.start(cell.config)
+        row = run_cell(cell, watcher.session)
+        yield cell.config, row, write_row(row, results)
 
 
 def finished(configs: Sequence[RunConfig], results: Path) -> list[bool]:

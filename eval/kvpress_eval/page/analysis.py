@@ -27,18 +27,27 @@ def analyse(rows: Sequence[Row], ignored: Sequence[Ignored] = ()) -> Analysis:
     counted = [row for row in done if row.path not in superseded]
     contrasts = _row_contrasts(done, references, superseded)
     groups = _grouped(counted)
-    sizes = Counter((table, task == "") for table, _, task in groups)
-    cells = [
-        _cell(table, method, task, group, references, sizes[table, task == ""])
-        for (table, method, task), group in groups.items()
-    ]
+    scores = {row.path: _score([[row]]) for row in done}
+    macros = Counter(table for table, _, task in groups if not task)
+    cells = []
+    for (table, method, task), group in groups.items():
+        cell = _cell(table, method, task, group, references)
+        if task and len(group) == 1:  # nothing to pool: the row's own numbers
+            contrast = contrasts.get(group[0].path)
+            cell = replace(cell, score=scores[group[0].path], contrast=contrast)
+        else:
+            strata = _strata(group)
+            paired = method.press != "full" and all(row.path in references for row in group)
+            contrast = _contrast(strata, references, macros[table]) if paired else None
+            cell = replace(cell, score=_score(strata), contrast=contrast)
+        cells.append(cell)
     return Analysis(
         rows=tuple(rows),
         ignored=tuple(ignored),
         references=references,
         superseded=superseded,
         contrasts=contrasts,
-        scores={r.path: stats.bootstrap_interval([_session_means([r])]) for r in done},
+        scores=scores,
         cells=tuple(sorted(_with_fronts(_with_holm(cells)), key=_cell_order)),
     )
 
@@ -98,9 +107,7 @@ def _references(rows: Sequence[Row]) -> dict[str, Row]:
     return found
 
 
-def _row_contrasts(
-    rows: Sequence[Row], references: dict[str, Row], superseded: frozenset[str]
-) -> dict[str, Contrast]:
+def _row_contrasts(rows: Sequence[Row], references: dict[str, Row], superseded: frozenset[str]) -> dict[str, Contrast]:
     """Holm runs over all methods x tasks of a table; a superseded row gets its raw p only."""
     families: dict[Table, list[Row]] = defaultdict(list)
     for row in rows:
@@ -119,10 +126,7 @@ def _row_contrasts(
 
 def _contrast(strata: list[list[Row]], references: dict[str, Row], family: int) -> Contrast:
     differences = [
-        np.concatenate(
-            [stats.paired_differences(r.scores, references[r.path].scores) for r in rows]
-        )
-        for rows in strata
+        np.concatenate([stats.paired_differences(r.scores, references[r.path].scores) for r in rows]) for rows in strata
     ]
     return Contrast(
         diff=stats.bootstrap_interval(differences),
@@ -141,68 +145,66 @@ def _grouped(rows: Sequence[Row]) -> dict[tuple[Table, Method, str], list[Row]]:
     return groups
 
 
-def _cell(
-    table: Table,
-    method: Method,
-    task: str,
-    rows: list[Row],
-    references: dict[str, Row],
-    family: int,
-) -> Cell:
-    tasks = sorted({row.task for row in rows})
-    strata = [[row for row in rows if row.task == name] for name in tasks]
+def _strata(rows: Sequence[Row]) -> list[list[Row]]:
+    return [[r for r in rows if r.task == task] for task in sorted({row.task for row in rows})]
+
+
+def _score(strata: list[list[Row]]) -> stats.Interval:
+    means = [[stats.session_means(row.scores.values()) for row in rows] for rows in strata]
+    return stats.bootstrap_interval([np.concatenate(parts) for parts in means])
+
+
+def _cell(table: Table, method: Method, task: str, rows: list[Row], references: dict[str, Row]) -> Cell:
+    """A cell with its profile over turns; its score and contrast are still to be filled in."""
+    strata = _strata(rows)
     paired = method.press != "full" and all(row.path in references for row in rows)
-    profiles = [_by_turn(stratum) for stratum in strata]
+    ordered = table.mode != "multi-request" and not task
+    profiles = [_by_turn(_sessions(stratum)) for stratum in strata]
     turns = min(len(profile) for profile in profiles)
     return Cell(
         table=table,
         method=method,
         task=task,
         rows=tuple(rows),
-        score=stats.bootstrap_interval([_session_means(stratum) for stratum in strata]),
-        contrast=_contrast(strata, references, family) if paired else None,
-        by_turn=tuple(float(np.mean([p[t] for p in profiles])) for t in range(turns)),
-        first=float(np.mean([p[0] for p in profiles])),
-        later=float(np.mean([_later(stratum) for stratum in strata])),
-        interaction=_interaction(strata, references) if paired else None,
-        tasks=len(tasks),
+        score=stats.bootstrap_interval([]),
+        contrast=None,
+        by_turn=tuple(_mean([p[t] for p in profiles]) for t in range(turns)),
+        first=_mean([p[0] for p in profiles]),
+        later=_mean([_later(_sessions(stratum)) for stratum in strata]),
+        interaction=_interaction(strata, references) if paired and ordered else None,
+        tasks=len(strata),
         tasks_in_table=1,
     )
 
 
-def _session_means(rows: Iterable[Row]) -> stats.Array:
-    return np.concatenate([stats.session_means(row.scores.values()) for row in rows])
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else NAN
 
 
 def _sessions(rows: Iterable[Row]) -> list[tuple[float, ...]]:
     return [turns for row in rows for turns in row.scores.values()]
 
 
-def _by_turn(rows: Iterable[Row]) -> list[float]:
-    sessions = _sessions(rows)
+def _by_turn(sessions: Sequence[tuple[float, ...]]) -> list[float]:
     longest = max(len(turns) for turns in sessions)
-    return [float(np.mean([s[t] for s in sessions if len(s) > t])) for t in range(longest)]
+    return [_mean([s[t] for s in sessions if len(s) > t]) for t in range(longest)]
 
 
-def _later(rows: Iterable[Row]) -> float:
-    means = [float(np.mean(turns[1:])) for turns in _sessions(rows) if len(turns) > 1]
-    return float(np.mean(means)) if means else NAN
+def _later(sessions: Sequence[tuple[float, ...]]) -> float:
+    return _mean([_mean(turns[1:]) for turns in sessions if len(turns) > 1])
 
 
 def _interaction(strata: list[list[Row]], references: dict[str, Row]) -> stats.Interval | None:
     """How much more the method loses on later turns than on the first one, paired by session."""
-
-    def change(turns: Sequence[float]) -> float:
-        return float(np.mean(turns[1:])) - turns[0]
-
     values = []
     for rows in strata:
         changes = []
         for row in rows:
             other = references[row.path].scores
             for session in sorted(row.scores.keys() & other.keys()):
-                if len(row.scores[session]) > 1 and len(other[session]) > 1:
-                    changes.append(change(row.scores[session]) - change(other[session]))
+                ours, theirs = row.scores[session], other[session]
+                if len(ours) > 1 and len(theirs) > 1:
+                    changes.append(_mean(ours[1:]) - ours[0] - _mean(theirs[1:]) + theirs[0])
         values.append(np.array(changes))
     return stats.bootstrap_interval(values) if all(v.size for v in values) else None
 

@@ -26,7 +26,7 @@ function qualityPanel(here, facet, width, floor, bounds) {
   for (let v = 1; v >= low * 0.999; v /= 2) ticks.push([v, `${Number((100 * v).toPrecision(3))} %`]);
   const narrow = ticks.length > width / 62;
   const { root, box, X, Y } = frame({
-    width, height: Math.round(Math.max(290, Math.min(400, width * 0.6))), right: 14, y: bounds,
+    width, height: Math.round(Math.max(290, Math.min(400, width * 0.6)) + 6 * Math.max(0, uniq(here.map((c) => c.family)).length - 12)), right: 14, y: bounds,
     x: (v) => (Math.log2(v) - Math.log2(low)) / span, ticks: narrow ? ticks.filter((_, i) => i % 2 === 0) : ticks,
     xName: "bytes held / bytes of the dense cache (log scale)",
     label: `Score against bytes, ${facetTitle(facet)}. The same numbers are in the table of methods.`,
@@ -152,7 +152,7 @@ function linePanel(lines, { width, bounds, log, xName, ticks, label }) {
   const scale = log ? Math.log2 : (v) => v;
   const [low, high] = [scale(xs[0] ?? 0), scale(xs[xs.length - 1] ?? 1)];
   const { root, box, X, Y } = frame({
-    width, height: Math.round(Math.max(260, Math.min(320, width * 0.55))), right, y: bounds, xName, label,
+    width, height: Math.round(Math.max(260, Math.min(320, width * 0.55), 15 * lines.length + 50)), right, y: bounds, xName, label,
     x: (v) => (high > low ? 0.03 + 0.94 * (scale(v) - low) / (high - low) : 0.5), ticks: xs.map((v) => [v, ticks(v)]),
   });
   const ends = lines.map((l) => Y(l.points.length ? l.points[l.points.length - 1][1] : bounds[0]));

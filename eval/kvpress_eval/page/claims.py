@@ -55,7 +55,7 @@ class Cell:
     by_turn: tuple[float, ...]
     first: float
     later: float
-    interaction: stats.Interval | None  # (later - first) of the method minus that of the full cache
+    interaction: stats.Interval | None  # later - first, minus the same of the full cache; macro
     tasks: int
     tasks_in_table: int
     front: bool = False

@@ -158,9 +158,7 @@ def _pairing_problem(row: Row, other: Row | None) -> str | None:
     if other is None:
         return "no full-cache row"
     missing = len(row.scores.keys() - other.scores.keys())
-    return (
-        f"{missing} of {row.sessions} sessions are not in the full-cache row" if missing else None
-    )
+    return f"{missing} of {row.sessions} sessions are not in the full-cache row" if missing else None
 
 
 def _gate(name: str, claim: str, rows: Iterable[Row], problem: Callable[[Row], str | None]) -> Gate:

@@ -18,13 +18,11 @@ from .numbers import snap
 from .presses import family, keeps_everything, sweep
 
 SCRIPTS = ("core.js", "plot.js", "charts.js", "tables.js", "main.js")
-_ROW_FIELDS = tuple(
-    """
-    run_id status error suite press press_spec task schedule question_visible seed sessions turns
-    chance hit_limit empty bytes bytes_dense bytes_ratio logical_length peak_memory peak_kind
-    ttft_s tpot_s press_s prefill_s seconds device dtype attn threads versions commit started
-    command path
-""".split()  # noqa: SIM905 - a list of names reads better as text
+_ROW_FIELDS = (
+    *("run_id", "status", "error", "suite", "press", "press_spec", "task", "schedule", "question_visible", "seed"),
+    *("sessions", "turns", "chance", "hit_limit", "empty", "bytes", "bytes_dense", "bytes_ratio"),
+    *("logical_length", "peak_memory", "peak_kind", "ttft_s", "tpot_s", "press_s", "prefill_s", "seconds"),
+    *("device", "dtype", "attn", "threads", "versions", "commit", "started", "command", "path"),
 )
 
 
@@ -56,9 +54,7 @@ def page_data(analysis: Analysis, gates: Sequence[Gate]) -> dict[str, Any]:
         "tasks": sorted({row.task for row in analysis.rows}),
         "families": sorted({family(press) for press in presses} - {"full"}),
         "cells": _pack([{"table": index[cell.table], **_cell(cell)} for cell in analysis.cells]),
-        "rows": _pack(
-            [{"table": index[table_of(row)], **_row(row, analysis)} for row in analysis.rows]
-        ),
+        "rows": _pack([{"table": index[table_of(row)], **_row(row, analysis)} for row in analysis.rows]),
         "tally": tally(gates),
         "gates": [
             {
@@ -88,10 +84,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "turns": [snap(value, 5) for value in cell.by_turn],
         "first": snap(cell.first, 5),
         "later": snap(cell.later, 5),
-        **{
-            name: snap(cell.mean_of(name), 7)
-            for name in ("chance", "bytes_ratio", "bytes", "tpot_s")
-        },
+        **{name: snap(cell.mean_of(name), 7) for name in ("chance", "bytes_ratio", "bytes", "tpot_s")},
         "sessions": sum(row.sessions for row in cell.rows),
         "asked": sum(row.turns for row in cell.rows),
         "tasks": cell.tasks,

@@ -93,8 +93,7 @@ def read_rows(results_dir: Path) -> tuple[list[Row], list[Ignored]]:
     """
     if not results_dir.is_dir():
         raise FileNotFoundError(
-            f"{results_dir} is not a folder; expected <model>/<run_id>.json files in it. "
-            "Run a sweep first."
+            f"{results_dir} is not a folder; expected <model>/<run_id>.json files in it. Run a sweep first."
         )
     rows: list[Row] = []
     ignored: list[Ignored] = []

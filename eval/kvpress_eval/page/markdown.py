@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from ..stats import Interval
 from .claims import Analysis, Cell, Table
 from .gates import Gate, tally
 from .loading import Row
@@ -25,7 +26,8 @@ that reproduces each row; it opens from disk, offline.
   smaller \u0394 without an asterisk is not evidence of equality.
 - **first**, **later**: score on the first turn and on the turns after it. In multi-turn mode a
   press that fires after a prompt with the question in it has seen the first question and no other;
-  in multi-request mode no question is seen.
+  in multi-request mode no question is seen. **turn effect**: (later - first) minus the same of the
+  full cache, paired, with its 95 % interval: below zero, the method loses more on later turns.
 - **bytes/dense**: bytes really held (codes, scales, indices, positions, masks, window) over those
   of the dense cache. \u25c6 marks the Pareto front: nothing with as few bytes scores higher.
 - Rows are ordered by bytes, from more to fewer: compare neighbours, which cost about the same
@@ -41,6 +43,7 @@ _HEAD = (
         "detects",
         "first",
         "later",
+        "turn effect [95 %]",
     ),
     *("TTFT s", "press s", "ms/token", "n"),
 )
@@ -109,11 +112,7 @@ def _gates(gates: Sequence[Gate]) -> str:
         for gate in gates
     ]
     found = [f"- {gate.name}: {text(failure)}" for gate in gates for failure in gate.failures[:20]]
-    more = [
-        f"- {gate.name}: {len(gate.failures) - 20} more"
-        for gate in gates
-        if len(gate.failures) > 20
-    ]
+    more = [f"- {gate.name}: {len(gate.failures) - 20} more" for gate in gates if len(gate.failures) > 20]
     notes = [f"- {gate.name}: {gate.note}." for gate in gates if gate.note]
     grid = _grid(("verdict", "gate", "checked", "failures"), 2, lines)
     return "\n\n".join(filter(None, (f"{tally(gates)}.", grid, "\n".join(found + more + notes))))
@@ -138,9 +137,7 @@ def _table(analysis: Analysis, table: Table) -> str:
         about.append("\u2020 Some tasks are missing: the score does not compare with the others.")
     few = min((row.sessions for cell in macros for row in cell.rows), default=0)
     if few < 10:
-        about.append(
-            f"With {few} sessions in a task the intervals are narrower than they should be."
-        )
+        about.append(f"With {few} sessions in a task the intervals are narrower than they should be.")
     return f"{' '.join(about)}\n\n{grid}"
 
 
@@ -161,9 +158,16 @@ def _line(cell: Cell, macros: Sequence[Cell]) -> list[str]:
         *(_difference(cell), probability(contrast.p_holm) if contrast else NONE),
         points(contrast.detectable) if contrast else NONE,
         *((points(cell.first), points(cell.later)) if ordered else (NONE, NONE)),
+        _effect(cell.interaction),
         *(fixed(cell.mean_of("ttft_s"), 2), fixed(cell.mean_of("press_s"), 3), fixed(1000 * tpot)),
         f"{sum(row.sessions for row in cell.rows):,}/{turns:,}",
     ]
+
+
+def _effect(found: Interval | None) -> str:
+    if found is None:
+        return NONE
+    return f"{points(found.mean, sign=True)} {span(found.low, found.high, sign=True)}".strip()
 
 
 def _difference(cell: Cell) -> str:
@@ -190,9 +194,7 @@ def _failed(rows: Sequence[Row]) -> str:
         for row in rows
         if not row.ok
     ]
-    return (
-        _grid(("model", "press", "task", "mode", "length", "error"), 6, lines) if lines else "None."
-    )
+    return _grid(("model", "press", "task", "mode", "length", "error"), 6, lines) if lines else "None."
 
 
 def _short(error: str) -> str:

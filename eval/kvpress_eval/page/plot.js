@@ -76,6 +76,7 @@ const cellTip = (c) => [
   c.diff && `to the full cache ${difference(c)} ${differenceRange(c)}${has(c.p_holm) ? `, p ${chance(c.p_holm)}` : ""}`,
   `${percent(c.bytes_ratio)} of the dense bytes (${mebi(c.bytes)} MiB)`,
   `first turn ${points(c.first)}, later ${points(c.later)}; ${millis(c.tpot_s)} ms per token`,
+  c.interaction && `later turns against the first, beyond the full cache: ${signedPoints(c.interaction[0])} ${range(c.interaction, signedPoints)}`,
   `${whole(c.sessions)} sessions, ${whole(c.asked)} turns${c.tasks < c.of ? `; only ${c.tasks} of ${c.of} tasks` : ""}`,
 ];
 
@@ -105,18 +106,25 @@ function placeLabels(items, marks, segments, box) {
   }
 }
 
-// Spread label positions down a column so that none overlap, each as near to where it wants to be as the others let it.
+// Spread label positions down a column, at least `gap` apart where there is room, near to where each wants to be.
 function spread(wanted, gap, low, high) {
   const order = wanted.map((_, i) => i).sort((a, b) => wanted[a] - wanted[b]);
-  const at = order.map((i) => wanted[i]);
-  for (let round = 0; round < 60; round++) {
-    for (let k = 1; k < at.length; k++) {
-      const overlap = at[k - 1] + gap - at[k];
-      if (overlap > 0) { at[k - 1] -= overlap / 2; at[k] += overlap / 2; }
+  const step = Math.min(gap, (high - low) / Math.max(1, order.length - 1));
+  // Groups of touching labels, each centred on the mean of what its members want; groups that meet are merged.
+  const groups = [];
+  for (const i of order) {
+    let group = { ids: [i], sum: wanted[i] };
+    const top = (g) => Math.max(low, Math.min(high - step * (g.ids.length - 1), g.sum / g.ids.length - (step * (g.ids.length - 1)) / 2));
+    while (groups.length) {
+      const before = groups[groups.length - 1];
+      if (top(before) + step * before.ids.length <= top(group) + 1e-6) break;
+      group = { ids: [...before.ids, ...group.ids], sum: before.sum + group.sum };
+      groups.pop();
     }
-    if (at.length) { at[0] = Math.max(at[0], low); at[at.length - 1] = Math.min(at[at.length - 1], high); }
+    group.top = top(group);
+    groups.push(group);
   }
   const result = [];
-  order.forEach((i, k) => { result[i] = at[k]; });
+  for (const g of groups) g.ids.forEach((i, k) => { result[i] = g.top + step * k; });
   return result;
 }

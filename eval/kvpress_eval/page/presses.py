@@ -8,9 +8,7 @@ _ARGUMENT = re.compile(r"[\w-]+\s*=\s*[^,()|]*")
 _COMMAS = re.compile(r"(?<=\()\s*(?:,\s*)+|\s*(?:,\s*)+(?=\))")
 _AMOUNT = re.compile(r"\b(keep|compression_ratio|budget)\s*=\s*[^,()|]*")
 _WIDTH = re.compile(r"\b(\w*bits|rank)\s*=\s*[^,()|]*")
-_KEEPS_ALL = re.compile(
-    r"\b(?:keep\s*=\s*1(?:\.0*)?|compression_ratio\s*=\s*0(?:\.0*)?)\s*(?=[,)]|$)"
-)
+_KEEPS_ALL = re.compile(r"\b(?:keep\s*=\s*1(?:\.0*)?|compression_ratio\s*=\s*0(?:\.0*)?)\s*(?=[,)]|$)")
 
 
 def family(press: str) -> str:

@@ -18,14 +18,10 @@ def print_analysis(analysis: Analysis, gates: Sequence[Gate], console: Console) 
     if not analysis.rows:
         console.print("No result rows found.")
     for model, length, history, rendering in sorted({(t[0], *t[2:]) for t in analysis.tables}):
-        tables = [
-            t for t in analysis.tables if (t[0], *t[2:]) == (model, length, history, rendering)
-        ]
+        tables = [t for t in analysis.tables if (t[0], *t[2:]) == (model, length, history, rendering)]
         tables.sort(key=lambda table: table.mode != "multi-turn")
         setting = [f"{length:,} tokens", history and f"{history} history", rendering]
-        console.print(
-            Text(f"\n{model}, {', '.join(part for part in setting if part)}", style="bold")
-        )
+        console.print(Text(f"\n{model}, {', '.join(part for part in setting if part)}", style="bold"))
         console.print(_grid(analysis, tables))
     _print_problems(analysis, gates, console)
 
@@ -99,8 +95,6 @@ def _print_problems(analysis: Analysis, gates: Sequence[Gate], console: Console)
     wrong = [gate for gate in gates if gate.failures]
     console.print(f"\nsanity gates: {tally(gates)}", highlight=False)
     for gate in wrong:
-        console.print(
-            Text(f"\u2717 {gate.name} ({len(gate.failures)} of {gate.checked})", style="red")
-        )
+        console.print(Text(f"\u2717 {gate.name} ({len(gate.failures)} of {gate.checked})", style="red"))
         for failure in gate.failures[:5]:
             console.print(Text(f"    {failure}"))

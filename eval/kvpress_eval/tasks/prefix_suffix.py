@@ -41,18 +41,18 @@ def _natural(request: Request) -> Episode:
     suffixes: set[str] = set()
     targets: list[str] = []
     while len(targets) < request.turns:
-        text = _letters(rng, LENGTH)
-        if text[:_PART] not in prefixes and text[-_PART:] not in suffixes:
-            prefixes.add(text[:_PART])
-            suffixes.add(text[-_PART:])
-            targets.append(text)
+        drawn = _letters(rng, LENGTH)
+        if drawn[:_PART] not in prefixes and drawn[-_PART:] not in suffixes:
+            prefixes.add(drawn[:_PART])
+            suffixes.add(drawn[-_PART:])
+            targets.append(drawn)
     fresh = _others(rng, prefixes, suffixes)
     items = []
-    for t, text in enumerate(targets):
-        items.append(Fact(depth(request, t, placing), text, t))
+    for t, target in enumerate(targets):
+        items.append(Fact(depth(request, t, placing), target, t))
         for _ in range(2):
-            items.append(Fact(placing.random(), text[:_PART] + next(fresh)[_PART:]))
-            items.append(Fact(placing.random(), next(fresh)[:-_PART] + text[-_PART:]))
+            items.append(Fact(placing.random(), target[:_PART] + next(fresh)[_PART:]))
+            items.append(Fact(placing.random(), next(fresh)[:-_PART] + target[-_PART:]))
     filler = Filler(_others(request.rng("filler"), prefixes, suffixes))
     turns = [Turn(_question(text), text, ()) for text in targets]
     text = Text(filler, items, "\n", _HEAD)

@@ -57,9 +57,7 @@ def make_row(
     for s in range(sessions):
         asked = random.Random(f"{task}{mode}{length}{model}{seed}{s}")  # the same for all presses
         lost = random.Random(f"{press}{task}{mode}{length}{model}{seed}{s}")
-        solved = [
-            asked.random() < TASKS[task] * (0.97 if length > 4096 else 1) for _ in range(turns)
-        ]
+        solved = [asked.random() < TASKS[task] * (0.97 if length > 4096 else 1) for _ in range(turns)]
         kept = [first if t == 0 and visible else max(later, 0.02) for t in range(turns)]
         scores.append([float(a and lost.random() < k) for a, k in zip(solved, kept, strict=True)])
     flat = [score for session in scores for score in session]

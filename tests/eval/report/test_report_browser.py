@@ -149,10 +149,7 @@ def test_tables_sort_by_click_and_by_keyboard(page: Any) -> None:
     header().send_keys(Keys.ENTER)
     assert [float(v) for v in scores()] == sorted(down)
     assert column(page, "score")[-1] == "\u2013"
-    assert (
-        js(page, "document.querySelector('#rows th[aria-sort]').getAttribute('aria-sort')")
-        == "ascending"
-    )
+    assert js(page, "document.querySelector('#rows th[aria-sort]').getAttribute('aria-sort')") == "ascending"
     assert js(page, "document.activeElement.closest('th').getAttribute('aria-sort')") == "ascending"
     assert "ascending" in js(page, "document.getElementById('said').textContent")
 
@@ -161,17 +158,12 @@ def test_filters_narrow_tables_and_charts(page: Any) -> None:
     panels = "document.querySelectorAll('#quality svg[role=img]').length"
     assert js(page, panels) == 2 and set(column(page, "mode")) == {"multi-turn", "multi-request"}
     choose(page, "mode", "multi-turn")
-    assert js(page, panels) == 1 and js(
-        page, "document.getElementById('n-rows').textContent"
-    ).startswith("114 of 462")
+    assert js(page, panels) == 1 and js(page, "document.getElementById('n-rows').textContent").startswith("114 of 462")
     choose(page, "length", "")
     assert js(page, panels) == 2 and set(column(page, "length")) == {"2,048", "8,192"}
     choose(page, "task", "multihop")
     search(page, "failed OutOfMemory")
-    assert (
-        column(page, "press")
-        and js(page, "document.querySelector('#rows .tag.bad').textContent") == "failed"
-    )
+    assert column(page, "press") and js(page, "document.querySelector('#rows .tag.bad').textContent") == "failed"
     assert js(page, "document.getElementById('n-rows').textContent").startswith("1 of 462")
     search(page, "nothing is called this")
     assert js(page, "document.getElementById('n-rows').textContent").startswith("0 of 462")
@@ -187,12 +179,12 @@ def test_every_field_of_a_row_can_be_shown(page: Any) -> None:
     page.execute_script("document.querySelectorAll('#groups button')[4].click()")
     choose(page, "length", "")
     shown = page.execute_script(_HEADS)
-    names = (
-        "press model task mode history rendering seed sessions turns score first later bytes peak "
-        "TTFT prefill versions device dtype attention threads commit command"
-    ).split(" ")
-    more = ("resolved press", "compression fired", "question visible", "\u0394 full", "Holm")
-    for name in (*names, *more):
+    for name in (
+        *("press", "resolved press", "model", "task", "mode", "history", "rendering", "seed", "compression fired"),
+        *("question visible", "sessions", "turns", "score", "\u0394 full", "Holm", "first", "later", "bytes/dense"),
+        *("peak", "TTFT", "per token", "prefill", "versions", "device", "dtype", "attention", "threads", "commit"),
+        "command",
+    ):
         assert name in shown, name
 
 
@@ -226,9 +218,7 @@ def test_an_empty_report_opens(browser: Any, tmp_path: Path, make: Any) -> None:
     from kvpress_eval.report import write
 
     (tmp_path / "none").mkdir()
-    only_failed = make.write_rows(
-        tmp_path / "failed", [make.failed(make.make_row("full", "kv"), "broke")]
-    )
+    only_failed = make.write_rows(tmp_path / "failed", [make.failed(make.make_row("full", "kv"), "broke")])
     for results in (tmp_path / "none", only_failed):
         browser.get_log("browser")
         browser.get(write(results, tmp_path / f"{results.name}-out").page.as_uri())

@@ -76,11 +76,7 @@ def test_markdown_is_inert() -> None:
 
 def test_numbers() -> None:
     assert snap(0.1 + 0.2, 1) == 0.3 and snap(float("nan")) is None and snap(-0.0) == 0.0
-    assert (
-        fixed(-1.25, 2) == "\u22121.25"
-        and fixed(None) == "\u2013"
-        and fixed(-0.01, 1, sign=True) == "0.0"
-    )
+    assert fixed(-1.25, 2) == "\u22121.25" and fixed(None) == "\u2013" and fixed(-0.01, 1, sign=True) == "0.0"
     assert points(0.1234) == "12.3" and span(-0.1, 0.1, sign=True) == "[\u221210.0, +10.0]"
     assert [probability(p) for p in (1.0, 0.04, 0.0001)] == ["1.00", "0.040", "<0.001"]
     assert [percent(r) for r in (1.0, 0.25, 0.046)] == ["100 %", "25.0 %", "4.60 %"]
@@ -89,12 +85,8 @@ def test_numbers() -> None:
 def test_page_is_one_small_inert_file(report: Any, make: Any) -> None:
     page = report.page.read_text("utf-8")
     assert len(page.encode()) < 5_000_000
-    head, data = re.search(
-        r'^(.*)<script type="application/json" id="data">(.*?)</script>', page, re.S
-    ).groups()  # type: ignore[union-attr]
-    assert "<" not in data and make.HOSTILE in json.dumps(
-        json.loads(data), ensure_ascii=False
-    ).replace('\\"', '"')
+    head, data = re.search(r'^(.*)<script type="application/json" id="data">(.*?)</script>', page, re.S).groups()  # type: ignore[union-attr]
+    assert "<" not in data and make.HOSTILE in json.dumps(json.loads(data), ensure_ascii=False).replace('\\"', '"')
     rest = page.replace(data, "")
     assert "pwned" not in rest
     assert re.findall(r"https?://[^\"' ]+", rest) == ["http://www.w3.org/2000/svg"]
@@ -135,26 +127,19 @@ def test_terminal_summary_fits_100_columns(make: Any, tmp_path: Path) -> None:
     out = io.StringIO()
     few = ("full", "kivi(bits=4, group=32)", "random(keep=0.125)", make.HOSTILE)
     rows = [row for row in make.sweep() if row["press"] in few]
-    print_summary(
-        make.write_rows(tmp_path, rows), console.Console(file=out, width=100, color_system=None)
-    )
+    print_summary(make.write_rows(tmp_path, rows), console.Console(file=out, width=100, color_system=None))
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= 100
     (line,) = (x for x in lines if x.startswith("kivi(bits=4, group=32)") and "73.6" in x)
     assert "28.2 %" in line and "79.3" in line
-    assert (
-        "sanity gates: 5 of 6 pass, 1 not checked" in out.getvalue()
-        and "2 failed runs" in out.getvalue()
-    )
+    assert "sanity gates: 5 of 6 pass, 1 not checked" in out.getvalue() and "2 failed runs" in out.getvalue()
     assert any("6.2\u2020" in x for x in lines)
 
 
 def test_terminal_summary_names_failing_gates(make: Any, tmp_path: Path) -> None:
     console = pytest.importorskip("rich.console")
     out = io.StringIO()
-    make.write_rows(
-        tmp_path, [make.make_row("full", "kv"), make.make_row("snapkv(keep=0.5)", "kv", bytes=1)]
-    )
+    make.write_rows(tmp_path, [make.make_row("full", "kv"), make.make_row("snapkv(keep=0.5)", "kv", bytes=1)])
     print_summary(tmp_path, console.Console(file=out, width=100, color_system=None))
     assert "claimed bytes are measured bytes (1 of 2)" in out.getvalue()
     assert "sanity gates: 4 of 6 pass, 1 fails, 1 not checked" in out.getvalue()

@@ -73,9 +73,7 @@ def test_a_bare_row_is_enough(make: Any) -> None:
         "session_ids",
         "session_scores",
     )
-    row = parse_row(
-        {k: v for k, v in make.make_row("full", "kv").items() if k in keys}, "m/abc.json"
-    )
+    row = parse_row({k: v for k, v in make.make_row("full", "kv").items() if k in keys}, "m/abc.json")
     assert row.run_id == "abc" and row.bytes is None and row.sessions == 24 and row.turns == 120
 
 
@@ -102,18 +100,14 @@ def test_press_text() -> None:
     assert sweep("snapkv(keep=0.25, window=8)") != sweep("snapkv(keep=0.25, window=9)")
     assert sweep("kivi(bits=2)") == sweep("kivi(bits=4)")
     assert keeps_everything("full") and keeps_everything("snapkv(keep=1.0, window=8)")
-    assert not keeps_everything("snapkv(keep=1) | kivi(bits=2)") and not keeps_everything(
-        "h2o(keep=10)"
-    )
+    assert not keeps_everything("snapkv(keep=1) | kivi(bits=2)") and not keeps_everything("h2o(keep=10)")
 
 
 def test_differences_are_paired_by_session_id(make: Any) -> None:
     full, press = pair(make)
     order = list(range(24))[::-1]
     shuffled = {k: [press[k][i] for i in order] for k in ("session_ids", "session_scores")}
-    plain, mixed = (
-        parsed([full, {**press, **change}]).contrasts["m/1.json"] for change in ({}, shuffled)
-    )
+    plain, mixed = (parsed([full, {**press, **change}]).contrasts["m/1.json"] for change in ({}, shuffled))
     assert plain == mixed
     expected = sum(map(sum, press["session_scores"])) - sum(map(sum, full["session_scores"]))
     assert plain.diff.mean == pytest.approx(expected / 120)
@@ -157,16 +151,15 @@ def test_order_of_rows_does_not_matter(make: Any) -> None:
 def test_incomplete_methods_are_not_on_the_front(analysis: Any) -> None:
     table = next(t for t in analysis.tables if t.length == 8192)
     partial = [cell for cell in analysis.macros(table) if not cell.complete]
-    assert [cell.method.press for cell in partial] == ["random(keep=0.125)"] and not partial[
-        0
-    ].front
+    assert [cell.method.press for cell in partial] == ["random(keep=0.125)"] and not partial[0].front
     front = sorted((c for c in analysis.macros(table) if c.front), key=lambda c: c.bytes_ratio)
     assert len(front) > 2
     assert all(a.score.mean < b.score.mean for a, b in itertools.pairwise(front))
 
 
 def test_interaction_shows_the_loss_on_later_turns(make: Any) -> None:
-    cell = parsed(pair(make, "snapkv(keep=0.125)")).cells[-1]
+    analysis = parsed(pair(make, "snapkv(keep=0.125)"))
+    cell = analysis.macros(analysis.tables[0])[-1]
     assert cell.interaction is not None and cell.interaction.high < 0
 
 
@@ -216,11 +209,7 @@ def test_gate_repeated_full_cache(make: Any) -> None:
 def test_gates_name_the_offender(make: Any, name: str, change: dict[str, Any], words: str) -> None:
     assert gate(pair(make), name).verdict == "pass"
     found = gate(pair(make, **change), name)
-    assert (
-        found.verdict == "fail"
-        and words in found.failures[0]
-        and "snapkv(keep=0.5)" in found.failures[0]
-    )
+    assert found.verdict == "fail" and words in found.failures[0] and "snapkv(keep=0.5)" in found.failures[0]
 
 
 def test_rows_survive_a_round_trip_through_json(make: Any) -> None:

@@ -39,8 +39,7 @@ def test_sign_flip_counts_ties_despite_float_noise() -> None:
     d = [0.1, 0.2, 0.3, -0.1, 0.7]  # 0.1 + 0.2 - 0.3 is not 0.0 in floats
     fractions = [1, 2, 3, -1, 7]
     sums = [
-        abs(sum(s * f for s, f in zip(signs, fractions, strict=True)))
-        for signs in itertools.product((-1, 1), repeat=5)
+        abs(sum(s * f for s, f in zip(signs, fractions, strict=True))) for signs in itertools.product((-1, 1), repeat=5)
     ]
     assert stats.sign_flip_p([d]) == pytest.approx(np.mean([s >= 12 for s in sums]))
 

@@ -1,0 +1,181 @@
+"""Does kvpress work here? One line a check: what was found, and what to do where something is missing.
+
+The self-test runs every assumption `kvpress/hf.py` makes about the installed transformers on a model of two
+layers, so that an upgrade that breaks one is named in seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+Status = Literal["ok", "warn", "fail"]
+_TESTED = ("5.17", "5.23")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. advice is empty when there is nothing to do."""
+
+    name: str
+    status: Status
+    detail: str
+    advice: str = ""
+
+
+def run() -> list[Check]:
+    """All checks; takes seconds, needs no network and no GPU."""
+    checks = [
+        Check("python", "ok", platform.python_version()),
+        Check("torch", "ok", torch.__version__),
+        _transformers(),
+        _optional("triton", "kernels for packed storage on NVIDIA GPUs; not used yet", "pip install triton"),
+        _optional("flash_attn", "flash attention for the prompt", 'pip install "kvpress-lab[flash]"'),
+        _optional("hqq", "the QuantizedCache peer in kvpress bench", 'pip install "kvpress-lab[hqq]"'),
+        _gpu(),
+    ]
+    model = _model()
+    for name, test in _ASSUMPTIONS.items():
+        checks.append(_assumption(name, test, model))
+    return checks
+
+
+def _transformers() -> Check:
+    version = importlib.metadata.version("transformers")
+    major_minor = tuple(int(part) for part in version.split(".")[:2])
+    low, high = (tuple(int(part) for part in tested.split(".")) for tested in _TESTED)
+    if low <= major_minor <= high:
+        return Check("transformers", "ok", version)
+    advice = f"tested with {_TESTED[0]} to {_TESTED[1]}; the self-test below says whether this one works"
+    return Check("transformers", "fail" if major_minor < low else "warn", version, advice)
+
+
+def _optional(module: str, purpose: str, install: str) -> Check:
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:  # a broken binary wheel raises anything
+        missing = isinstance(error, ModuleNotFoundError)
+        detail = "not installed (optional)" if missing else f"installed but broken: {error}"
+        return Check(module, "ok" if missing else "warn", detail, f"for {purpose}: {install}")
+    return Check(module, "ok", getattr(found, "__version__", "installed"))
+
+
+def _gpu() -> Check:
+    if not torch.cuda.is_available():
+        return Check("gpu", "ok", "none; everything runs on the CPU")
+    return Check("gpu", "ok", f"{torch.cuda.get_device_name()} with CUDA {torch.version.cuda}")
+
+
+def _assumption(name: str, test: Callable[[Any], str], model: Any) -> Check:
+    try:
+        problem = test(model)
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+    if not problem:
+        return Check(name, "ok", "holds")
+    return Check(name, "fail", problem, "this transformers changed what kvpress relies on; install a tested version")
+
+
+def _model() -> Any:
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    config = Gemma3TextConfig(
+        vocab_size=61,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+        max_position_embeddings=128,
+        pad_token_id=0,
+        eos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Gemma3ForCausalLM(config).eval()
+
+
+def _ids(rows: int = 1, count: int = 23) -> torch.Tensor:
+    return (torch.arange(rows * count).view(rows, count) * 7) % 59 + 1
+
+
+def _layer_kinds(model: Any) -> str:
+    from kvpress import hf
+
+    kinds = hf.layer_types(model)[0]
+    return "" if kinds == ["sliding_attention", "full_attention"] else f"layer types read as {kinds}"
+
+
+def _same_tokens(model: Any) -> str:
+    from kvpress import full
+
+    ids, mask = _ids(2), torch.ones(2, 23, dtype=torch.long)
+    mask[1, :6] = 0
+    plain = model.generate(ids, attention_mask=mask, max_new_tokens=6, do_sample=False)
+    with full()(model):
+        pressed = model.generate(ids, attention_mask=mask, max_new_tokens=6, do_sample=False)
+    return "" if torch.equal(plain, pressed) else "generate gives other tokens under a press that keeps everything"
+
+
+def _shrinks(model: Any) -> str:
+    from kvpress import random
+
+    with random(keep=0.5, recent=2)(model) as session:
+        report = session.report(session.prefill(_ids()))
+    held = report.layers[0].slots
+    return "" if held == 11 else f"asked for 11 slots, the store holds {held}"
+
+
+def _logical(model: Any) -> str:
+    from kvpress import random
+
+    with random(keep=0.5, recent=2)(model):
+        out = model.generate(_ids(), max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
+        again = model.generate(out.sequences, past_key_values=out.past_key_values, max_new_tokens=2, do_sample=False)
+    seen = out.past_key_values.get_seq_length()
+    return "" if again.shape[1] == 29 and seen == 28 else f"positions are off: {again.shape[1]} tokens, {seen} seen"
+
+
+def _restores(model: Any) -> str:
+    from kvpress import full
+
+    before = (dict(model.__dict__), model.config._attn_implementation, model.config.to_json_string())
+    with full()(model):
+        inside = model.config.to_json_string()
+    after = (dict(model.__dict__), model.config._attn_implementation, model.config.to_json_string())
+    if inside != before[2]:
+        return "the attention name shows up in the serialized config"
+    return "" if before[0].keys() == after[0].keys() and before[1:] == after[1:] else "leaving a press changes the model"
+
+
+def _refuses(model: Any) -> str:
+    from transformers import StaticCache
+
+    from kvpress import full
+    from kvpress.errors import UnsupportedError
+
+    with full()(model):
+        try:
+            model(_ids(), past_key_values=StaticCache(config=model.config, max_cache_len=32))
+        except UnsupportedError:
+            return ""
+    return "a StaticCache was accepted"
+
+
+_ASSUMPTIONS: dict[str, Callable[[Any], str]] = {
+    "layer types": _layer_kinds,
+    "generate unchanged at keep=1": _same_tokens,
+    "slots really dropped": _shrinks,
+    "positions follow what was seen": _logical,
+    "model restored on leaving": _restores,
+    "other caches refused": _refuses,
+}

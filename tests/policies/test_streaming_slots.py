@@ -1,0 +1,94 @@
+"""StreamingLLM with positions of cache slots: sinks move along, by the model's own rotary embedding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
+
+from kvpress import Press, kivi, streaming_llm
+from kvpress.errors import PressConflictError, UnsupportedError
+
+THETA, DIM = 10_000.0, 16
+
+
+def llama(**rope: object) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    parameters = {"rope_type": "default", "rope_theta": THETA, **rope}
+    config = LlamaConfig(
+        vocab_size=97,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=DIM,
+        max_position_embeddings=256,
+        rope_parameters=parameters,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def rotate_half_split(x: torch.Tensor, by: int) -> torch.Tensor:
+    """RoPE written out in fp64, independent of the library and of transformers."""
+    angle = by / THETA ** (torch.arange(0, DIM, 2).double() / DIM)
+    a, b = x.double().chunk(2, -1)
+    return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()], -1)
+
+
+def test_sinks_stand_where_their_slots_are() -> None:
+    model, ids = llama(), torch.arange(2, 43)[None]
+    before = model(ids).past_key_values.layers[0].keys
+    with streaming_llm(keep=16, sinks=3)(model) as session, torch.no_grad():
+        cache = session.prefill(ids)
+        for step in range(5):
+            model(torch.tensor([[50 + step]]), past_key_values=cache)
+            evicted = ids.shape[1] + step + 1 - 16
+            stored = cache.stores[0].tail.keys[0, :, :3]
+            wanted = rotate_half_split(before[0, :, :3], evicted)
+            assert (stored - wanted).abs().max() < 1e-5
+
+
+def test_logits_equal_those_of_a_cache_rebuilt_at_slot_positions() -> None:
+    """The same keys un-rotated, gathered and rotated anew to 0..N-1, with the query at slot N."""
+    model, ids = llama(), torch.arange(2, 43)[None]
+    token = torch.tensor([[77]])
+    with streaming_llm(keep=16)(model) as session, torch.no_grad():
+        got = model(token, past_key_values=session.prefill(ids)).logits
+    with torch.no_grad():
+        dense = model(ids).past_key_values
+        kept = torch.cat([torch.arange(4), torch.arange(41 - 12, 41)])
+        for layer in dense.layers:
+            rows = [rotate_half_split(layer.keys[:, :, at], slot - int(at)) for slot, at in enumerate(kept)]
+            layer.keys = torch.stack(rows, 2).float()
+            layer.values = layer.values[:, :, kept]
+        wanted = model(token, past_key_values=dense, position_ids=torch.tensor([[16]])).logits
+    assert (got - wanted).abs().max() < 1e-4
+
+
+def test_keep_leaves_keys_alone() -> None:
+    model, ids = llama(), torch.arange(2, 43)[None]
+    before = model(ids).past_key_values.layers[0].keys
+    with streaming_llm(keep=16, positions="keep")(model) as session:
+        cache = session.prefill(ids)
+    assert torch.equal(cache.stores[0].tail.keys[:, :, :4], before[:, :, :4])
+
+
+def test_no_rotary_embedding_is_refused_with_the_way_out() -> None:
+    config = OPTConfig(
+        vocab_size=97, hidden_size=32, ffn_dim=48, num_hidden_layers=1, num_attention_heads=2, word_embed_proj_dim=32
+    )
+    with pytest.raises(UnsupportedError, match='positions="keep"'), streaming_llm()(OPTForCausalLM(config)):
+        pass
+
+
+def test_length_dependent_rope_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="dynamic"), streaming_llm()(llama(rope_type="dynamic", factor=2.0)):
+        pass
+
+
+def test_packed_storage_cannot_be_moved() -> None:
+    with pytest.raises(PressConflictError, match="positions"):
+        streaming_llm() | kivi()
+    assert str(streaming_llm(positions="keep") | kivi()) == 'streaming_llm(positions="keep") | kivi'
+    assert Press.parse('streaming_llm(positions="keep") | kivi') == streaming_llm(positions="keep") | kivi()
