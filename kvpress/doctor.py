@@ -154,7 +154,8 @@ def _restores(model: Any) -> str:
     after = (dict(model.__dict__), model.config._attn_implementation, model.config.to_json_string())
     if inside != before[2]:
         return "the attention name shows up in the serialized config"
-    return "" if before[0].keys() == after[0].keys() and before[1:] == after[1:] else "leaving a press changes the model"
+    same = before[0].keys() == after[0].keys() and before[1:] == after[1:]
+    return "" if same else "leaving a press changes the model"
 
 
 def _refuses(model: Any) -> str:

@@ -249,7 +249,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     try:
         merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
         data = OmegaConf.to_container(merged, resolve=True)
-    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+    except (OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
         raise UsageError(f"cannot read {path} with {list(overrides)}: {_one_line(error)}") from None
     if not isinstance(data, dict):
         raise UsageError(f"{path} must hold key: value lines")

@@ -1,0 +1,246 @@
+"""`kvpress bench`: what a press costs in time and memory, as ratios measured in one process.
+
+Absolute times on a shared machine say little, so competitors take turns step by step in the same process and
+the medians of their steps are divided. Shape: the bundled model's architecture, random weights, more layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+DENSE = "DynamicCache"
+HQQ = "QuantizedCache(hqq, 4 bits)"
+PRESSES = ("full", "snapkv(keep=0.25)", "kivi(bits=4)")
+LAYERS = 8
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One competitor in one setting: median seconds of a step, and that over DynamicCache's."""
+
+    what: str
+    name: str
+    context: int
+    batch: int
+    seconds: float
+    ratio: float
+
+
+def random_model(layers: int = LAYERS, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Any:
+    """The bundled architecture's shape with `layers` layers and random weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=384,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=1 << 17,
+        tie_word_embeddings=True,
+    )
+    return LlamaForCausalLM(config).to(device=device, dtype=dtype).eval()
+
+
+def _synchronize(model: Any) -> None:
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+class Competitor:
+    """A cache of some kind, filled with a prompt, that decodes one token when asked."""
+
+    def __init__(self, name: str, model: Any, ids: torch.Tensor) -> None:
+        self.name, self.model = name, model
+        self.session: AbstractContextManager[Any] = nullcontext()
+        self.token = ids[:, :1]
+        if name in (DENSE, HQQ):
+            self.cache = self._plain(ids)
+        else:
+            from kvpress import Press
+
+            self.press = Press.parse(name)
+            with self.press(model) as session:
+                self.cache = session.prefill(ids)
+
+    def _plain(self, ids: torch.Tensor) -> Any:
+        from transformers import DynamicCache, QuantizedCache
+
+        cache: Any = DynamicCache(config=self.model.config)
+        if self.name == HQQ:
+            cache = QuantizedCache(
+                backend="hqq", config=self.model.config, nbits=4, q_group_size=64, axis_key=1, axis_value=1
+            )
+        self.model(ids, past_key_values=cache, logits_to_keep=1)
+        return cache
+
+    def step(self) -> float:
+        """Seconds of one decode step; competitors take turns."""
+        with nullcontext() if self.name in (DENSE, HQQ) else self.press(self.model):
+            _synchronize(self.model)
+            start = time.perf_counter()
+            self.model(self.token, past_key_values=self.cache)
+            _synchronize(self.model)
+            return time.perf_counter() - start
+
+
+def decode(model: Any, names: Sequence[str], context: int, batch: int, steps: int) -> list[Timing]:
+    """Seconds per decode step of each competitor after a prompt of `context` tokens, taking turns."""
+    ids = torch.randint(4, 380, (batch, context), generator=torch.Generator().manual_seed(1)).to(model.device)
+    with torch.no_grad():
+        racers = [Competitor(name, model, ids) for name in names]
+        rounds = [[racer.step() for racer in racers] for _ in range(steps + 4)][4:]
+    medians = [statistics.median(times) for times in zip(*rounds, strict=True)]
+    base = medians[list(names).index(DENSE)]
+    return [Timing("decode step", n, context, batch, s, s / base) for n, s in zip(names, medians, strict=True)]
+
+
+def prefill(model: Any, names: Sequence[str], context: int, repeats: int) -> list[Timing]:
+    """Seconds to read a prompt (compression included), taking turns, over the plain model's."""
+    from kvpress import Press
+
+    ids = torch.randint(4, 380, (1, context), generator=torch.Generator().manual_seed(1)).to(model.device)
+
+    def plain() -> None:
+        model(ids, logits_to_keep=1)
+
+    def pressed(text: str) -> Callable[[], None]:
+        def read() -> None:
+            with Press.parse(text)(model) as session:
+                session.prefill(ids)
+
+        return read
+
+    racers = {name: plain if name == DENSE else pressed(name) for name in names}
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    with torch.no_grad():
+        for _ in range(repeats + 1):
+            for name, racer in racers.items():
+                _synchronize(model)
+                start = time.perf_counter()
+                racer()
+                _synchronize(model)
+                taken[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(times[1:]) for name, times in taken.items()}
+    return [Timing("prefill", n, context, 1, s, s / medians[DENSE]) for n, s in medians.items()]
+
+
+def _peak_of(name: str, context: int, layers: int, queue: Any) -> None:
+    torch.set_num_threads(2)
+    model = random_model(layers)
+    ids = torch.randint(4, 380, (1, context), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        model(ids[:, :256])
+        gc.collect()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        if name == DENSE:
+            cache = model(ids, logits_to_keep=1).past_key_values
+        else:
+            from kvpress import Press
+
+            with Press.parse(name)(model) as session:
+                cache = session.prefill(ids)
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    del cache
+    queue.put((after - before) * 1024)
+
+
+def peak(names: Sequence[str], context: int, layers: int = LAYERS) -> list[Timing]:
+    """Bytes of resident memory a prompt adds at its peak, each in a fresh process; `seconds` holds bytes here."""
+    spawn = multiprocessing.get_context("spawn")
+    out: dict[str, int] = {}
+    for name in names:
+        queue = spawn.Queue()
+        process = spawn.Process(target=_peak_of, args=(name, context, layers, queue))
+        process.start()
+        out[name] = queue.get()
+        process.join()
+    return [Timing("peak memory of prefill", n, context, 1, b, b / out[DENSE]) for n, b in out.items()]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of `kvpress bench`."""
+    parser = argparse.ArgumentParser(
+        prog="kvpress bench",
+        description="Time and memory of presses as ratios to DynamicCache, measured in one process.",
+        epilog="example: kvpress bench --contexts 1024 16384 --batches 1 --presses full 'snapkv(keep=0.25)'",
+    )
+    parser.add_argument("--presses", nargs="+", default=list(PRESSES), metavar="PRESS")
+    parser.add_argument("--contexts", nargs="+", type=int, default=[1024, 4096, 16384], metavar="N")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4], metavar="B")
+    parser.add_argument("--steps", type=int, default=48, help="decode steps counted (default 48)")
+    parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--only", choices=["decode", "prefill", "peak"], help="one part instead of all three")
+    parser.add_argument("--output", type=Path, help="also write the figures as JSON")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(arguments.threads)
+    rows = list(_rows(arguments))
+    if arguments.output:
+        arguments.output.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    return 0
+
+
+def _rows(arguments: argparse.Namespace) -> Iterator[Timing]:
+    from rich.console import Console
+
+    console = Console()
+    model = random_model(arguments.layers, getattr(torch, arguments.dtype), arguments.device)
+    console.print(
+        f"random model, {arguments.layers} layers of the bundled shape, {arguments.dtype} on {arguments.device}, "
+        f"{arguments.threads} threads, torch {torch.__version__}; medians, competitors taking turns",
+        highlight=False,
+    )
+    console.print(f"{'':32}{'context':>8}{'batch':>6}{'absolute':>13}{'/ dense':>9}", style="bold", highlight=False)
+
+    def show(timings: Sequence[Timing]) -> Sequence[Timing]:
+        for t in timings:
+            absolute = f"{t.seconds / 2**20:.1f} MiB" if "memory" in t.what else f"{1e3 * t.seconds:.2f} ms"
+            console.print(f"{t.name:32}{t.context:8}{t.batch:6}{absolute:>13}{t.ratio:9.2f}", highlight=False)
+        return timings
+
+    if arguments.only in (None, "decode"):
+        console.print("decode step", style="bold")
+        hqq = [HQQ] if _has_hqq() and arguments.device == "cpu" else []
+        for context in arguments.contexts:
+            for batch in arguments.batches:
+                names = [DENSE, *arguments.presses, *(hqq if batch == 1 else [])]
+                yield from show(decode(model, names, context, batch, arguments.steps))
+                gc.collect()
+    if arguments.only in (None, "prefill"):
+        console.print("prefill, compression included", style="bold")
+        yield from show(prefill(model, [DENSE, *arguments.presses, "h2o(keep=0.25)"], 4096, 7))
+    if arguments.only in (None, "peak") and arguments.device == "cpu":
+        console.print("memory added at the peak of prefill", style="bold")
+        yield from show(peak([DENSE, *arguments.presses, "h2o(keep=0.25)"], max(arguments.contexts)))
+
+
+def _has_hqq() -> bool:
+    try:
+        import hqq  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

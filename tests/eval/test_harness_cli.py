@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from kvpress_eval import runner
+from kvpress_eval.cli import main
+from kvpress_eval.rows import load_rows
+
+SMALL = ["--length", "300", "--sessions", "2", "--turns", "2"]
+
+
+def lines(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_run_writes_a_row_and_finds_it_again(
+    dialect_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = ["run", "--model", dialect_model, *SMALL, "--results", str(tmp_path)]
+    assert main([*cell, "--press", "snapkv(keep=0.5)"]) == 0
+    assert "not known; run it: kvpress run" in lines(capsys.readouterr().out)
+    assert main(cell) == 0
+    assert "this is the full cache" in lines(capsys.readouterr().out)
+    assert main([*cell, "--press", "snapkv(keep=0.5)"]) == 0
+    out = lines(capsys.readouterr().out)
+    assert "already there" in out
+    assert "paired with the full cache" in out or "too few sessions" in out
+    assert len(load_rows(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "--press", "snapkvv"], "snapkv"),
+        (["run", "--press", "snapkv(keep=2.5)"], "keep"),
+        (["run", "--press", "snapkv(keep=0.5"], "Cannot read"),
+        (["run", "--task", "kvv"], "unknown task 'kvv'; did you mean 'kv'?"),
+        (["run", "--mode", "multiturn"], "did you mean 'multi-turn'?"),
+        (["run", "--length", "long"], "invalid int value: 'long'"),
+        (["run", "--sessions", "0"], "sessions must be at least 1, got 0"),
+        (["run", "--model", "/no/such/folder"], "no such folder"),
+        (["run", "--model", "MODEL", "--length", "9000"], "use --length 700 or less"),
+        (["run", "--model", "MODEL", "--length", "60"], "needs a length of at least"),
+        (["run", "--device", "tpu"], "unknown device 'tpu'"),
+        (["run", "--colour", "red"], "unrecognized arguments: --colour"),
+        (["sweep", "none.yaml"], "no such sweep file"),
+        (["sweep", "SWEEP", "sesions=1"], "did you mean 'sessions'?"),
+        (["sweep", "SWEEP", "--jobs", "0"], "--jobs must be at least 1"),
+        (["report", "--results", "/no/such/folder"], "no such folder"),
+        (["list", "colours"], "invalid choice"),
+        (["fly"], "invalid choice"),
+        ([], "required"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    words: list[str],
+    message: str,
+    dialect_model: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text("presses: [full]\n")
+    named = {"MODEL": dialect_model, "SWEEP": str(sweep)}
+    assert main([named.get(word, word) for word in words]) == 2
+    captured = capsys.readouterr()
+    assert message in lines(captured.err)
+    assert "Traceback" not in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_failed_cell_is_exit_code_1(
+    dialect_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "ask", lambda *args: 1 / 0)
+    cell = ["run", "--model", dialect_model, *SMALL, "--results", str(tmp_path)]
+    assert main(cell) == 1
+    assert "ZeroDivisionError" in capsys.readouterr().out
+    (row,) = load_rows(tmp_path)
+    assert row.status == "failed"
+
+
+def test_an_interrupt_is_exit_code_130(
+    dialect_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "ask", stop)
+    assert main(["run", "--model", dialect_model, *SMALL, "--results", str(tmp_path)]) == 130
+    assert "goes on from here" in lines(capsys.readouterr().err)
+    assert load_rows(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["run", "sweep", "report", "list", "doctor"])
+def test_help_shows_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"  kvpress {name}" in out
+    assert "exit codes:" in out
+
+
+def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    for name in ("snapkv", "kivi", "prefix_suffix", "many_shot", "tiny-outlier"):
+        assert name in out
+
+
+def test_a_dry_run_runs_nothing(dialect_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(f"models: ['{dialect_model}']\npresses: ['kivi(bits=2)']\n")
+    words = ["sweep", str(sweep), "--dry-run", "sessions=2", "--results", str(tmp_path / "rows")]
+    assert main(words) == 0
+    assert "4 cells, 0 finished" in lines(capsys.readouterr().out)
+    assert not (tmp_path / "rows").exists()
+
+
+def test_a_sweep_in_two_processes_is_the_sweep(
+    dialect_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(f"models: ['{dialect_model}']\npresses: ['kivi(bits=4)']\ntasks: [kv]\nlengths: [300]\n")
+    words = ["sweep", str(sweep), "sessions=2", "turns=2", "--results"]
+    assert main([*words, str(tmp_path / "two"), "--jobs", "2"]) == 0
+    assert "4 run, 0 already there, 0 failed" in lines(capsys.readouterr().out)
+    assert main([*words, str(tmp_path / "one")]) == 0
+    both = [{r.run_id: (r.session_ids, r.session_scores) for r in load_rows(tmp_path / n)} for n in ("one", "two")]
+    assert both[0] == both[1]
+    assert len(both[0]) == 4
+
+
+def test_killed_in_the_middle_a_sweep_keeps_what_is_done(dialect_model: str, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(
+        f"models: ['{dialect_model}']\npresses: ['kivi(bits=4)', 'h2o(keep=0.5)']\ntasks: [kv, vt]\n"
+        "lengths: [300]\nsessions: 2\nturns: 2\n"
+    )
+    command = [sys.executable, "-m", "kvpress_eval", "sweep", str(sweep), "--results", str(tmp_path / "rows")]
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(load_rows(tmp_path / "rows")) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {p: p.read_bytes() for p in (tmp_path / "rows").rglob("*.json")}
+    assert 2 <= len(kept) < 12
+    assert main(command[3:]) == 0
+    rows = list((tmp_path / "rows").rglob("*.json"))
+    assert len(rows) == 12
+    assert all(path.read_bytes() == text for path, text in kept.items())
+    assert all(json.loads(path.read_text())["status"] == "ok" for path in rows)

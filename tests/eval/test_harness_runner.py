@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from kvpress_eval import asking, runner
+from kvpress_eval.config import RunConfig
+from kvpress_eval.errors import UsageError
+from kvpress_eval.models import Loaded, load
+from kvpress_eval.prompt import Prompt
+from kvpress_eval.rows import load_row
+from kvpress_eval.runner import prepare, run_cell
+from kvpress_eval.sweep import Watcher, run_sweep
+
+PRESSES = ["full", "snapkv(keep=0.5, window=5)", "kivi(bits=4)", "streaming_llm(keep=0.4)"]
+
+
+@pytest.fixture(scope="module")
+def loaded(dialect_model: str) -> Loaded:
+    return load(dialect_model)
+
+
+def config(**changes: Any) -> RunConfig:
+    return RunConfig(**{"length": 333, "sessions": 2, "turns": 3, "task": "vt", **changes})
+
+
+def answers(loaded: Loaded, cell_config: RunConfig, prompt: Prompt | None = None, batch: int = 3) -> asking.Answers:
+    cell = prepare(cell_config, loaded)
+    prompt = prompt or loaded.prompter.prompt(cell.episode(0))
+    with cell.press(loaded.model) as session:
+        return asking.ask(loaded.model, session, prompt, cell_config, frozenset({5}), 6, batch)
+
+
+@torch.no_grad()
+def greedy_from_scratch(loaded: Loaded, ids: list[int]) -> tuple[list[int], bool]:
+    """Without a press and without a cache."""
+    new: list[int] = []
+    while len(new) < 6:
+        token = int(loaded.model(input_ids=torch.tensor([[*ids, *new]]), use_cache=False).logits[0, -1].argmax())
+        if token == 5:
+            return new, True
+        new.append(token)
+    return new, False
+
+
+@pytest.mark.parametrize("history", ["gold", "own"])
+@pytest.mark.parametrize("schedule", ["after_turn1_prompt", "after_context", "every_turn_prompt"])
+@pytest.mark.parametrize("chunk", [0, 50])
+def test_turn_by_turn_equals_the_whole_conversation(loaded: Loaded, history: str, schedule: str, chunk: int) -> None:
+    asked = config(history=history, schedule=schedule, chunk=chunk)
+    prompt = loaded.prompter.prompt(prepare(asked, loaded).episode(0))
+    got = answers(loaded, asked, prompt)
+    ids = list(prompt.context)
+    for t in range(3):
+        ids += prompt.questions[t]
+        expected, stopped = greedy_from_scratch(loaded, ids)
+        assert (got.ids[t], got.stopped[t]) == (expected, stopped)
+        ids += prompt.golds[t] if history == "gold" else expected
+    assert len({tuple(new) for new in got.ids}) > 1, "a model that always says the same shows nothing"
+
+
+def test_a_request_is_answered_as_if_it_were_the_only_one(loaded: Loaded) -> None:
+    prompt = loaded.prompter.prompt(prepare(config(), loaded).episode(0))
+    got = answers(loaded, config(mode="multi-request"), prompt)
+    for t in range(3):
+        expected = greedy_from_scratch(loaded, [*prompt.context, *prompt.alone[t]])
+        assert (got.ids[t], got.stopped[t]) == expected
+
+
+@pytest.mark.parametrize("press", PRESSES)
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_the_order_of_requests_does_not_matter(loaded: Loaded, press: str, batch: int) -> None:
+    asked = config(mode="multi-request", press=press, task="kv")
+    prompt = loaded.prompter.prompt(prepare(asked, loaded).episode(1))
+    assert len({len(ids) for ids in prompt.alone}) > 1, "questions of one length need no padding"
+    one = answers(loaded, asked, prompt, batch=1)
+    turned = replace(prompt, alone=[prompt.alone[i] for i in (2, 0, 1)])
+    other = answers(loaded, asked, turned, batch=batch)
+    assert other.ids == [one.ids[i] for i in (2, 0, 1)]
+    assert other.nbytes == one.nbytes
+
+
+def test_gold_history_does_not_depend_on_what_the_model_said(loaded: Loaded) -> None:
+    gold, own = answers(loaded, config()), answers(loaded, config(history="own"))
+    assert gold.ids[0] == own.ids[0]
+    assert gold.ids[1:] != own.ids[1:]
+
+
+def test_compression_fires_when_the_schedule_says(loaded: Loaded) -> None:
+    prompt = loaded.prompter.prompt(prepare(config(), loaded).episode(0))
+    context, first = len(prompt.context), len(prompt.questions[0])
+    press = "snapkv(keep=0.5, window=5)"
+    seen = {
+        schedule: answers(loaded, config(press=press, schedule=schedule), prompt)
+        for schedule in ("after_turn1_prompt", "after_context")
+    }
+    assert seen["after_turn1_prompt"].logical == context + first
+    assert seen["after_context"].logical == context
+    assert all(0.4 < a.nbytes / a.dense_nbytes < 0.6 for a in seen.values())
+
+
+def test_a_press_that_chooses_once_cannot_choose_every_turn(loaded: Loaded) -> None:
+    with pytest.raises(UsageError, match="every_prompt=true"):
+        prepare(config(press="snapkv(keep=0.5)", schedule="every_turn_prompt"), loaded)
+    prepare(config(press="snapkv(keep=0.5, every_prompt=true)", schedule="every_turn_prompt"), loaded)
+    prepare(config(press="streaming_llm(keep=0.5)", schedule="every_turn_prompt"), loaded)
+    prepare(config(press="kivi(bits=4)", schedule="every_turn_prompt"), loaded)
+
+
+@pytest.mark.parametrize("mode", ["multi-turn", "multi-request"])
+@pytest.mark.parametrize("press", PRESSES)
+def test_a_row_says_everything(loaded: Loaded, press: str, mode: str) -> None:
+    row = run_cell(prepare(config(press=press, mode=mode), loaded))
+    assert (row.status, row.error) == ("ok", None)
+    assert (row.turns, row.n_by_turn, len(row.session_ids)) == (6, [2, 2, 2], 2)
+    assert row.score == pytest.approx(sum(map(sum, row.session_scores)) / 6)
+    assert row.bytes == sum(row.bytes_by_kind.values()) > 0
+    assert row.bytes_ratio == pytest.approx(row.bytes / row.bytes_dense, rel=0.01)
+    assert row.bytes_ratio == pytest.approx(1.0) if press == "full" else row.bytes_ratio < 1
+    assert 0 < row.prefill_s <= row.ttft_s < row.seconds
+    assert row.press_s is not None
+    assert row.press_s > 0
+    assert row.tpot_s > 0
+    assert row.threads > 0
+    assert set(row.versions) == {"python", "torch", "transformers", "kvpress"}
+    assert row.peak_memory is None or row.peak_memory >= 0
+    assert 0 <= row.hit_limit <= 1
+
+
+def test_both_modes_and_all_presses_ask_the_same_sessions(loaded: Loaded) -> None:
+    rows = [
+        run_cell(prepare(config(press=press, mode=mode), loaded))
+        for press in ("full", "kivi(bits=4)")
+        for mode in ("multi-turn", "multi-request")
+    ]
+    assert len({tuple(row.session_ids) for row in rows}) == 1
+    assert len({row.run_id for row in rows}) == 4
+
+
+def test_the_same_cell_gives_the_same_row(loaded: Loaded) -> None:
+    first, second = (run_cell(prepare(config(press="h2o(keep=0.3)"), loaded)) for _ in range(2))
+    for name in ("run_id", "session_ids", "session_scores", "bytes", "bytes_by_kind", "hit_limit", "command"):
+        assert getattr(first, name) == getattr(second, name)
+
+
+def test_the_run_id_follows_what_is_measured(loaded: Loaded) -> None:
+    here = prepare(config(press="snapkv(keep=0.5)"), loaded).id
+    assert prepare(config(press="snapkv(keep=0.5, window=32)"), loaded).id == here
+    for change in ({"seed": 1}, {"sessions": 3}, {"press": "snapkv(keep=0.4)"}, {"history": "own"}):
+        assert prepare(config(**{"press": "snapkv(keep=0.5)", **change}), loaded).id != here
+
+
+def test_a_cell_that_breaks_is_a_row(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **options: object) -> None:
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr(runner, "ask", broken)
+    row = run_cell(prepare(config(), loaded))
+    assert (row.status, row.error, row.session_scores) == ("failed", "RuntimeError: out of memory", [])
+
+
+def test_claimed_bytes_must_be_the_measured_ones(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kvpress import PressCache
+
+    monkeypatch.setattr(PressCache, "nbytes", lambda self: 1)
+    row = run_cell(prepare(config(), loaded))
+    assert row.status == "failed"
+    assert "claimed bytes" in str(row.error)
+
+
+def test_a_length_above_the_model_is_refused(loaded: Loaded) -> None:
+    with pytest.raises(UsageError, match=r"length 701 is more than .* \(700\); use --length 700 or less"):
+        prepare(config(length=701), loaded)
+
+
+def test_natural_text_runs_through_the_same_code(text_model: str) -> None:
+    text = load(text_model)
+    assert text.rendering == "natural"
+    row = run_cell(prepare(config(task="needle", length=700, turns=1, sessions=1, chat="off"), text))
+    assert (row.status, row.rendering, row.n_by_turn) == ("ok", "natural", [1])
+
+
+def test_an_interrupted_sweep_goes_on_and_retries_what_failed(
+    dialect_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = [config(model=dialect_model, press=p, task=t) for p in ("full", "kivi(bits=4)") for t in ("kv", "vt")]
+    ended: list[Path] = []
+
+    def stop_at_three(cell: RunConfig) -> None:
+        if len(ended) == 2:
+            raise KeyboardInterrupt
+
+    watcher = Watcher(start=stop_at_three, end=lambda config, row, path, ran: ended.append(path))
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(cells, tmp_path, watcher=watcher)
+    before = {path: path.read_bytes() for path in ended}
+    assert len(before) == 2
+
+    whole = asking.ask
+    monkeypatch.setattr(runner, "ask", lambda *args: 1 / 0)
+    outcome = run_sweep(cells, tmp_path)
+    assert (outcome.ran, outcome.skipped, outcome.failed) == (2, 2, 2)
+    monkeypatch.setattr(runner, "ask", whole)
+    outcome = run_sweep(cells, tmp_path)
+    assert (outcome.ran, outcome.skipped, outcome.failed) == (2, 2, 0)
+    assert {path: path.read_bytes() for path in before} == before
+    rows = [load_row(path) for path in tmp_path.rglob("*.json")]
+    assert len(rows) == 4
+    assert all(row is not None and row.status == "ok" for row in rows)

@@ -1,0 +1,136 @@
+"""What many tests share: the presses under contract, teacher-forced decoding, and plain attention to compare with."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from kvpress import Press, PressCache, Session
+
+KIVI = "kivi(bits=4, group=4, residual=5)"
+EVICTING = {
+    "random": "random(keep=0.4, seed=3, sinks=2, recent=4)",
+    "streaming_llm": 'streaming_llm(keep=0.4, sinks=2, positions="keep")',
+    "tova": "tova(keep=0.4)",
+    "h2o": "h2o(keep=0.4)",
+    "snapkv": "snapkv(keep=0.4, window=5, kernel_size=3)",
+}
+EXACT = {
+    "full": "full",
+    **EVICTING,
+    "h2o-slots": "h2o(keep=13, sinks=1, recent=3)",
+    "snapkv-again": 'snapkv(keep=13, window=5, kernel_size=3, pooling="avg", every_prompt=true)',
+}
+COMPOSED = {f"{name}|kivi": f"{text} | {KIVI}" for name, text in EVICTING.items()}
+QUANTIZED = {
+    "kivi": "kivi(bits=2, group=8, residual=8)",
+    "kivi-token": 'kivi(k_bits=8, v_bits=2, group=4, residual=0, keys="token")',
+    **COMPOSED,
+}
+ALL = {**EXACT, **QUANTIZED}
+KEEP_ALL = {
+    "full": "full",
+    "random": "random(keep=1)",
+    "streaming_llm": 'streaming_llm(keep=1.0, positions="keep")',
+    "tova": "tova(keep=1)",
+    "h2o": "h2o(keep=1.0)",
+    "snapkv": "snapkv(keep=1, window=5)",
+    "room": "h2o(keep=400) ",  # a budget that is never reached
+}
+
+
+def over(presses: dict[str, str]) -> pytest.MarkDecorator:
+    """Parametrize a test over presses, under readable names."""
+    return pytest.mark.parametrize("press", [pytest.param(Press.parse(t), id=n) for n, t in presses.items()])
+
+
+def positions_of(mask: Tensor) -> Tensor:
+    return (mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def forward(model: PreTrainedModel, ids: Tensor, cache: Any, mask: Tensor | None = None) -> Tensor:
+    """Logits (B, n, V) of ids (B, n) that follow what `cache` holds; mask over all tokens, or None."""
+    extra = {}
+    if mask is not None and "position_ids" in inspect.signature(model.forward).parameters:
+        extra["position_ids"] = positions_of(mask)[:, -ids.shape[1] :]
+    return model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extra).logits
+
+
+def decode(model: PreTrainedModel, cache: Any, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Logits (B, n, V) of ids (B, n) given one at a time. mask: of the tokens `cache` holds."""
+    out = []
+    for at in range(ids.shape[1]):
+        if mask is not None:
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        out.append(forward(model, ids[:, at : at + 1], cache, mask)[:, -1])
+    return torch.stack(out, 1)
+
+
+def rollout(
+    session: Session, ids: Tensor, follow: Tensor, mask: Tensor | None = None, chunk: int | None = None
+) -> tuple[Tensor, PressCache]:
+    """Logits (B, 1 + n, V) after a prompt and after each of the tokens `follow` (B, n), and the cache."""
+    cache = session.prefill(ids, mask, chunk=chunk)
+    assert cache.next_logits is not None
+    first = cache.next_logits[:, None]
+    return torch.cat([first, decode(session.model, cache, follow, mask)], 1), cache
+
+
+def gap(a: Tensor, b: Tensor) -> float:
+    """Largest absolute difference."""
+    assert a.shape == b.shape
+    return float((a.float() - b.float()).abs().max())
+
+
+def digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def segment_digests(cache: PressCache) -> list[dict[str, str]]:
+    """One dictionary a segment: tensor name -> hash of its bytes."""
+    return [
+        {name: digest(tensor) for name, _, _, tensor in item.segment.tensors()}
+        for layer in cache.stores
+        for item in layer.held
+    ]
+
+
+def kept(cache: PressCache) -> list[list[list[list[int]]]]:
+    """[layer][row][head] -> sorted logical indices of the slots held."""
+    out = []
+    for layer in cache.stores:
+        pos = layer.block().pos
+        out.append([[sorted(p for p in head if p >= 0) for head in row] for row in pos.tolist()])
+    return out
+
+
+def dense_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    see: Tensor,
+    scale: float,
+    cap: float | None = None,
+    sink: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Textbook attention in fp64. q (B, Hq, m, D); k, v (B, H, n, D); see (B, H, m, n) bool -> out, probs.
+
+    out (B, Hq, m, D), zero where nothing is seen; probs (B, Hq, m, n). sink: logits (Hq,) that take mass.
+    """
+    group = q.shape[1] // k.shape[1]
+    k, v, see = (x.repeat_interleave(group, 1) for x in (k.double(), v.double(), see))
+    logits = q.double() @ k.transpose(-1, -2) * scale
+    if cap is not None:
+        logits = cap * torch.tanh(logits / cap)
+    weights = logits.exp() * see
+    total = weights.sum(-1, keepdim=True)
+    if sink is not None:
+        total = total + sink.double().exp().view(1, -1, 1, 1)
+    probs = weights / total.clamp(min=1e-300)
+    return probs @ v, probs
