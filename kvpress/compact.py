@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 def budget(recipe: Recipe, lengths: Tensor) -> Tensor:
     """(B,) int64 slots per KV head for rows of `lengths` (B,) real tokens.
 
-    floor(keep * length) for a fraction, `keep` for a count; never more than there are, and never fewer
-    than the protected slots (which only matters for prompts shorter than a few windows).
+    floor(keep * length) for a fraction, `keep` for a count, which a row shorter than that may still grow to;
+    never fewer than one, nor than the protected slots (which matters for prompts shorter than a few windows).
     """
     if isinstance(recipe.keep, int):
         total = torch.full_like(lengths, recipe.keep)
     else:
         total = (lengths.double() * recipe.keep + 1e-9).floor().long()
     least = recipe.sinks + (recipe.recent if isinstance(recipe.recent, int) else 1)
-    return torch.minimum(total.clamp(min=least), lengths)
+    return total.clamp(min=max(1, least))
 
 
 def protected(recipe: Recipe, rank: Tensor, lengths: Tensor, total: Tensor) -> Tensor:

@@ -99,6 +99,8 @@ class Session:
             raise SessionError(f"ids has shape {tuple(ids.shape)}; give (batch, tokens) with at least one token.")
         cache = self.new_cache() if cache is None else cache
         past, new = cache.get_seq_length(), ids.shape[1]
+        if attention_mask is None and past and cache.stores[0].seen_mask is not None:
+            attention_mask = torch.ones_like(ids)  # earlier turns were padded, and positions count from there
         if attention_mask is not None and attention_mask.shape[1] == new and past:
             before = _seen_mask(cache, ids.shape[0])
             attention_mask = torch.cat([before.to(attention_mask), attention_mask], 1)
@@ -173,6 +175,7 @@ class Session:
         cache = kwargs.get("past_key_values")
         hf.set_pressed(False)
         if isinstance(cache, PressCache):
+            _check_mask(cache, kwargs.get("attention_mask"))
             self._admit(cache)
             return None
         if cache is None and not self._uses_cache(kwargs):
@@ -188,6 +191,8 @@ class Session:
                 "Read them with session.prefill(ids) instead."
             )
         fresh = self.new_cache()
+        if cache is not None and any(getattr(layer, "record_past", False) for layer in cache.layers):
+            fresh.activate_past_recording()  # assisted generation rolls the sliding layers back
         self._admit(fresh)
         return args, {**kwargs, "past_key_values": fresh}
 
@@ -221,6 +226,18 @@ class Session:
                 "cannot serve it. Use the model without a press."
             )
         cache.broken = False
+
+
+def _check_mask(cache: PressCache, mask: Any) -> None:
+    """Padding is left out of what is stored, so what was a token once stays one."""
+    past = cache.get_seq_length()
+    if not isinstance(mask, Tensor) or mask.dim() != 2 or mask.shape[1] <= past or past == 0:
+        return
+    if not torch.equal(mask[:, :past].bool(), _seen_mask(cache, mask.shape[0]).to(mask.device)):
+        raise UnsupportedError(
+            f"The attention mask changes which of the {past} tokens in the cache are padding; a press drops padding "
+            "when it is read. Give the mask they were read with, extended by the new tokens."
+        )
 
 
 def _seen_mask(cache: PressCache, batch: int) -> Tensor:

@@ -196,7 +196,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
     def after_forward(self, new: int) -> None:
         """Decide what is due after the attention of `new` tokens: fire on a prompt, evict or pack while decoding."""
         schedule = self.recipe.schedule
-        if new > 1 or self.fired == 0:
+        if new > 1 or self.fired == 0 or self.hold:  # hold: session.prefill reads a prompt, in chunks of any size
             self.pending = self.pending or self.fired == 0 or schedule.every_prompt
             if self.pending and self.eager:
                 self.fire()
@@ -210,6 +210,8 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             if not recipe.in_place:  # packed slots go in blocks; each row at its own time, as if it were alone
                 dense = (self.tail.positions() >= 0).sum(-1).amax(1)
                 due = dense - recipe.residual >= recipe.block
+                if not bool(due.any()):  # the common step: nothing is decoded to find that nothing is to be done
+                    return
                 total = torch.where(due, total, torch.iinfo(torch.int64).max)
             compact.evict(self, total)
         compact.pack(self, freeze=False)

@@ -56,6 +56,10 @@ class Tail:
             self._overwrite(k, v, logical, valid)
             return
         self.free = None
+        if self.count == 0:
+            self.start = logical
+        elif self.pos is None and self.start + self.count != logical:
+            self.explicit()  # slots without a gap among them, but not up to the new tokens
         stop = self.count + added
         if stop > self.k.shape[2]:
             self._grow(stop)

@@ -30,7 +30,7 @@ EXACT = {
 COMPOSED = {f"{name}|kivi": f"{text} | {KIVI}" for name, text in EVICTING.items()}
 QUANTIZED = {
     "kivi": "kivi(bits=2, group=8, residual=8)",
-    "kivi-token": 'kivi(k_bits=8, v_bits=2, group=4, residual=0, keys="token")',
+    "kivi-token": 'kivi(k_bits=8, v_bits=4, group=4, residual=0, keys="token")',
     **COMPOSED,
 }
 ALL = {**EXACT, **QUANTIZED}

@@ -42,9 +42,7 @@ def test_plain_text_has_one_begin_token_if_the_tokenizer_adds_one(text_model: st
     episode = make(prompter)
     first, second = episode.turns
     text = prompter.tokenizer.decode(joined(prompter, episode))
-    assert text == (
-        f"{episode.context}\n\n{first.question} {first.answer}\n\n{second.question} {second.answer}"
-    )
+    assert text == (f"{episode.context}\n\n{first.question} {first.answer}\n\n{second.question} {second.answer}")
 
 
 def test_chat_pieces_concatenate_to_the_rendered_conversation(text_model: str) -> None:

@@ -16,12 +16,12 @@ from torch import Tensor
 from .dialect import TOKEN_ID, Document, document, encode
 
 MIXTURE: dict[str, float] = {
-    "kv": 1.6,
-    "fact": 1.5,
-    "prefix": 2.0,
-    "trace": 1.6,
+    "kv": 2.0,
+    "fact": 1.3,
+    "prefix": 2.2,
+    "trace": 2.0,
     "label": 0.8,
-    "mixed": 1.7,
+    "mixed": 1.5,
 }
 LOOKUPS = ("kv", "fact", "prefix", "trace")
 DEMONSTRATION = 0.5  # loss weight of a label that the demonstrations before it already determine

@@ -1,0 +1,42 @@
+# make run    set up .venv, run the main sweep on the bundled model, write leaderboards/
+# make test   set up .venv, lint, types, tests
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+RESULTS ?= leaderboards/results
+
+.PHONY: run test lint type fmt bench report proof clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(STAMP)
+
+run: $(STAMP)
+	$(BIN)/kvpress sweep eval/configs/smoke.yaml --results $(RESULTS)
+	$(BIN)/kvpress report --results $(RESULTS) --out leaderboards
+
+test: lint type
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(STAMP)
+	$(BIN)/mypy
+
+fmt: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	$(BIN)/kvpress bench
+
+report: $(STAMP)
+	$(BIN)/kvpress report --results $(RESULTS) --out leaderboards
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
