@@ -105,10 +105,8 @@ class PressCache(Cache):  # type: ignore[misc]
                 for name, side, kind, tensor in layer.tensors():
                     yield index, name, side, kind, tensor
                 continue
-            for name, value in vars(layer).items():
-                for tensor in value if isinstance(value, list | tuple) else [value]:
-                    if isinstance(tensor, Tensor):
-                        yield index, name, {"keys": "k", "values": "v"}.get(name, "-"), "other", tensor
+            for name, tensor in own_tensors(layer).items():
+                yield index, name, {"keys": "k", "values": "v"}.get(name, "-"), "other", tensor
 
     def ledger(self) -> Ledger:
         """Bytes by layer, side and kind, from the storages really held; shared storage is counted once."""
@@ -214,15 +212,28 @@ class PressCache(Cache):  # type: ignore[misc]
         return load_cache(Path(path), model)
 
 
+def own_tensors(layer: Any) -> dict[str, Tensor]:
+    """Everything a layer of transformers' own holds; states of linear layers are kept by number: "name.number"."""
+    found: dict[str, Tensor] = {}
+    for name, value in vars(layer).items():
+        numbered = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else {}
+        found |= {f"{name}.{number}": item for number, item in numbered.items() if isinstance(item, Tensor)}
+        if isinstance(value, Tensor):
+            found[name] = value
+    return found
+
+
 def _copy_layer(layer: Any) -> Any:
     """An independent copy of a layer of transformers' own."""
     new: Any = object.__new__(type(layer))
     for name, value in vars(layer).items():
-        if isinstance(value, Tensor):
-            value = value.clone()
-        elif isinstance(value, list):
-            value = [v.clone() if isinstance(v, Tensor) else v for v in value]
+        if isinstance(value, list):
+            value = [_cloned(item) for item in value]
         elif isinstance(value, dict):
-            value = dict(value)
-        new.__dict__[name] = value
+            value = {number: _cloned(item) for number, item in value.items()}
+        new.__dict__[name] = _cloned(value)
     return new
+
+
+def _cloned(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value

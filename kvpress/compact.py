@@ -71,7 +71,7 @@ def retain(layer: StoreLayer, keep: Tensor) -> None:
             continue
         segment = item.segment.select(mine)
         if segment is not None:
-            mass = None if item.mass is None else _front(item.mass, mine)[..., : segment.width]
+            mass = None if item.mass is None else _front(item.mass, mine)[..., : segment.width].contiguous()
             held.append(Held(segment, None, mass))
     layer.held = held
     tail = layer.tail

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kvpress import hf
-from kvpress.errors import CacheFileError
+from kvpress.errors import CacheFileError, KVPressError
 from kvpress.evidence import Rule
 from kvpress.press import Press
 from kvpress.segment import Held, Segment, Slab
@@ -42,17 +42,21 @@ def fingerprint(model: PreTrainedModel) -> str:
 
 def save_cache(cache: PressCache, path: Path, model: PreTrainedModel) -> None:
     """Write `cache`; the file appears complete or not at all."""
+    from kvpress.cache import own_tensors
+
     cache.settle()
     tensors: dict[str, Tensor] = {}
     layers: list[dict[str, Any]] = []
     for index, layer in enumerate(cache.layers):
-        plain = {k: v for k, v in vars(layer).items() if isinstance(v, bool | int | str)}
         if isinstance(layer, StoreLayer):
+            plain = {k: v for k, v in vars(layer).items() if isinstance(v, bool | int | str)}
             layers.append(plain | _describe(layer))
             found = {name: tensor for name, _, _, tensor in layer.tensors()}
+            if layer.rule is not None and layer.rule.sink is not None:
+                found["rule.sink"] = layer.rule.sink
         else:
-            layers.append(plain)
-            found = {name: value for name, value in vars(layer).items() if isinstance(value, Tensor)}
+            layers.append(_plain(layer))
+            found = own_tensors(layer)
         tensors |= {f"{index}.{name}": tensor.detach().cpu().contiguous().clone() for name, tensor in found.items()}
     header = {
         "format": str(FORMAT),
@@ -92,18 +96,54 @@ def load_cache(path: Path, model: PreTrainedModel) -> PressCache:
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
     except (OSError, SafetensorError) as error:
         raise CacheFileError(f"Cannot read {path} as a saved cache: {error}") from error
-    cache = PressCache(Press.parse(header["press"]), *hf.layer_types(model))
-    described = json.loads(header["layers"])
-    for index, (layer, meta) in enumerate(zip(cache.layers, described, strict=True)):
-        mine = {n.split(".", 1)[1]: t for n, t in tensors.items() if n.split(".", 1)[0] == str(index)}
-        if isinstance(layer, StoreLayer):
-            _restore(layer, meta, mine)
-        else:
-            for name, value in (meta | mine).items():
-                setattr(layer, name, value)
-            if layer.is_initialized:
-                layer.dtype, layer.device = layer.keys.dtype, layer.keys.device
+    cache = PressCache(_press(header, path), *hf.layer_types(model))
+    try:
+        for index, (layer, meta) in enumerate(zip(cache.layers, json.loads(header["layers"]), strict=True)):
+            mine = {n.split(".", 1)[1]: t for n, t in tensors.items() if n.split(".", 1)[0] == str(index)}
+            (_restore if isinstance(layer, StoreLayer) else _restore_own)(layer, meta, mine)
+    except (KeyError, ValueError) as error:
+        raise CacheFileError(f"{path} is incomplete ({error}). Save the cache again.") from error
+    for layer in cache.stores[1:]:  # one mask for all layers, as before saving
+        layer.seen_mask = cache.stores[0].seen_mask
     return cache
+
+
+def _plain(layer: Any) -> dict[str, Any]:
+    """What a layer of transformers' own keeps besides tensors; states of linear layers have numbers."""
+    simple = bool | int | str | None
+    plain: dict[str, Any] = {k: v for k, v in vars(layer).items() if isinstance(v, bool | int | str)}
+    for name, value in vars(layer).items():
+        if isinstance(value, dict):
+            plain[name] = {number: item for number, item in value.items() if isinstance(item, simple)}
+    return plain
+
+
+def _restore_own(layer: Any, meta: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    for name, value in meta.items():
+        if isinstance(value, dict):
+            getattr(layer, name).update({int(number): item for number, item in value.items()})
+        else:
+            setattr(layer, name, value)
+    for name, tensor in tensors.items():
+        name, _, number = name.partition(".")
+        if number:
+            getattr(layer, name)[int(number)] = tensor
+        else:
+            setattr(layer, name, tensor)
+        layer.dtype, layer.device = tensor.dtype, tensor.device
+
+
+def _press(header: dict[str, str], path: Path) -> Press:
+    try:
+        press = Press.parse(header["press"])
+    except KVPressError as error:
+        raise CacheFileError(f"{path} was made by a press that this version cannot read: {error}") from error
+    if press.spec() != header["spec"]:
+        raise CacheFileError(
+            f"{path} was made by {header['spec']}, and in this version {press} is {press.spec()}. "
+            "Read the prompt again, or use the version that saved the file."
+        )
+    return press
 
 
 def _check(header: dict[str, str], path: Path, model: PreTrainedModel) -> None:
@@ -132,7 +172,7 @@ def _restore(layer: StoreLayer, meta: dict[str, Any], tensors: dict[str, Tensor]
     for name in ("seen_mask", "queries", "query_pos", "total", "shift"):
         setattr(layer, name, tensors.get(name))
     if meta["rule"] is not None:
-        layer.rule = Rule(meta["rule"]["scale"], meta["rule"]["cap"])
+        layer.rule = Rule(meta["rule"]["scale"], meta["rule"]["cap"], tensors.get("rule.sink"))
     for number, described in enumerate(meta["segments"]):
         prefix = f"segment{number}."
         own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kvpress import kernels
 from kvpress.codec import Codec, DensePacked, Packed
 from kvpress.partial import Partial, attend, soft_cap, softmax_partial
 
@@ -42,6 +43,9 @@ class Slab:
 
     def attend(self, q: Tensor, scale: float, cap: float | None) -> Partial:
         """q (R, m, D) -> Partial (R, m, D). Every slot precedes every query, so there is no mask."""
+        fused = kernels.attend([kernels.Part(self.key, self.value, self.slots)], q, scale, cap)
+        if fused is not None:
+            return fused
         if isinstance(self.key, DensePacked) and isinstance(self.value, DensePacked):
             k, v = self.key.rows[None], self.value.rows[None]
             part = attend(q[None].to(k.dtype), k, v, scale, None, cap)
@@ -98,6 +102,12 @@ class Segment:
             part = slab.attend(q[slab.runs], scale, cap)
             out[slab.runs], lse[slab.runs] = part
         return Partial(out.view(shape), lse.view(shape[:3]))
+
+    def parts(self) -> list[kernels.Part]:
+        """What a fused kernel reads."""
+        return [
+            kernels.Part(slab.key, slab.value, slab.slots, None if self._whole else slab.runs) for slab in self.slabs
+        ]
 
     def mass(self, q: Tensor, lse: Tensor, scale: float, cap: float | None = None) -> Tensor:
         """(S, H, width) fp32: attention each slot gets from q (S, H, m, D) whose final log-sum-exp is `lse`."""

@@ -220,6 +220,8 @@ class Session:
         if not isinstance(cache, PressCache):
             return
         cache.state.live = False
+        if output is None:  # the forward raised: the cache stays marked as broken
+            return
         if any(layer.staged is not None for layer in cache.stores):
             raise UnsupportedError(
                 f"{type(self.model).__name__} changes keys between caching them and attending to them, so a press "
@@ -257,7 +259,7 @@ def open_session(press: Press, model: PreTrainedModel) -> Iterator[Session]:
         session = Session(press, model)
         hooks = [
             model.register_forward_pre_hook(session._before, with_kwargs=True),
-            model.register_forward_hook(session._after, with_kwargs=True),
+            model.register_forward_hook(session._after, with_kwargs=True, always_call=True),
         ]
         try:
             yield session

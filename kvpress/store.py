@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
-from kvpress import compact
+from kvpress import compact, kernels
 from kvpress.block import Block
 from kvpress.errors import CropError, SessionError, UnsupportedError
 from kvpress.evidence import Evidence, Rule, dense_mass, received_mass
@@ -146,6 +146,9 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
     def _attend(self, q: Tensor, rule: Rule) -> tuple[Partial, Tensor]:
         heads = self.tail.k.shape[1]
         folded = fold_queries(q, heads)
+        fused = self._attend_fused(folded, rule) if q.shape[2] == 1 and rule.sink is None else None
+        if fused is not None:
+            return fused, folded
         parts = [item.attend(folded, rule.scale, rule.cap) for item in self.held]
         if self.tail.count:
             parts.append(self.tail.attend(q, rule.scale, rule.cap))
@@ -153,6 +156,16 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         if rule.sink is not None:
             sink = rule.sink.view(1, heads, -1, 1).expand(-1, -1, -1, q.shape[2]).flatten(2)
         return merge(parts, sink), folded
+
+    def _attend_fused(self, folded: Tensor, rule: Rule) -> Partial | None:
+        """One token, all segments and the tail in one kernel call; None where the parts must be taken one by one."""
+        if any(item.rows is not None for item in self.held):
+            return None  # rows that share a prefix are answered together, in one pass over it
+        parts = [part for item in self.held for part in item.segment.parts()]
+        part = kernels.attend([*parts, self.tail.part()], folded.flatten(0, 1), rule.scale, rule.cap)
+        if part is None:
+            return None
+        return Partial(part.out.view(*folded.shape[:3], -1), part.lse.view(folded.shape[:3]))
 
     def reread(self, q: Tensor, rule: Rule) -> Tensor:
         """Attention of a layer that shares these slots (KV sharing) and stores none of its own."""

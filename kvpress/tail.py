@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from kvpress import kernels
 from kvpress.partial import Partial, attend, attend_reference, fold_queries, merge
 
 _GROW = 64
@@ -168,6 +169,16 @@ class Tail:
         mask = mask.unsqueeze(2).expand(-1, -1, group, -1, -1).flatten(2, 3)
         attend_one = attend if mask.numel() <= _MASK_NUMBERS else attend_reference
         return attend_one(folded, self.keys, self.values, scale, mask, cap)
+
+    def part(self) -> kernels.Part:
+        """What a fused kernel reads, for one query a row: the newest token, which sees every slot."""
+        return kernels.Part(
+            self.k.flatten(0, 1),
+            self.v.flatten(0, 1),
+            self.count,
+            pos=self.pos,
+            valid=None if self.pos is not None else self.valid,
+        )
 
     def _attend_split(self, q: Tensor, scale: float) -> Partial:
         """Old slots without a mask, the new ones by the kernel's own causal rule: no (n, count) mask is built."""

@@ -38,7 +38,11 @@ _FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", {**_GEMMA, "attn_logit_softcapping": 9.0}),
     "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM", _GEMMA),
     "gpt_neox": ("GPTNeoXConfig", "GPTNeoXForCausalLM", {"num_key_value_heads": None}),
-    "opt": ("OPTConfig", "OPTForCausalLM", {"ffn_dim": 80, "word_embed_proj_dim": 64, "num_key_value_heads": None, "init_std": 0.08}),
+    "opt": (
+        "OPTConfig",
+        "OPTForCausalLM",
+        {"ffn_dim": 80, "word_embed_proj_dim": 64, "num_key_value_heads": None, "init_std": 0.08},
+    ),
     "gpt_oss": (
         "GptOssConfig",
         "GptOssForCausalLM",

@@ -6,16 +6,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from rich.console import Console
-
-# torch and transformers are imported by the subcommands, so that --help is quick
-if TYPE_CHECKING:
-    from .config import RunConfig
-    from .rows import Row
 
 __all__ = ["build_parser", "main"]
 
@@ -42,29 +38,28 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command; sets ``action`` to the function of the subcommand."""
+    """The parser of the command; ``name`` is the subcommand."""
     parser = _Parser(
         prog="kvpress",
         description="Measure what a compressed KV cache still answers, and what it costs.",
         epilog="example: kvpress run --press 'snapkv(keep=0.25)' --task kv\n" + _EXIT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"kvpress-lab {_version()}")
     commands = parser.add_subparsers(dest="name", metavar="command", required=True, parser_class=_Parser)
 
-    def add(name: str, action: Callable[[argparse.Namespace], int], about: str, examples: str) -> _Parser:
-        one = commands.add_parser(
+    def add(name: str, about: str, examples: str) -> _Parser:
+        return commands.add_parser(
             name,
             help=about,
             description=about[0].upper() + about[1:] + ".",
             epilog=f"{examples}{_EXIT}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        one.set_defaults(action=action)
-        return one
 
-    run = add("run", _run, "run one cell and print its row", _RUN)
+    run = add("run", "run one cell and print its row", _RUN)
     _add_run_options(run)
-    sweep = add("sweep", _sweep, "run every cell of a YAML file that has no row yet", _SWEEP)
+    sweep = add("sweep", "run every cell of a YAML file that has no row yet", _SWEEP)
     sweep.add_argument("config", type=Path, help="YAML file with models, presses, tasks, ...")
     sweep.add_argument("overrides", nargs="*", metavar="key=value", help="replace values of the file")
     sweep.add_argument("--dry-run", action="store_true", help="print the cells and stop")
@@ -72,15 +67,14 @@ def build_parser() -> argparse.ArgumentParser:
     _add_output(sweep)
     report = add(
         "report",
-        _report,
         "write the leaderboard from the rows",
         "example:\n  kvpress report --results leaderboards/results --out leaderboards\n",
     )
     report.add_argument("--results", type=Path, default=RESULTS, help=f"folder of rows ({RESULTS})")
     report.add_argument("--out", type=Path, default=RESULTS.parent, help=f"where to write ({RESULTS.parent})")
+    report.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the report is out of date")
     listing = add(
         "list",
-        _list,
         "list presses, tasks and models",
         "examples:\n  kvpress list\n  kvpress list tasks\n",
     )
@@ -91,9 +85,9 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("all", "presses", "tasks", "models"),
         help="what to list",
     )
-    add("doctor", _doctor, "check this installation", "example:\n  kvpress doctor\n")
+    add("doctor", "check this installation", "example:\n  kvpress doctor\n")
     # only for --help: main hands everything after `bench` to kvpress_eval.bench
-    add("bench", _bench, "measure speed and memory", "example:\n  kvpress bench --help\n")
+    add("bench", "measure speed and memory", "example:\n  kvpress bench --help\n")
     return parser
 
 
@@ -108,7 +102,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "press": "what to do to the cache, see `kvpress list presses` (full)",
         "task": "see `kvpress list tasks` (kv)",
         "mode": "multi-turn or multi-request (multi-turn)",
-        "schedule": "when compression fires: after_turn1_prompt, every_turn_prompt, after_context",
+        "schedule": "when compression fires: after_turn1_prompt (multi-turn's), after_context, every_turn_prompt",
         "history": "answers that later turns see: gold or own (gold)",
         "device": "auto, cpu, cuda, cuda:1, mps (auto)",
         "dtype": "auto, float32, bfloat16, float16 (auto)",
@@ -164,170 +158,17 @@ def _dispatch(parser: argparse.ArgumentParser, words: list[str]) -> int:
         parser.error(f"unrecognized arguments: {' '.join(w for w in rest if w not in late)}")
     if late:
         options.overrides += late
-    code: int = options.action(options)
-    return code
+    # torch and transformers are imported here, so that --help is quick
+    from .commands import ACTIONS
+
+    return ACTIONS[options.name](options)
 
 
-def _quiet() -> None:
-    """Only our own progress: no weight-loading bars, no advice about generation settings."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-
-
-def _run(options: argparse.Namespace) -> int:
-    from dataclasses import fields
-
-    from .config import RunConfig
-    from .sweep import Watcher, check_presses, run_sweep
-
-    given = {f.name: getattr(options, f.name) for f in fields(RunConfig)}
-    config = RunConfig(**{name: value for name, value in given.items() if value is not None})
-    check_presses([config])
-    _quiet()
-    from .show import cell_text, row_table
-
-    console = Console()
-    got: list[tuple[Row, Path, bool]] = []
-    with console.status(f"loading {config.model}") as status:
-        told = cell_text(config).replace("[", "\\[")
-        watcher = Watcher(
-            session=lambda done: status.update(f"{told} · session {done}/{config.sessions}"),
-            end=lambda config, row, path, ran: got.append((row, path, ran)),
-        )
-        run_sweep([config], options.results, options.force, watcher)
-    row, path, ran = got[0]
-    if not ran:
-        console.print("already there (--force runs it again)")
-    console.print(row_table(row, path, _against_full(config, row, options.results)))
-    return 0 if row.status == "ok" else 1
-
-
-def _against_full(config: RunConfig, row: Row, results: Path) -> str:
-    """What the row of the full cache says about this one; it is found by what it measured, not by its id."""
-    from .config import with_press
-    from .rows import load_rows
-    from .show import difference
-
-    if row.press == "full":
-        return "this is the full cache"
-    command = with_press(config, "full").command()
-    same = [
-        full
-        for full in load_rows(results)
-        if full.command == command and full.status == "ok" and (full.device, full.dtype) == (row.device, row.dtype)
-    ]
-    if not same or row.status != "ok":
-        return f"not known; run it: {command}"
-    return difference(row, same[0])
-
-
-def _sweep(options: argparse.Namespace) -> int:
-    from .config import load_sweep
-    from .errors import UsageError
-    from .show import cell_text, plan_table, row_line
-    from .sweep import Watcher, check_presses, finished, run_sweep
-
-    if options.jobs < 1:
-        raise UsageError(f"--jobs must be at least 1, got {options.jobs}")
-    configs = load_sweep(options.config, options.overrides).cells()
-    check_presses(configs)
-    console = Console()
-    if options.dry_run:
-        console.print(plan_table(configs, finished(configs, options.results)))
-        return 0
-    _quiet()
-
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        *(
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        ),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("loading", total=len(configs))
-
-        def end(config: RunConfig, row: Row, path: Path, ran: bool) -> None:
-            progress.advance(bar)
-            progress.console.print(row_line(row, ran), highlight=False, soft_wrap=True)
-
-        watcher = Watcher(
-            start=lambda config: progress.update(bar, description=cell_text(config).replace("[", "\\[")),
-            end=end,
-        )
-        outcome = run_sweep(configs, options.results, options.force, watcher, options.jobs)
-        progress.update(bar, description="done", total=progress.tasks[0].completed)
-    console.print(
-        f"{outcome.ran} run, {outcome.skipped} already there, {outcome.failed} failed; rows in {options.results}"
-    )
-    return 1 if outcome.failed else 0
-
-
-def _report(options: argparse.Namespace) -> int:
-    from .errors import UsageError
-
-    if not options.results.is_dir():
-        raise UsageError(f"no such folder: {options.results}; run a sweep first, or name it with --results")
-    from .report import write
-
-    written = write(options.results, options.out)
-    Console().print(f"written: {written if written is not None else options.out}")
-    return 0
-
-
-def _list(options: argparse.Namespace) -> int:
-    from .show import two_columns
-
-    console = Console()
-    if options.what in ("all", "presses"):
-        import kvpress
-
-        two_columns(console, "presses", kvpress.list_presses())
-    if options.what in ("all", "tasks"):
-        from .tasks import TASKS
-
-        two_columns(console, "tasks", {task.name: task.about for task in TASKS.values()})
-    if options.what in ("all", "models"):
-        from .models import BUNDLED
-
-        more = {"a folder": "that save_pretrained wrote", "org/name": "any causal LM of the hub"}
-        two_columns(console, "models", {**BUNDLED, **more})
-    return 0
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from rich.markup import escape
-
-    from kvpress import doctor
-
-    console, failed = Console(), False
-    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
-    for check in doctor.run():
-        failed |= check.status == "fail"
-        colour = colours.get(check.status, "white")
-        told = f"[bold]{escape(check.name)}[/] {escape(check.detail)}"
-        console.print(f"[{colour}]{check.status:<5}[/] {told}")
-        if check.status != "ok" and check.advice:
-            console.print(f"      {escape(check.advice)}")
-    return 1 if failed else 0
-
-
-def _bench(options: argparse.Namespace) -> int:
-    raise AssertionError("main hands bench on before parsing")
+def _version() -> str:
+    try:
+        return version("kvpress-lab")
+    except PackageNotFoundError:
+        return "(not installed)"
 
 
 if __name__ == "__main__":

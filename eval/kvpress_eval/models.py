@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ BUNDLED = {
 class Loaded:
     """A model ready to run, with what the runner and the row need to know about it.
 
+    ``weights`` is a hash of a sample of every parameter: a model trained again under the same name is another one.
     ``max_positions`` is None where the configuration names none. ``episodes`` are those built so
     far: every press asks the same ones.
     """
@@ -41,6 +43,7 @@ class Loaded:
     attn: str
     max_positions: int | None
     prompter: Prompter
+    weights: str
     episodes: dict[tuple[object, ...], Episode] = field(default_factory=dict, compare=False)
 
 
@@ -106,6 +109,7 @@ def load(name: str, device: str = "auto", dtype: str = "auto", attn: str = "auto
         attn=str(config._attn_implementation),
         max_positions=getattr(config, "max_position_embeddings", None),
         prompter=Prompter(tokenizer, rendering, chat),
+        weights=_weights(model),
     )
 
 
@@ -130,6 +134,15 @@ def _rendering(tokenizer: PreTrainedTokenizerBase) -> Rendering:
     words = tokenizer.get_vocab()
     same = len(words) == len(VOCAB) and all(words.get(word) == i for i, word in enumerate(VOCAB))
     return "dialect" if same else "natural"
+
+
+def _weights(model: PreTrainedModel) -> str:
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        sample = parameter.detach().flatten()[:: max(1, parameter.numel() // 64)][:64]
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(sample.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _first_sentence(error: BaseException) -> str:

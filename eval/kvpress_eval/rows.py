@@ -52,6 +52,7 @@ class Row:
     format: int = FORMAT
     error: str | None = None
     model_note: str = ""
+    weights: str = ""
     turns: int = 0
     session_ids: list[str] = field(default_factory=list)
     session_scores: list[list[float]] = field(default_factory=list)

@@ -94,6 +94,7 @@ def prepare(config: RunConfig, loaded: Loaded) -> Cell:
         "attn": loaded.attn,
         "rendering": loaded.rendering,
         "chat": loaded.prompter.chat,
+        "weights": loaded.weights,
     }
     cell = Cell(config, loaded, press, run_id(config.identity(press.spec(), resolved)))
     cell.episode(0)
@@ -111,6 +112,7 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
         status="ok",
         model=config.model,
         model_note=loaded.note,
+        weights=loaded.weights,
         press=str(cell.press),
         press_spec=cell.press.spec(),
         task=config.task,

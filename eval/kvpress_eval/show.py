@@ -18,8 +18,8 @@ __all__ = [
     "cell_text",
     "difference",
     "plan_table",
+    "print_row",
     "row_line",
-    "row_table",
     "two_columns",
 ]
 
@@ -57,17 +57,20 @@ def difference(row: Row, full: Row) -> str:
     )
 
 
-def row_table(row: Row, path: Path, against: str) -> Table:
-    """One row for people."""
+def print_row(console: Console, row: Row, path: Path, against: str) -> None:
+    """Print one row for people."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in _facts(row, path, against):
+    for name, value in _facts(row, against):
         table.add_row(name, escape(value))
-    return table
+    console.print(table)
+    # unwrapped, to be copied
+    console.print(f"[bold]file[/]     {escape(str(path))}", soft_wrap=True, highlight=False)
+    console.print(f"[bold]command[/]  {escape(row.command)}", soft_wrap=True, highlight=False)
 
 
-def _facts(row: Row, path: Path, against: str) -> Iterable[tuple[str, str]]:
+def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
     yield "press", row.press_spec
     seen = "question visible" if row.question_visible else "question hidden"
     yield (
@@ -99,8 +102,6 @@ def _facts(row: Row, path: Path, against: str) -> Iterable[tuple[str, str]]:
             f"first token {1e3 * row.ttft_s:.1f} ms, further tokens {1e3 * row.tpot_s:.2f} ms, "
             f"compression {press_s}, all {row.seconds:.1f} s on {row.device}, {row.dtype}",
         )
-    yield "file", str(path)
-    yield "command", row.command
 
 
 def row_line(row: Row, ran: bool) -> str:

@@ -184,9 +184,9 @@ def test_many_shot_options_do_not_tell_what_earlier_turns_told() -> None:
 def test_mistakes_say_what_to_do() -> None:
     with pytest.raises(UsageError, match="did you mean 'needle'"):
         get_task("needel")
-    with pytest.raises(EpisodeError, match="at least .* tokens, got 64; ask for fewer turns"):
+    with pytest.raises(EpisodeError, match=r"at least .* tokens, got 64; ask for fewer turns"):
         build(request("kv", "dialect", length=64))
-    with pytest.raises(EpisodeError, match="at least .* tokens, got 300"):
+    with pytest.raises(EpisodeError, match=r"at least .* tokens, got 300"):
         build(request("kv", "natural", length=300))
     with pytest.raises(EpisodeError, match="at most 12 turns"):
         build(request("many_shot", "natural", turns=13, length=9001))

@@ -51,9 +51,7 @@ def documents(task: str, length: int, questions: int, seed: int = 0) -> Iterator
     while questions > 0:
         rng = random.Random(f"evaluate/{seed}/{task}/{length}/{index}")
         filler = FILLERS[index % len(FILLERS)]
-        doc = document(
-            rng, length - ROOM, [task], filler, max_questions=min(questions, PER_DOCUMENT)
-        )
+        doc = document(rng, length - ROOM, [task], filler, max_questions=min(questions, PER_DOCUMENT))
         questions -= len(doc.questions)
         index += 1
         yield doc
@@ -147,8 +145,7 @@ def table(cells: Sequence[Cell]) -> str:
     """Markdown: a row per task and length."""
     lines = ["| length | task | n | full | oracle 6 % |", "|---:|---|---:|---:|---:|"]
     lines += [
-        f"| {c.length} | {c.task} | {c.n} | {100 * c.full / c.n:.1f} | {100 * c.oracle / c.n:.1f} |"
-        for c in cells
+        f"| {c.length} | {c.task} | {c.n} | {100 * c.full / c.n:.1f} | {100 * c.oracle / c.n:.1f} |" for c in cells
     ]
     return "\n".join(lines)
 
@@ -163,9 +160,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--variant", choices=("plain", "outlier"), default="plain")
     parser.add_argument("--tasks", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--lengths", nargs="+", type=int, default=[512, 1024, 2048])
-    parser.add_argument(
-        "--questions", type=int, default=200, help="per task and length (default 200)"
-    )
+    parser.add_argument("--questions", type=int, default=200, help="per task and length (default 200)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--seed", type=int, default=0, help="of the documents (default 0)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")

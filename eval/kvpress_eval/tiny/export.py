@@ -23,9 +23,7 @@ from .train import CHECKPOINT, LOG
 MAX_POSITIONS = 2048
 
 
-def to_transformers(
-    shape: Shape, weights: dict[str, torch.Tensor], dtype: torch.dtype
-) -> LlamaForCausalLM:
+def to_transformers(shape: Shape, weights: dict[str, torch.Tensor], dtype: torch.dtype) -> LlamaForCausalLM:
     """A ``LlamaForCausalLM`` with these weights, in eval mode.
 
     Raises:
@@ -95,9 +93,7 @@ def main(argv: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, help="folder that the training wrote")
-    parser.add_argument(
-        "--to", type=Path, default=weights_path(), help="default: the bundled weights' folder"
-    )
+    parser.add_argument("--to", type=Path, default=weights_path(), help="default: the bundled weights' folder")
     args = parser.parse_args(argv)
     export(args.run, args.to)
 

@@ -19,9 +19,7 @@ def rate(step: int, total: int, warmup: int, decay: float) -> float:
 class Muon:
     """Momentum with an orthogonalised update (Jordan et al. 2024); same shapes run together."""
 
-    def __init__(
-        self, params: list[nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 0.01
-    ) -> None:
+    def __init__(self, params: list[nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 0.01) -> None:
         self.lr, self.momentum, self.decay = lr, momentum, decay
         self.groups: dict[tuple[int, ...], list[nn.Parameter]] = {}
         for p in params:
@@ -73,9 +71,7 @@ class Optimizers:
         self.params = matrices + rest
         self.adam_lr = adam_lr
         self.muon = Muon(matrices, muon_lr)
-        self.adam = torch.optim.AdamW(
-            rest, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True
-        )
+        self.adam = torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
     def step(self, factor: float) -> float:
         """Clip the gradients to norm 1, update, clear them; the norm before clipping."""

@@ -16,9 +16,7 @@ VARIANT_NAME = {"plain": "tiny", "outlier": "tiny-outlier (made)"}
 
 
 @torch.no_grad()
-def add_key_outliers(
-    model: LlamaForCausalLM, factor: float = 6.0, pairs: int = 2, seed: int = 0
-) -> None:
+def add_key_outliers(model: LlamaForCausalLM, factor: float = 6.0, pairs: int = 2, seed: int = 0) -> None:
     """Scale ``pairs`` random RoPE pairs of every KV head, in place; the config names the variant.
 
     Raises:

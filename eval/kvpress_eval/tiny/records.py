@@ -59,9 +59,7 @@ def _numbers(rng: random.Random, easy: bool) -> list[str]:
     return rng.choices(NUMBERS, k=rng.randint(1, 2) if easy else rng.randint(2, 4))
 
 
-def _syllables(
-    rng: random.Random, lengths: Sequence[int], seen: set[tuple[str, ...]]
-) -> tuple[str, ...]:
+def _syllables(rng: random.Random, lengths: Sequence[int], seen: set[tuple[str, ...]]) -> tuple[str, ...]:
     """A new word; it grows where chance repeats one, so short words cannot run out."""
     word = tuple(rng.choices(SYLLABLES, k=rng.choice(lengths)))
     while word in seen:
@@ -107,17 +105,14 @@ def _prefix(rng: random.Random, room: int, easy: bool) -> Part:
         if part.size + len(string) + 2 > room:
             return part
         index = part.add(["str", *string, ";"])
-        part.questions.append(
-            ("prefix", ["?", "pre", *string[:2], ":"], [*string[2:], ";"], [index])
-        )
+        part.questions.append(("prefix", ["?", "pre", *string[:2], ":"], [*string[2:], ";"], [index]))
 
 
 def _trace(rng: random.Random, room: int, easy: bool) -> Part:
     """Variables that hold a number or copy another one: chains of up to four, several at once."""
     part, seen = Part(), set[tuple[str, ...]]()
-    chains: list[
-        tuple[list[str], list[tuple[str, ...]], list[int]]
-    ] = []  # value, variables, records
+    # value, variables, records of each chain
+    chains: list[tuple[list[str], list[tuple[str, ...]], list[int]]] = []
     while True:
         name = _syllables(rng, (1,) if easy else (1, 2), seen)
         growing = [chain for chain in chains if len(chain[1]) < _MAX_HOPS]
@@ -135,14 +130,10 @@ def _trace(rng: random.Random, room: int, easy: bool) -> Part:
         chain[1].append(name)
     for value, names, records in chains:
         last = len(names) - 1
-        for j in dict.fromkeys(
-            (last, rng.randrange(len(names)))
-        ):  # the whole chain, and a random part
+        for j in dict.fromkeys((last, rng.randrange(len(names)))):  # all of it, and a random part
             hops = [word for name in reversed(names[:j]) for word in (*name, "=")]
             answer = [*hops, *value, ";"]
-            part.questions.append(
-                ("trace", ["?", "trace", *names[j], "="], answer, records[: j + 1])
-            )
+            part.questions.append(("trace", ["?", "trace", *names[j], "="], answer, records[: j + 1]))
     return part
 
 

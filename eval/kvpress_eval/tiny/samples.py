@@ -52,9 +52,7 @@ class Batch:
     answers: list[tuple[int, int, str]]
 
 
-def sequence(
-    rng: random.Random, length: int, mixture: Mapping[str, float], easy: bool = False
-) -> Sequence:
+def sequence(rng: random.Random, length: int, mixture: Mapping[str, float], easy: bool = False) -> Sequence:
     """One sequence of exactly ``length`` ids (padded at the end)."""
     kind = rng.choices(list(mixture), weights=list(mixture.values()))[0]
     kinds = [kind] if kind != "mixed" else rng.sample(LOOKUPS, rng.randint(2, 4))

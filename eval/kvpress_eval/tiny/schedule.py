@@ -30,7 +30,7 @@ class Recipe:
     muon_lr: float = 0.012
     adam_lr: float = 2e-3
     warmup: int = 60
-    decay: float = 0.45
+    decay: float = 0.35
 
     @property
     def steps(self) -> int:
@@ -61,8 +61,7 @@ FULL = Recipe(
         Stage(512, 800),
         Stage(1024, 900),
         Stage(2048, 500),
-    ),
-    decay=0.35,
+    )
 )
 """The bundled weights: 28.3 M tokens. Leaving length 256 early costs most (see the model card)."""
 

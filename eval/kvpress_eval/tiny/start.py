@@ -22,9 +22,7 @@ from .model import Shape, TinyLM, rope_table, rotate
 from .words import SYLLABLES, TOKEN_ID
 
 CONSTANT = 0.5  # length of u in every embedding row
-SHARPNESS = (
-    160.0  # query-key product of a previous-token head; about .55 of the attention on the target
-)
+SHARPNESS = 160.0  # query-key product of a previous-token head: .55 of the attention on the target
 FAST_PAIRS = 10
 MATCH_NATS = 5.0  # how far a matching key outscores the others at the start
 
@@ -75,9 +73,7 @@ def _mimetic(model: TinyLM) -> None:
     for block in list(model.model.layers)[1:]:
         for head in range(model.shape.num_attention_heads):
             q = _rows(block.self_attn.q_proj.weight, head, model.shape.head_dim)
-            k = _rows(
-                block.self_attn.k_proj.weight, head // model.shape.group, model.shape.head_dim
-            )
+            k = _rows(block.self_attn.k_proj.weight, head // model.shape.group, model.shape.head_dim)
             q[slow] = 0.7 * k[slow] + 0.7 * q[slow]
 
 

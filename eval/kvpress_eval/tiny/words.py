@@ -7,35 +7,30 @@ reorder. Keywords without a task (``suf``, ``value``, ``list``, ``max``, ``min``
 
 from __future__ import annotations
 
-CONSONANTS = tuple("b d f g h j k l m n p r s t v w z sh ch kr".split())
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+CONSONANTS = _words("b d f g h j k l m n p r s t v w z sh ch kr")
 VOWELS = tuple("aeiou")
 SYLLABLES = tuple(c + v for c in CONSONANTS for v in VOWELS)
 NUMBERS = tuple(f"{i:02d}" for i in range(100))
-ATTRIBUTES = tuple(
-    (
-        "color size weight shape price age code rank height depth speed score phase level grade pin"
-    ).split()
-)
-NAMES = tuple(
-    (
-        "alpha bravo charlie delta echo foxtrot golf hotel india juliet kilo lima mike "
-        "november oscar papa quebec romeo sierra tango uniform victor whiskey xray yankee "
-        "zulu amber basil cedar daisy ember fern grape hazel iris jade kelp lotus maple "
-        "nettle olive poppy quince rose sage thyme umber violet"
-    ).split()
+ATTRIBUTES = _words("color size weight shape price age code rank height depth speed score phase level grade pin")
+NAMES = _words(
+    "alpha bravo charlie delta echo foxtrot golf hotel india juliet kilo lima mike november oscar papa quebec "
+    "romeo sierra tango uniform victor whiskey xray yankee zulu amber basil cedar daisy ember fern grape "
+    "hazel iris jade kelp lotus maple nettle olive poppy quince rose sage thyme umber violet"
 )
 LABELS = tuple(f"L{i}" for i in range(16))
-FILLERS = tuple(
-    (
-        "a an and as at but by can day each end far few from good had has hot her here him "
-        "his home how if in into it its just keep know last left life like long look made "
-        "make many may more most much must my near new night nice not now old on one only or "
-        "our out over own"
-    ).split()
+FILLERS = _words(
+    "a an and as at but by can day each end far few from good had has hot her here him his home how if in "
+    "into it its just keep know last left life like long look made make many may more most much must my near "
+    "new night nice not now old on one only or our out over own"
 )
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 PUNCTUATION = (":", ";", "?", "=", "->", ".")
-KEYWORDS = tuple("the of is str pre suf let trace value list max min mode count".split())
+KEYWORDS = _words("the of is str pre suf let trace value list max min mode count")
 
 VOCAB: list[str] = [
     *(SPECIALS + PUNCTUATION + KEYWORDS),

@@ -31,22 +31,15 @@ def test_same_documents_in_every_process() -> None:
     digests = set()
     for hash_seed in ("0", "1", "4242"):
         env = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)}
-        run = subprocess.run(
-            [sys.executable, "-c", DIGEST], env=env, capture_output=True, text=True, check=True
-        )
+        run = subprocess.run([sys.executable, "-c", DIGEST], env=env, capture_output=True, text=True, check=True)
         digests.add(run.stdout)
     assert len(digests) == 1
 
 
 def test_import_needs_no_torch() -> None:
-    code = (
-        "import sys, kvpress_eval.tiny.dialect; "
-        "print('torch' in sys.modules, 'transformers' in sys.modules)"
-    )
+    code = "import sys, kvpress_eval.tiny.dialect; print('torch' in sys.modules, 'transformers' in sys.modules)"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    run = subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["False", "False"]
 
 
@@ -75,21 +68,15 @@ def test_evidence_holds_the_answer(kinds: tuple[str, ...], easy: bool) -> None:
             _CHECKS[q.task](q.prompt, q.answer, records)
 
 
-def _check_lookup(
-    prompt: tuple[str, ...], answer: tuple[str, ...], records: list[tuple[str, ...]]
-) -> None:
+def _check_lookup(prompt: tuple[str, ...], answer: tuple[str, ...], records: list[tuple[str, ...]]) -> None:
     assert [prompt[1:] + answer] == records
 
 
-def _check_prefix(
-    prompt: tuple[str, ...], answer: tuple[str, ...], records: list[tuple[str, ...]]
-) -> None:
+def _check_prefix(prompt: tuple[str, ...], answer: tuple[str, ...], records: list[tuple[str, ...]]) -> None:
     assert [("str", *prompt[2:4], *answer)] == records
 
 
-def _check_trace(
-    prompt: tuple[str, ...], answer: tuple[str, ...], records: list[tuple[str, ...]]
-) -> None:
+def _check_trace(prompt: tuple[str, ...], answer: tuple[str, ...], records: list[tuple[str, ...]]) -> None:
     name, said = prompt[2:-1], []
     for record in reversed(records):  # follow the chain from the question to the number
         middle = record.index("=")
@@ -99,9 +86,7 @@ def _check_trace(
     assert (*said[:-1], ";") == answer
 
 
-def _check_label(
-    prompt: tuple[str, ...], answer: tuple[str, ...], records: list[tuple[str, ...]]
-) -> None:
+def _check_label(prompt: tuple[str, ...], answer: tuple[str, ...], records: list[tuple[str, ...]]) -> None:
     consonant = prompt[2].rstrip("aeiou")
     assert len(records) >= 1
     assert all(r[1].rstrip("aeiou") == consonant and r[2:] == ("->", *answer) for r in records)
@@ -121,9 +106,7 @@ def test_label_evidence_is_every_demonstration() -> None:
     for q in doc.questions:
         consonant = q.prompt[2].rstrip("aeiou")
         shown = [
-            i
-            for i, word in enumerate(doc.tokens)
-            if word == "->" and doc.tokens[i - 1].rstrip("aeiou") == consonant
+            i for i, word in enumerate(doc.tokens) if word == "->" and doc.tokens[i - 1].rstrip("aeiou") == consonant
         ]
         assert [start + 2 for start, _ in q.evidence] == shown
 

@@ -1,0 +1,152 @@
+"""What each subcommand of ``kvpress`` does; every function returns an exit code."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from transformers.utils import logging
+
+from .config import RunConfig, load_sweep, with_press
+from .errors import UsageError
+from .models import BUNDLED
+from .rows import Row, load_rows
+from .show import cell_text, difference, plan_table, print_row, row_line, two_columns
+from .sweep import Watcher, check_presses, finished, run_sweep
+from .tasks import TASKS
+
+__all__ = ["ACTIONS"]
+
+
+def _quiet() -> None:
+    """Only our own progress: no weight-loading bars, no advice about generation settings."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _run(options: argparse.Namespace) -> int:
+    given = {f.name: getattr(options, f.name) for f in fields(RunConfig)}
+    config = RunConfig(**{name: value for name, value in given.items() if value is not None})
+    check_presses([config])
+    _quiet()
+    console = Console()
+    got: list[tuple[Row, Path, bool]] = []
+    with console.status(f"loading {escape(config.model)}") as status:
+        told = escape(cell_text(config))
+        watcher = Watcher(
+            session=lambda done: status.update(f"{told} · session {done}/{config.sessions}"),
+            end=lambda config, row, path, ran: got.append((row, path, ran)),
+        )
+        run_sweep([config], options.results, options.force, watcher)
+    row, path, ran = got[0]
+    if not ran:
+        console.print("already there (--force runs it again)")
+    print_row(console, row, path, _against_full(config, row, options.results))
+    return 0 if row.status == "ok" else 1
+
+
+def _against_full(config: RunConfig, row: Row, results: Path) -> str:
+    """The paired difference to the full cache's row of the same cell, if there is one."""
+    if row.press == "full":
+        return "this is the full cache"
+    command = with_press(config, "full").command()
+    same = [
+        full
+        for full in load_rows(results)
+        if full.command == command and full.status == "ok" and (full.device, full.dtype) == (row.device, row.dtype)
+    ]
+    if not same or row.status != "ok":
+        return f"not known; run it: {command}"
+    return difference(row, same[0])
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    if options.jobs < 1:
+        raise UsageError(f"--jobs must be at least 1, got {options.jobs}")
+    configs = load_sweep(options.config, options.overrides).cells()
+    check_presses(configs)
+    console = Console()
+    if options.dry_run:
+        console.print(plan_table(configs, finished(configs, options.results)))
+        return 0
+    _quiet()
+    left = (TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), *left, console=console) as progress:
+        bar = progress.add_task("loading", total=len(configs))
+
+        def start(config: RunConfig) -> None:
+            progress.update(bar, description=escape(cell_text(config)))
+
+        def end(config: RunConfig, row: Row, path: Path, ran: bool) -> None:
+            progress.advance(bar)
+            progress.console.print(row_line(row, ran), highlight=False, soft_wrap=True)
+
+        outcome = run_sweep(configs, options.results, options.force, Watcher(start, end=end), options.jobs)
+        progress.update(bar, description="done", total=progress.tasks[0].completed)
+    told = f"{outcome.ran} run, {outcome.skipped} already there, {outcome.failed} failed"
+    console.print(f"{told}; rows in {escape(str(options.results))}")
+    return 1 if outcome.failed else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from .report import print_summary, stale, write
+
+    if not options.results.is_dir():
+        raise UsageError(f"no such folder: {options.results}; run a sweep first, or name it with --results")
+    console = Console()
+    if options.check:
+        old = stale(options.results, options.out)
+        for path in old:
+            console.print(f"{escape(str(path))} is not what the rows say; run kvpress report without --check")
+        return 1 if old else 0
+    print_summary(options.results, console)
+    console.print(escape(f"written: {write(options.results, options.out)}"))
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    import kvpress
+
+    found = {
+        "presses": kvpress.list_presses(),
+        "tasks": {task.name: task.about for task in TASKS.values()},
+        "models": {**BUNDLED, "a folder": "that save_pretrained wrote", "org/name": "any causal LM of the hub"},
+    }
+    for title, items in found.items():
+        if options.what in ("all", title):
+            two_columns(Console(), title, items)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    import kvpress.doctor
+
+    console = Console()
+    checks = kvpress.doctor.run()
+    for check in checks:
+        colour = {"ok": "green", "warn": "yellow", "fail": "red"}[check.status]
+        console.print(f"[{colour}]{check.status:<5}[/] [bold]{escape(check.name)}[/] {escape(check.detail)}")
+        if check.status != "ok" and check.advice:
+            console.print(f"      {escape(check.advice)}")
+    return 1 if any(check.status == "fail" for check in checks) else 0
+
+
+ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": _run,
+    "sweep": _sweep,
+    "report": _report,
+    "list": _list,
+    "doctor": _doctor,
+}

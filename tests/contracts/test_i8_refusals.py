@@ -1,0 +1,176 @@
+"""I8: what cannot be served exactly is refused when the press is entered or the cache is given, with what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import DynamicCache, PreTrainedModel, StaticCache
+
+from kvpress import Press, full, kivi, snapkv
+from kvpress.errors import KVPressError, PressConflictError, SessionError, UnsupportedError
+from tests.helpers import forward
+from tests.models import build, shared, tokens
+
+_SIZE = {"vocab_size": 97, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def deepseek() -> PreTrainedModel:
+    config = transformers.DeepseekV3Config(
+        **_SIZE,
+        num_key_value_heads=4,
+        intermediate_size=64,
+        moe_intermediate_size=32,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_group=2,
+        topk_group=1,
+        first_k_dense_replace=1,
+        kv_lora_rank=16,
+        q_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=16,
+    )
+    return transformers.DeepseekV3ForCausalLM(config)
+
+
+def falcon() -> PreTrainedModel:
+    return transformers.FalconForCausalLM(transformers.FalconConfig(**_SIZE))
+
+
+def gptj() -> PreTrainedModel:
+    config = transformers.GPTJConfig(vocab_size=97, n_embd=64, n_layer=2, n_head=4, rotary_dim=8)
+    return transformers.GPTJForCausalLM(config)
+
+
+def t5() -> PreTrainedModel:
+    config = transformers.T5Config(vocab_size=97, d_model=64, d_kv=16, d_ff=64, num_layers=2, num_heads=4)
+    return transformers.T5ForConditionalGeneration(config)
+
+
+def only_sliding() -> PreTrainedModel:
+    return build("mistral", sliding_window=8)
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (deepseek, "latent"),
+        (falcon, "attn_implementation"),
+        (gptj, "attn_implementation"),
+        (t5, "decoder-only"),
+        (only_sliding, "no full-attention"),
+        (lambda: torch.nn.Linear(2, 2), "Linear"),
+    ],
+    ids=["deepseek_v3", "falcon", "gptj", "t5", "only sliding", "no model"],
+)
+@pytest.mark.parametrize("press", ["full", "h2o(keep=0.5)", "snapkv(keep=0.5) | kivi"])
+def test_models(make: Any, word: str, press: str) -> None:
+    model = make()
+    with pytest.raises(UnsupportedError, match=word), Press.parse(press)(model):
+        raise AssertionError("not reached")
+
+
+def quantized() -> Any:
+    class QuantizedCache(DynamicCache):
+        """Stands for transformers' own, whose back-ends are not installed here."""
+
+    return QuantizedCache()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda m: StaticCache(config=m.config, max_cache_len=64), "StaticCache.*new_cache"),
+        (lambda m: quantized(), "QuantizedCache.*new_cache"),
+        (lambda m: DynamicCache(config=m.config, offloading=True), "DynamicCache.*new_cache"),
+        (lambda m: m(tokens(1, 6)).past_key_values, "holds 6 tokens.*prefill"),
+    ],
+    ids=["static", "quantized", "offloading", "not empty"],
+)
+def test_caches_of_the_user(make: Any, words: str) -> None:
+    model = build("llama")
+    cache = make(model)
+    with full()(model), pytest.raises(UnsupportedError, match=words):
+        forward(model, tokens(1, 5), cache)
+
+
+def test_an_empty_dynamic_cache_is_taken_over() -> None:
+    model = shared("llama")
+    with snapkv(keep=0.3, window=3)(model):
+        out = model(tokens(1, 30), past_key_values=DynamicCache(config=model.config), use_cache=True)
+    assert out.past_key_values.press == snapkv(keep=0.3, window=3)
+
+
+@pytest.mark.parametrize("word", ["static", "offloaded_static", "offloaded"])
+def test_cache_implementation(word: str) -> None:
+    model = build("llama")
+    with full()(model), pytest.raises(KVPressError, match="cache_implementation"):
+        model.generate(tokens(1, 7), cache_implementation=word, max_new_tokens=3)
+
+
+def test_cache_outside_its_session() -> None:
+    model = shared("llama")
+    with full()(model) as session:
+        cache = session.prefill(tokens(1, 9))
+    with pytest.raises(SessionError, match="Enter the press again"):
+        forward(model, tokens(1, 1), cache)
+    with full()(model):  # and entering again is enough
+        forward(model, tokens(1, 1), cache)
+    assert cache.get_seq_length() == 10
+
+
+def test_cache_of_another_press_and_of_another_model() -> None:
+    model = shared("llama")
+    with full()(model) as session:
+        cache = session.prefill(tokens(1, 9))
+    with snapkv()(model), pytest.raises(SessionError, match="snapkv"):
+        forward(model, tokens(1, 1), cache)
+    other = build("llama", num_hidden_layers=2)
+    with full()(other), pytest.raises(SessionError, match="3 layers, the model 2"):
+        forward(other, tokens(1, 1), cache)
+
+
+def test_masks_and_rules_that_a_press_cannot_serve() -> None:
+    model, ids = shared("llama"), tokens(1, 9)
+    with full()(model) as session:
+        with pytest.raises(UnsupportedError, match="2-D mask"):
+            model(ids, attention_mask=torch.zeros(1, 1, 9, 9), use_cache=True)
+        with pytest.raises(SessionError, match="at least one token"):
+            session.prefill(ids[:, :0])
+        with pytest.raises(SessionError, match="chunk"):
+            session.prefill(ids, chunk=0)
+
+
+def test_attention_dropout_needs_eval() -> None:
+    model = build("llama", attention_dropout=0.5).train()
+    with full()(model) as session, pytest.raises(UnsupportedError, match="eval"):
+        model(tokens(1, 5), past_key_values=session.new_cache(), use_cache=True)
+
+
+def test_attention_exchanged_inside_the_block() -> None:
+    model = build("llama")
+    with full()(model):
+        model.set_attn_implementation("eager")
+        with pytest.raises(KVPressError):
+            model(tokens(1, 5), use_cache=True)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_packed_sequences_without_a_cache_run_as_ever() -> None:
+    model, ids, at = shared("llama"), tokens(1, 9), torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]])
+    wanted = model(ids, position_ids=at, use_cache=False).logits
+    assert not torch.equal(wanted, model(ids, use_cache=False).logits)
+    with full()(model):
+        assert torch.equal(model(ids, position_ids=at, use_cache=False).logits, wanted)
+
+
+def test_head_dimension_that_does_not_divide() -> None:
+    model = build("llama", head_dim=20, hidden_size=80)
+    with pytest.raises(PressConflictError, match="group=4"), kivi(group=8)(model):
+        raise AssertionError("not reached")
+    with kivi(group=4, residual=4)(model) as session:
+        session.prefill(tokens(1, 30))
