@@ -161,11 +161,12 @@ class PressCache(Cache):  # type: ignore[misc]
             else:
                 other.layers.append(_copy_layer(layer))
         if isinstance(rows, int):
-            if self.batch_size != 1:
-                raise SessionError(f"fork(rows={rows}) repeats a cache of one row; this one has {self.batch_size}.")
+            batch = self.stores[0].batch_size
+            if batch != 1:
+                raise SessionError(f"fork(rows={rows}) repeats a cache of one row; this one has {max(batch, 0)}.")
             rows = torch.zeros(rows, dtype=torch.long)
         if rows is not None:
-            other.batch_select_indices(rows)
+            other.reorder_cache(rows)  # the one row operation that every kind of layer has
         return other
 
     def crop(self, tokens_to_remove: int) -> None:

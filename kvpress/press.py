@@ -72,6 +72,11 @@ class Recipe:
                 f'positions="slots" (streaming_llm) moves stored keys at every step, which {self.key.name} storage '
                 'cannot: what is packed never changes. Use streaming_llm(positions="keep") with it.'
             )
+        if min(self.sinks, self.recent, self.residual) < 0 or (isinstance(self.recent, float) and self.recent > 1):
+            raise BudgetError(
+                f"sinks={self.sinks}, recent={self.recent} and residual={self.residual} count slots and cannot be "
+                "negative; a fraction as `recent` lies in [0, 1]."
+            )
         if isinstance(self.keep, int):
             fixed = self.sinks + (self.recent if isinstance(self.recent, int) else 0)
             if self.keep <= fixed:
@@ -104,13 +109,19 @@ class Preset:
                     f"{self.name}: compression_ratio is another word for keep = 1 - compression_ratio"
                     + (" and keep is given too; give one." if "keep" in given else ", which this press does not have.")
                 )
-            given["keep"] = round(1.0 - float(given.pop("compression_ratio")), 9)
+            ratio = given.pop("compression_ratio")
+            if not _fits(ratio, "float | int"):
+                raise PressSyntaxError(f"{self.name}: compression_ratio={ratio!r} must be a fraction such as 0.75.")
+            given["keep"] = round(1.0 - ratio, 9)
         for name, value in given.items():
             if name not in self.signature.parameters:
                 known = ", ".join(self.signature.parameters) or "none"
                 raise PressSyntaxError(f"{self.name} has no argument {name!r}; it takes: {known}.")
             if not isinstance(value, bool | int | float | str | type(None)):
                 raise PressSyntaxError(f"{self.name}: {name}={value!r} must be a number, a string or true/false.")
+            wanted = self.signature.parameters[name].annotation
+            if name != "keep" and not _fits(value, wanted):
+                raise PressSyntaxError(f"{self.name}: {name}={value!r} must be {wanted.replace(' | ', ' or ')}.")
         if "keep" in given:
             given["keep"] = _checked_keep(given["keep"])
         return {name: given[name] for name in self.signature.parameters if name in given}
@@ -121,6 +132,13 @@ class Preset:
 
 
 PRESETS: Registry[Preset] = Registry("press")
+
+
+def _fits(value: Value, annotation: str) -> bool:
+    """A value has one of the types that an annotation (text, such as "int | None") names; an int is a float too."""
+    kinds = {kind.strip() for kind in annotation.split("|")}
+    kind = "None" if value is None else type(value).__name__
+    return kind in kinds or (kind == "int" and "float" in kinds)
 
 
 def _checked_keep(keep: Value) -> float | int:
@@ -268,6 +286,8 @@ def _parse_part(text: str) -> Press:
         values = {k.arg or "**": _literal(k.value) for k in call.keywords}
         names = list(chosen.signature.parameters)
         for at, node in enumerate(call.args):
+            if names[at] in values:
+                raise ValueError
             values[names[at]] = _literal(node)
     except (SyntaxError, ValueError, AssertionError, IndexError):
         raise PressSyntaxError(

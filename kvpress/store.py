@@ -14,7 +14,7 @@ from kvpress import compact, kernels
 from kvpress.block import Block
 from kvpress.errors import CropError, SessionError, UnsupportedError
 from kvpress.evidence import Evidence, Rule, dense_mass, received_mass
-from kvpress.partial import Partial, fold_queries, merge, unfold_partial
+from kvpress.partial import Partial, fold_queries, merge
 from kvpress.press import Recipe
 from kvpress.rope import Rotate
 from kvpress.segment import Held
@@ -141,7 +141,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         part, folded = self._attend(q, rule)
         if self.recipe.needs.mass:
             self._add_mass(q, folded, part)
-        return unfold_partial(part, q.shape[1]).out.to(q.dtype)
+        return part.out.reshape(*q.shape[:3], -1).to(q.dtype)
 
     def _attend(self, q: Tensor, rule: Rule) -> tuple[Partial, Tensor]:
         heads = self.tail.k.shape[1]
@@ -162,14 +162,11 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         if any(item.rows is not None for item in self.held):
             return None  # rows that share a prefix are answered together, in one pass over it
         parts = [part for item in self.held for part in item.segment.parts()]
-        part = kernels.attend([*parts, self.tail.part()], folded.flatten(0, 1), rule.scale, rule.cap)
-        if part is None:
-            return None
-        return Partial(part.out.view(*folded.shape[:3], -1), part.lse.view(folded.shape[:3]))
+        return kernels.attend([*parts, self.tail.part()], folded, rule.scale, rule.cap)
 
     def reread(self, q: Tensor, rule: Rule) -> Tensor:
         """Attention of a layer that shares these slots (KV sharing) and stores none of its own."""
-        return unfold_partial(self._attend(q, rule)[0], q.shape[1]).out.to(q.dtype)
+        return self._attend(q, rule)[0].out.reshape(*q.shape[:3], -1).to(q.dtype)
 
     def _add_mass(self, q: Tensor, folded: Tensor, part: Partial) -> None:
         assert self.rule is not None and self.tail.mass is not None
@@ -190,7 +187,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         """Remember what the press needs of the queries q (B, Hq, n, D) of the tokens committed last."""
         self.rule = rule
         needs, new = self.recipe.needs, q.shape[2]
-        if needs.mass and first:
+        if needs.mass and first and new > 1:  # `attend` counts the others
             assert self.tail.mass is not None
             self.tail.mass[:, :, : self.tail.count] = received_mass(q, self.tail.keys, rule, 0, self.seen_mask)
         if needs.window and (self.fired == 0 or self.recipe.schedule.every_prompt):

@@ -172,13 +172,7 @@ class Tail:
 
     def part(self) -> kernels.Part:
         """What a fused kernel reads, for one query a row: the newest token, which sees every slot."""
-        return kernels.Part(
-            self.k.flatten(0, 1),
-            self.v.flatten(0, 1),
-            self.count,
-            pos=self.pos,
-            valid=None if self.pos is not None else self.valid,
-        )
+        return kernels.Part(self.k, self.v, self.count, None, self.pos, self.valid)
 
     def _attend_split(self, q: Tensor, scale: float) -> Partial:
         """Old slots without a mask, the new ones by the kernel's own causal rule: no (n, count) mask is built."""

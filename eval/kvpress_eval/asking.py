@@ -63,6 +63,11 @@ class _Asking:
         chunk = self.config.chunk or None
         return self.session.prefill(row, cache=cache, chunk=chunk, compress=compress)
 
+    @property
+    def continuous(self) -> bool:
+        """The press evicts at every step, so later prompts are compressed too."""
+        return self.session.press.recipe.schedule.continuous
+
     def measure(self, cache: PressCache) -> None:
         """Bytes from the tensors really held.
 
@@ -108,7 +113,7 @@ def _multi_turn(asking: _Asking, prompt: Prompt) -> None:
     if schedule == "after_context":
         cache = asking.feed(prompt.context, None, compress=True)
         asking.measure(cache)
-        cache = asking.feed(prompt.questions[0], cache, compress=False)
+        cache = asking.feed(prompt.questions[0], cache, compress=asking.continuous)
     else:
         cache = asking.feed([*prompt.context, *prompt.questions[0]], None, compress=True)
     answers.prefill_s = clock.seconds()
@@ -120,7 +125,8 @@ def _multi_turn(asking: _Asking, prompt: Prompt) -> None:
     pending: list[int] = []
     for t in range(len(prompt.questions)):
         if t:
-            cache = asking.feed([*pending, *prompt.questions[t]], cache, compress=schedule == "every_turn_prompt")
+            again = schedule == "every_turn_prompt" or asking.continuous
+            cache = asking.feed([*pending, *prompt.questions[t]], cache, compress=again)
             first_token = int(_first_tokens(cache)[0, 0])
         fork = cache.fork()
         new, stopped = _decode(asking, fork, torch.tensor([[first_token]], device=asking.model.device))
@@ -144,7 +150,7 @@ def _multi_request(asking: _Asking, prompt: Prompt, batch: int) -> None:
         questions = prompt.alone[start : start + batch]
         fork = cache.fork(rows=len(questions)) if len(questions) > 1 else cache.fork()
         ids, mask = _left_padded(questions, cache.get_seq_length(), device)
-        fork = asking.session.prefill(ids, attention_mask=mask, cache=fork, compress=False)
+        fork = asking.session.prefill(ids, attention_mask=mask, cache=fork, compress=asking.continuous)
         first = _first_tokens(fork)
         if start == 0:
             answers.first_s = answers.prefill_s + clock.seconds()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
+from huggingface_hub.utils import logging as hub_logging
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -34,6 +35,7 @@ def _quiet() -> None:
     """Only our own progress: no weight-loading bars, no advice about generation settings."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ MAX_ROWS = 64  # more rows than that are matrix products, which the reference le
 class Part(NamedTuple):
     """Slots that every query sees, of some or all runs (one run = one KV head of one batch row).
 
-    key, value: packed, or dense rows (R, capacity, D). slots: how many of each run count. runs: (R,) int64, the
+    key, value: packed, or dense rows (R, capacity, D) or (B, H, capacity, D). slots: how many of each run count. runs: (R,) int64, the
     runs of the query these are, None = all in order. pos: (B, H, capacity) int32, negative = no slot; valid:
     (B, capacity) bool, false = padding; None = every slot counts.
     """
@@ -54,8 +54,11 @@ def enabled() -> bool:
 
 
 def attend(parts: Sequence[Part], q: Tensor, scale: float, cap: float | None) -> Partial | None:
-    """Exact attention of q (R, m, D) over the union of `parts` -> Partial (R, m, D), or None: use the reference."""
-    if q.shape[1] > MAX_ROWS or not parts or not enabled() or (q.requires_grad and torch.is_grad_enabled()):
+    """Exact attention over the union of `parts`, or None: use the reference.
+
+    q: (R, m, D), or (B, H, m, D) with R = B*H, and the Partial alike.
+    """
+    if not parts or q.shape[-2] > MAX_ROWS or not enabled() or (q.requires_grad and torch.is_grad_enabled()):
         return None
     device = q.device.type
     kernel = _TABLE.get((type(parts[0].key), type(parts[0].value), device))

@@ -109,7 +109,8 @@ static void open_group(const Side *s, int64_t run, int64_t group, Scales *scales
 
 #define INLINE static inline __attribute__((always_inline))
 
-INLINE void slot_per_channel(const uint8_t *codes, float *out, int width, int bits, const float *step, const float *lo) {
+INLINE void slot_per_channel(const uint8_t *restrict codes, float *restrict out, int width, int bits,
+                             const float *restrict step, const float *restrict lo) {
     for (int j = 0; j < 8 / bits; j++)
         for (int w = 0; w < width; w++) {
             int at = j * width + w;
@@ -118,14 +119,12 @@ INLINE void slot_per_channel(const uint8_t *codes, float *out, int width, int bi
 }
 
 /* span: bytes that share a step. */
-INLINE void slot_per_token(const uint8_t *codes, float *out, int width, int bits, int span, const uint16_t *step,
-                           const uint16_t *lo) {
-    for (int first = 0; first < width; first += span) {
-        float s = half(*step++), l = half(*lo++);
+INLINE void slot_per_token(const uint8_t *restrict codes, float *restrict out, int width, int bits, int span,
+                           const float *restrict step, const float *restrict lo) {
+    for (int y = 0; y < width / span; y++)
         for (int j = 0; j < 8 / bits; j++)
-            for (int w = first; w < first + span; w++)
-                out[j * width + w] = (float)((codes[w] >> (bits * j)) & ((1 << bits) - 1)) * s + l;
-    }
+            for (int w = y * span; w < y * span + span; w++)
+                out[j * width + w] = (float)((codes[w] >> (bits * j)) & ((1 << bits) - 1)) * step[y] + lo[y];
 }
 
 INLINE void per_channel(const Side *s, int64_t run, int64_t slots, int64_t start, int n, int bits, int width,
@@ -140,10 +139,12 @@ INLINE void per_channel(const Side *s, int64_t run, int64_t slots, int64_t start
 
 INLINE void per_token(const Side *s, int64_t run, int64_t slots, int64_t start, int n, int bits, int width, int span,
                       float *tile) {
-    const uint8_t *codes = (const uint8_t *)s->data + run * s->run_bytes;
-    for (int t = 0; t < n; t++) {
-        int64_t slot = start + t, at = (run * slots + slot) * s->groups;
-        slot_per_token(codes + slot * width, tile + t * s->dim, width, bits, span, s->step + at, s->lo + at);
+    const uint8_t *codes = (const uint8_t *)s->data + run * s->run_bytes + start * width;
+    int64_t first = (run * slots + start) * s->groups;
+    for (int t = 0; t < n; t++, codes += width, first += s->groups) {
+        float step[MAX_DIM / 2], lo[MAX_DIM / 2];
+        for (int y = 0; y < width / span; y++) step[y] = half(s->step[first + y]), lo[y] = half(s->lo[first + y]);
+        slot_per_token(codes, tile + t * s->dim, width, bits, span, step, lo);
     }
 }
 
@@ -168,51 +169,74 @@ static const float *decode(const Side *s, int64_t run, int64_t slots, int64_t st
     return tile;
 }
 
-/* logits[r][t] = q[r] . k[t] */
-static void dots(const float *k, const float *q, int n, int rows, int dim, float (*logits)[TILE]) {
+/* Query rows are taken in pairs, so that what was loaded of a slot serves both. */
+INLINE void dots_pair(const float *k, const float *x, const float *y, int n, int dim, float *left, float *right) {
     int t = 0;
-    for (; t + 4 <= n; t += 4)
-        for (int r = 0; r < rows; r++) {
-            const float *a = k + t * dim, *x = q + r * dim;
-            v8 s0 = {}, s1 = {}, s2 = {}, s3 = {};
-            for (int c = 0; c < dim; c += 8) {
-                v8 y = load(x + c);
-                s0 += y * load(a + c);
-                s1 += y * load(a + dim + c);
-                s2 += y * load(a + 2 * dim + c);
-                s3 += y * load(a + 3 * dim + c);
+    for (; t + 4 <= n; t += 4) {
+        const float *a = k + t * dim;
+        v8 l[4] = {}, r[4] = {};
+        for (int c = 0; c < dim; c += 8) {
+            v8 u = load(x + c), w = load(y + c);
+            for (int i = 0; i < 4; i++) {
+                v8 z = load(a + i * dim + c);
+                l[i] += u * z, r[i] += w * z;
             }
-            logits[r][t] = sum(s0), logits[r][t + 1] = sum(s1);
-            logits[r][t + 2] = sum(s2), logits[r][t + 3] = sum(s3);
         }
-    for (; t < n; t++)
-        for (int r = 0; r < rows; r++) {
-            v8 s = {};
-            for (int c = 0; c < dim; c += 8) s += load(q + r * dim + c) * load(k + t * dim + c);
-            logits[r][t] = sum(s);
-        }
+        for (int i = 0; i < 4; i++) left[t + i] = sum(l[i]), right[t + i] = sum(r[i]);
+    }
+    for (; t < n; t++) {
+        v8 l = {}, r = {};
+        for (int c = 0; c < dim; c += 8) l += load(x + c) * load(k + t * dim + c), r += load(y + c) * load(k + t * dim + c);
+        left[t] = sum(l), right[t] = sum(r);
+    }
 }
 
-INLINE void mix_block(const float *v, const float *p, int n, int dim, float *acc, int blocks) {
-    v8 a[8];
-    for (int b = 0; b < blocks; b++) a[b] = load(acc + 8 * b);
+/* logits[r][t] = q[r] . k[t]; rows and logits of an odd last row are paired with themselves. */
+static void dots(const float *k, const float *q, int n, int rows, int dim, float (*logits)[TILE]) {
+    for (int r = 0; r < rows; r += 2) {
+        int other = r + 1 < rows ? r + 1 : r;
+        dots_pair(k, q + r * dim, q + other * dim, n, dim, logits[r], logits[other]);
+    }
+}
+
+#define BLOCK 4 /* 4 vectors of 2 rows are 8 registers, on every machine there are 16 */
+
+INLINE void mix_block(const float *v, const float *p, const float *q, int n, int dim, float *left, float *right,
+                      int blocks) {
+    v8 l[BLOCK], r[BLOCK];
+    for (int b = 0; b < blocks; b++) l[b] = load(left + 8 * b), r[b] = load(right + 8 * b);
     for (int t = 0; t < n; t++)
-        for (int b = 0; b < blocks; b++) a[b] += p[t] * load(v + t * dim + 8 * b);
-    for (int b = 0; b < blocks; b++) *(v8 *)(acc + 8 * b) = a[b];
+        for (int b = 0; b < blocks; b++) {
+            v8 z = load(v + t * dim + 8 * b);
+            l[b] += p[t] * z, r[b] += q[t] * z;
+        }
+    for (int b = 0; b < blocks; b++) *(v8 *)(left + 8 * b) = l[b], *(v8 *)(right + 8 * b) = r[b];
 }
 
-/* acc += p @ v */
-static void mix(const float *v, const float *p, int n, int dim, float *acc) {
-    int c = 0;
-    for (; c + 64 <= dim; c += 64) mix_block(v + c, p, n, dim, acc + c, 8);
-    for (; c < dim; c += 8) mix_block(v + c, p, n, dim, acc + c, 1);
+/* acc[r] += p[r] @ v */
+static void mix(const float *v, float (*p)[TILE], int n, int rows, int dim, float *acc) {
+    float spare[MAX_DIM]; /* an odd last row is paired with this, which nobody reads */
+    for (int r = 0; r < rows; r += 2) {
+        float *left = acc + r * dim, *right = r + 1 < rows ? left + dim : spare;
+        const float *q = p[r + 1 < rows ? r + 1 : r];
+        if (right == spare) memset(spare, 0, sizeof(float) * (size_t)dim);
+        int c = 0;
+        for (; c + 8 * BLOCK <= dim; c += 8 * BLOCK) mix_block(v + c, p[r], q, n, dim, left + c, right + c, BLOCK);
+        for (; c < dim; c += 8) mix_block(v + c, p[r], q, n, dim, left + c, right + c, 1);
+    }
 }
 
 /* Logits to weights exp(logit - top), the highest logit so far kept in *top; returns what to scale the past by. */
 static float weights(float *x, int n, float *top, float *total) {
     for (int t = n; t % 8; t++) x[t] = -INFINITY;
-    float most = *top;
-    for (int t = 0; t < n; t++) most = x[t] > most ? x[t] : most;
+    v8 m = (v8){} + *top;
+    for (int t = 0; t < n; t += 8) {
+        v8 y = load(x + t);
+        i8 above = y > m;
+        m = (v8)(((i8)y & above) | ((i8)m & ~above));
+    }
+    float most = m[0];
+    for (int i = 1; i < 8; i++) most = m[i] > most ? m[i] : most;
     if (most == -INFINITY) {
         memset(x, 0, sizeof(float) * (size_t)n);
         return 1.0f;
@@ -256,13 +280,15 @@ static void run_task(const Task *task, const float *q, int rows, float scale, fl
             float *x = logits[r];
             if (cap > 0.0f)
                 for (int t = 0; t < n; t++) x[t] = tanhf(x[t] / cap) * cap;
-            for (int t = 0; t < n; t++)
-                if ((pos && pos[start + t] < 0) || (valid && !valid[start + t])) x[t] = -INFINITY;
+            if (pos)
+                for (int t = 0; t < n; t++) x[t] = pos[start + t] < 0 ? -INFINITY : x[t];
+            if (valid)
+                for (int t = 0; t < n; t++) x[t] = valid[start + t] ? x[t] : -INFINITY;
             float factor = weights(x, n, top + r, total + r);
             if (factor != 1.0f)
                 for (int c = 0; c < vdim; c++) acc[r * vdim + c] *= factor;
-            mix(v, x, n, vdim, acc + r * vdim);
         }
+        mix(v, logits, n, rows, vdim, acc);
     }
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import math
 import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
     from kvpress.kernels import Part
 
 _MAX_DIM = 512
-_DENSE = {torch.float32: 0, torch.bfloat16: 1}
-_PER_CHANNEL, _PER_TOKEN = 2, 3
+_DENSE = {torch.float32: 4, torch.bfloat16: 2}  # bytes of a number
+_FP32, _BF16, _PER_CHANNEL, _PER_TOKEN = range(4)
 
 
 class _Side(ctypes.Structure):
@@ -48,78 +50,90 @@ _sides: weakref.WeakKeyDictionary[Packed, _Side | None] = weakref.WeakKeyDiction
 def _side(x: Packed | Tensor) -> _Side | None:
     if isinstance(x, Tensor):
         return _dense(x)
-    if x not in _sides:
-        _sides[x] = _dense(x.rows) if isinstance(x, DensePacked) else _affine(x)
-    return _sides[x]
+    try:
+        return _sides[x]
+    except KeyError:
+        found = _sides[x] = _dense(x.rows) if isinstance(x, DensePacked) else _affine(x)
+        return found
 
 
 def _dense(rows: Tensor) -> _Side | None:
-    form, dim = _DENSE.get(rows.dtype), rows.shape[-1]
-    if form is None or dim % 8 or dim > _MAX_DIM or not rows.is_contiguous():
+    shape, size = rows.shape, _DENSE.get(rows.dtype)
+    dim = shape[-1]
+    if size is None or dim % 8 or dim > _MAX_DIM or not rows.is_contiguous():
         return None
-    return _Side(data=rows.data_ptr(), run_bytes=rows.stride(0) * rows.element_size(), format=form, dim=dim)
+    return _Side(rows.data_ptr(), None, None, None, shape[-2] * dim * size, 0, 0, 0, _FP32 if size == 4 else _BF16, dim)
 
 
 def _affine(x: Any) -> _Side | None:
     if not isinstance(x, AffinePacked) or x.dim % 8 or x.dim > _MAX_DIM:
         return None
     codec, stored = x.codec, [t for t in (x.codes, x.step, x.lo, x.owner) if t is not None]
-    group = min(codec.group, x.dim) if codec.axis == "token" else codec.group
-    if not all(t.is_contiguous() for t in stored) or (codec.axis == "token" and group * codec.bits % 8):
+    per_channel = codec.axis == "channel"
+    group = codec.group if per_channel else min(codec.group, x.dim)
+    if not all(t.is_contiguous() for t in stored) or (not per_channel and group * codec.bits % 8):
         return None
     return _Side(
-        data=x.codes.data_ptr(),
-        step=x.step.data_ptr(),
-        lo=x.lo.data_ptr(),
-        owner=None if x.owner is None else x.owner.data_ptr(),
-        run_bytes=x.codes.stride(0),
-        groups=x.step.shape[1] if codec.axis == "channel" else x.step.shape[2],
-        group=group,
-        bits=codec.bits,
-        format=_PER_CHANNEL if codec.axis == "channel" else _PER_TOKEN,
-        dim=x.dim,
+        x.codes.data_ptr(),
+        x.step.data_ptr(),
+        x.lo.data_ptr(),
+        None if x.owner is None else x.owner.data_ptr(),
+        x.codes.stride(0),
+        x.step.shape[1 if per_channel else 2],
+        group,
+        codec.bits,
+        _PER_CHANNEL if per_channel else _PER_TOKEN,
+        x.dim,
     )
 
 
 def _describe(part: Part, runs: int) -> _Part | None:
-    key, value = _side(part.key), _side(part.value)
-    if key is None or value is None:
+    key, value, slots, subset, pos, valid = part
+    k, v = _side(key), _side(value)
+    if k is None or v is None:
         return None
-    out = _Part(key=key, value=value, slots=part.slots, count=runs)
-    if part.runs is not None:
-        out.runs, out.count = part.runs.data_ptr(), part.runs.numel()
-    if part.pos is not None:
-        out.pos, out.pos_stride = part.pos.data_ptr(), part.pos.stride(1)
-    if part.valid is not None:
-        out.valid, out.valid_stride = part.valid.data_ptr(), part.valid.stride(0)
-        out.heads = runs // part.valid.shape[0]
+    out = _Part(k, v, slots, runs)
+    if subset is not None:
+        out.runs, out.count = subset.data_ptr(), subset.numel()
+    if pos is not None:
+        out.pos, out.pos_stride = pos.data_ptr(), pos.stride(1)
+    elif valid is not None:
+        out.valid, out.valid_stride = valid.data_ptr(), valid.stride(0)
+        out.heads = runs // valid.shape[0]
     return out
+
+
+@functools.cache
+def _function() -> Any:
+    """The compiled function, or None where it cannot be had."""
+    library = build.load().library
+    if library is None:
+        return None
+    function, pointer, number = library.kvpress_attend, ctypes.c_void_p, ctypes.c_int64
+    real = ctypes.c_double
+    function.argtypes = [pointer, number, pointer, number, number, real, real, pointer, pointer, number]
+    return function
 
 
 def attend(parts: Sequence[Part], q: Tensor, scale: float, cap: float | None) -> Partial | None:
     """See `kvpress.kernels.attend`."""
-    library = build.load().library
-    if library is None:
+    function = _function()
+    if function is None:
         return None
-    runs, rows, _ = q.shape
+    *lead, rows, _ = q.shape
+    runs = math.prod(lead)
     described = []
     for part in parts:
         if (one := _describe(part, runs)) is None:
             return None
         described.append(one)
-    q = q.detach().float().contiguous()
-    out = torch.empty(runs, rows, described[0].value.dim)
-    lse = torch.empty(runs, rows)
-    failed = library.kvpress_attend(
-        (_Part * len(described))(*described),
-        ctypes.c_int64(len(described)),
-        ctypes.c_void_p(q.data_ptr()),
-        ctypes.c_int64(runs),
-        ctypes.c_int64(rows),
-        ctypes.c_double(scale),
-        ctypes.c_double(cap or 0.0),
-        ctypes.c_void_p(out.data_ptr()),
-        ctypes.c_void_p(lse.data_ptr()),
-        ctypes.c_int64(torch.get_num_threads()),
+    if q.dtype != torch.float32 or not q.is_contiguous():
+        q = q.detach().float().contiguous()
+    count = len(described)
+    out = torch.empty(*lead, rows, described[0].value.dim)
+    lse = torch.empty(*lead, rows)
+    array = (_Part * count)(*described)
+    failed = function(
+        array, count, q.data_ptr(), runs, rows, scale, cap or 0.0, out.data_ptr(), lse.data_ptr(), torch.get_num_threads()
     )
     return None if failed else Partial(out, lse)

@@ -10,12 +10,9 @@ deviates  K and V are flushed together in blocks of G once residual + G slots ar
 
 from __future__ import annotations
 
+from kvpress.errors import PressSyntaxError
 from kvpress.press import Decisions, preset, variant
-from kvpress.quant.affine import Affine, Axis
-
-
-def _axis(word: str) -> Axis:
-    return "token" if word == "token" else "channel"
+from kvpress.quant.affine import Affine
 
 
 @preset("kivi")
@@ -28,7 +25,9 @@ def kivi(
     keys: str = "channel",
 ) -> Decisions:
     """Keys quantized per channel, values per token, newest slots dense (2402.02750)."""
-    key = Affine(k_bits or bits, "channel", group) if keys == "channel" else Affine(k_bits or bits, "token", group)
+    if keys not in ("channel", "token"):
+        raise PressSyntaxError(f'keys={keys!r}: groups of keys run along a "channel" (the paper) or a "token".')
+    key = Affine(k_bits or bits, "token" if keys == "token" else "channel", group)
     return {"key": key, "value": Affine(v_bits or bits, "token", group), "residual": residual}
 
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -137,25 +136,38 @@ def test_a_sweep_in_two_processes_is_the_sweep(
     assert both[0] == both[1]
     assert len(both[0]) == 4
 
+    report = ["report", "--results", str(tmp_path / "one"), "--out", str(tmp_path / "out")]
+    assert main([*report, "--check"]) == 1
+    assert main(report) == 0
+    assert (tmp_path / "out" / "README.md").is_file()
+    assert main([*report, "--check"]) == 0
+
 
 def test_killed_in_the_middle_a_sweep_keeps_what_is_done(dialect_model: str, tmp_path: Path) -> None:
-    sweep = tmp_path / "sweep.yaml"
+    sweep, rows = tmp_path / "sweep.yaml", tmp_path / "rows"
     sweep.write_text(
         f"models: ['{dialect_model}']\npresses: ['kivi(bits=4)', 'h2o(keep=0.5)']\ntasks: [kv, vt]\n"
         "lengths: [300]\nsessions: 2\nturns: 2\n"
     )
-    command = [sys.executable, "-m", "kvpress_eval", "sweep", str(sweep), "--results", str(tmp_path / "rows")]
+    code = (
+        "import os, signal, sys\n"
+        "from kvpress_eval import cli, runner\n"
+        "whole, asked = runner.ask, []\n"
+        "def ask(*args):\n"
+        "    asked.append(1)\n"
+        "    if len(asked) == 6: os.kill(os.getpid(), signal.SIGKILL)\n"  # the second session of the third cell
+        "    return whole(*args)\n"
+        "runner.ask = ask\n"
+        "cli.main(sys.argv[1:])\n"
+    )
+    words = ["sweep", str(sweep), "--results", str(rows)]
     environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while len(load_rows(tmp_path / "rows")) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    kept = {p: p.read_bytes() for p in (tmp_path / "rows").rglob("*.json")}
-    assert 2 <= len(kept) < 12
-    assert main(command[3:]) == 0
-    rows = list((tmp_path / "rows").rglob("*.json"))
-    assert len(rows) == 12
+    done = subprocess.run([sys.executable, "-c", code, *words], env=environment, capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    kept = {path: path.read_bytes() for path in rows.rglob("*.json")}
+    assert len(kept) == 2
+    assert main(words) == 0
+    after = list(rows.rglob("*.json"))
+    assert len(after) == 12
     assert all(path.read_bytes() == text for path, text in kept.items())
-    assert all(json.loads(path.read_text())["status"] == "ok" for path in rows)
+    assert all(json.loads(path.read_text())["status"] == "ok" for path in after)

@@ -12,12 +12,13 @@ SHORTER = 0.25  # of the batches of a stage use the length of an earlier stage
 
 @dataclass(frozen=True)
 class Stage:
-    """``steps`` batches of ``tokens`` tokens in sequences of ``length``."""
+    """``steps`` batches of ``tokens`` tokens in sequences of ``length``, kinds drawn by ``mixture``."""
 
     length: int
     steps: int
     tokens: int = 8192
     easy: bool = False
+    mixture: str = "even"
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ FULL = Recipe(
         Stage(128, 400, 4096),
         Stage(256, 1000),
         Stage(512, 800),
-        Stage(1024, 900),
-        Stage(2048, 500),
+        Stage(1024, 900, mixture="facts"),
+        Stage(2048, 500, mixture="facts"),
     )
 )
 """The bundled weights: 28.3 M tokens. Leaving length 256 early costs most (see the model card)."""
