@@ -39,6 +39,7 @@ def run() -> list[Check]:
         _optional("flash_attn", "flash attention for the prompt", 'pip install "kvpress-lab[flash]"'),
         _optional("hqq", "the QuantizedCache peer in kvpress bench", 'pip install "kvpress-lab[hqq]"'),
         _gpu(),
+        kernel_check(),
     ]
     model = _model()
     for name, test in _ASSUMPTIONS.items():
@@ -70,6 +71,29 @@ def _gpu() -> Check:
     if not torch.cuda.is_available():
         return Check("gpu", "ok", "none; everything runs on the CPU")
     return Check("gpu", "ok", f"{torch.cuda.get_device_name()} with CUDA {torch.version.cuda}")
+
+
+def kernel_check() -> Check:
+    """Whether the CPU kernels could be built here, and that they agree with the reference in torch."""
+    from kvpress import kernels
+    from kvpress.kernels import build
+    from kvpress.partial import attend_reference
+
+    name = "cpu kernels"
+    if not kernels.enabled():
+        return Check(name, "ok", f"off, {kernels.VARIABLE}=reference", f"unset {kernels.VARIABLE} to use them")
+    built = build.load()
+    if built.library is None:
+        advice = "decoding over packed slots on a CPU takes several times as long; install a C compiler (gcc or clang)"
+        return Check(name, "warn", f"not built, torch is used instead: {built.detail}", advice)
+    q, k, v = torch.linspace(-2, 2, 3 * 2 * 1100 * 16).view(3, 1, 2, 1100, 16).sin().unbind()
+    fused = kernels.attend([kernels.Part(k, v, 1100)], q[..., :4, :], 1.0, None)
+    wrong = fused is None or not torch.allclose(fused.out, attend_reference(q[..., :4, :], k, v, 1.0).out, atol=1e-5)
+    if wrong:
+        return Check(
+            name, "fail", f"wrong results ({built.detail})", f"set {kernels.VARIABLE}=reference, and report it"
+        )
+    return Check(name, "ok", f"built by {built.detail}")
 
 
 def _assumption(name: str, test: Callable[[Any], str], model: Any) -> Check:

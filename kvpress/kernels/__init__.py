@@ -27,9 +27,9 @@ MAX_ROWS = 64  # more rows than that are matrix products, which the reference le
 class Part(NamedTuple):
     """Slots that every query sees, of some or all runs (one run = one KV head of one batch row).
 
-    key, value: packed, or dense rows (R, capacity, D) or (B, H, capacity, D). slots: how many of each run count. runs: (R,) int64, the
-    runs of the query these are, None = all in order. pos: (B, H, capacity) int32, negative = no slot; valid:
-    (B, capacity) bool, false = padding; None = every slot counts.
+    key, value: packed, or dense rows (R, capacity, D) or (B, H, capacity, D). slots: how many of each run count.
+    runs: (R,) int64, the runs of the query these are, None = all in order. pos: (B, H, capacity) int32, negative =
+    no slot; valid: (B, capacity) bool, false = padding; None = every slot counts.
     """
 
     key: Packed | Tensor

@@ -134,6 +134,15 @@ def attend(parts: Sequence[Part], q: Tensor, scale: float, cap: float | None) ->
     lse = torch.empty(*lead, rows)
     array = (_Part * count)(*described)
     failed = function(
-        array, count, q.data_ptr(), runs, rows, scale, cap or 0.0, out.data_ptr(), lse.data_ptr(), torch.get_num_threads()
+        array,
+        count,
+        q.data_ptr(),
+        runs,
+        rows,
+        scale,
+        cap or 0.0,
+        out.data_ptr(),
+        lse.data_ptr(),
+        torch.get_num_threads(),
     )
     return None if failed else Partial(out, lse)

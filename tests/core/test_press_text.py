@@ -132,15 +132,26 @@ def test_errors_say_what_to_do(text: str, words: str) -> None:
 def test_arguments_of_the_wrong_kind() -> None:
     with pytest.raises(PressSyntaxError, match="must be a number, a string or true/false"):
         snapkv(window=[3])
-    for text in (
-        'snapkv(window="a")',
-        "kivi(residual=-1)",
-        "kivi(residual=0.5)",
-        "random(sinks=-2)",
-        "h2o(recent=1.5)",
-    ):
-        with pytest.raises(KVPressError):
-            Press.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('snapkv(window="a")', "window='a' must be int"),
+        ("snapkv(window=3.5)", "window=3.5 must be int"),
+        ("snapkv(every_prompt=1)", "every_prompt=1 must be bool"),
+        ("random(seed=a)", "seed='a' must be int"),
+        ("random(sinks=true)", "sinks=True must be int"),
+        ("random(sinks=-2)", "negative"),
+        ("kivi(residual=-1)", "negative"),
+        ("kivi(k_bits=4.0)", "k_bits=4.0 must be int or None"),
+        ("h2o(recent=1.5)", "fraction as `recent`"),
+        ("h2o(recent=-0.5)", "negative"),
+    ],
+)
+def test_values_of_the_wrong_kind(text: str, words: str) -> None:
+    with pytest.raises(KVPressError, match=words):
+        Press.parse(text)
 
 
 @pytest.mark.parametrize(
