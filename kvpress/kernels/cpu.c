@@ -14,10 +14,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TILE 64      /* slots decoded at a time */
+#define TILE 16      /* slots at a time: dense rows of 64 channels fill a page, which keeps both streams prefetched */
 #define MAX_DIM 512
 #define PIECE 512    /* fewest slots worth a task of their own */
 #define GRAIN 32768  /* numbers worth one more thread, as in torch */
+#define LINE 16      /* floats of a cache line */
 
 typedef float v8 __attribute__((vector_size(32), aligned(4), may_alias));
 typedef float v4 __attribute__((vector_size(16), aligned(4), may_alias));
@@ -44,9 +45,11 @@ typedef struct {
     int64_t pos_stride, valid_stride, heads;
 } Part;
 
+/* A piece of a run's slots, and its unnormalized result: acc (rows, dim) in plane order, top and total (rows). */
 typedef struct {
     const Part *part;
     int64_t run, start, stop;
+    float *acc, *top, *total, *queries;
 } Task;
 
 static inline v8 load(const float *p) { return *(const v8 *)p; }
@@ -253,10 +256,9 @@ static float weights(float *x, int n, float *top, float *total) {
     return factor;
 }
 
-/* Unnormalized result of one task: acc (rows, dim) in plane order, top and total (rows). */
-static void run_task(const Task *task, const float *q, int rows, float scale, float cap, float *queries, float *acc,
-                     float *top, float *total) {
+static void run_task(const Task *task, const float *q, int rows, float scale, float cap) {
     const Part *p = task->part;
+    float *acc = task->acc, *top = task->top, *total = task->total, *queries = task->queries;
     int kdim = (int)p->key.dim, vdim = (int)p->value.dim;
     float tile[TILE * MAX_DIM] __attribute__((aligned(64)));
     Scales kscales, vscales;
@@ -293,8 +295,8 @@ static void run_task(const Task *task, const float *q, int rows, float scale, fl
 }
 
 /* Exact union of the tasks' results, as kvpress/partial.py merges them; out (runs, rows, dim), lse (runs, rows). */
-static void merge(const Task *tasks, int64_t count, const float *accs, const float *tops, const float *totals,
-                  int64_t runs, int rows, int dim, float *out, float *lse, float *sums) {
+static void merge(const Task *tasks, int64_t count, int64_t runs, int rows, int dim, float *out, float *lse,
+                  float *sums) {
     for (int64_t i = 0; i < runs * rows; i++) lse[i] = -INFINITY, sums[i] = 0.0f;
     memset(out, 0, sizeof(float) * (size_t)(runs * rows * dim));
     for (int pass = 0; pass < 2; pass++)
@@ -303,15 +305,15 @@ static void merge(const Task *tasks, int64_t count, const float *accs, const flo
             int64_t run = p->runs ? p->runs[tasks[i].run] : tasks[i].run;
             int per_byte = fields(&p->value), width = dim / per_byte;
             for (int r = 0; r < rows; r++) {
-                float top = tops[i * rows + r], *most = lse + run * rows + r;
+                float top = tasks[i].top[r], *most = lse + run * rows + r;
                 if (pass == 0) {
                     *most = top > *most ? top : *most;
                     continue;
                 }
                 if (top == -INFINITY) continue;
-                const float *acc = accs + (i * rows + r) * dim;
+                const float *acc = tasks[i].acc + r * dim;
                 float factor = expf(top - *most), *o = out + (run * rows + r) * dim;
-                sums[run * rows + r] += factor * totals[i * rows + r];
+                sums[run * rows + r] += factor * tasks[i].total[r];
                 for (int w = 0; w < width; w++)
                     for (int j = 0; j < per_byte; j++) o[w * per_byte + j] += factor * acc[j * width + w];
             }
@@ -335,29 +337,31 @@ int kvpress_attend(const Part *parts, int64_t count, const float *q, int64_t run
     piece = piece < PIECE ? PIECE : (piece + TILE - 1) / TILE * TILE;
     for (int64_t p = 0; p < count; p++) tasks += parts[p].count * ((parts[p].slots + piece - 1) / piece);
 
+    /* Every task has cache lines of its own, or the threads would fight for the shared ones. */
+    int64_t each = (n * (kdim + vdim + 2) + LINE - 1) / LINE * LINE;
     Task *list = malloc(sizeof(Task) * (size_t)(tasks + 1));
-    float *work = malloc(sizeof(float) * (size_t)(tasks * n * (kdim + vdim + 2) + runs * n + 1));
+    float *work = malloc(sizeof(float) * (size_t)(tasks * each + runs * n + LINE));
     if (!list || !work) {
         free(list), free(work);
         return 1;
     }
-    float *accs = work, *tops = accs + tasks * n * vdim, *totals = tops + tasks * n;
-    float *queries = totals + tasks * n, *sums = queries + tasks * n * kdim;
+    float *block = (float *)(((uintptr_t)work + 4 * LINE - 1) / (4 * LINE) * (4 * LINE));
     Task *next = list;
     for (int64_t p = 0; p < count; p++)
         for (int64_t run = 0; run < parts[p].count; run++)
-            for (int64_t start = 0; start < parts[p].slots; start += piece) {
+            for (int64_t start = 0; start < parts[p].slots; start += piece, block += each) {
                 int64_t stop = start + piece < parts[p].slots ? start + piece : parts[p].slots;
-                *next++ = (Task){parts + p, run, start, stop};
+                float *top = block + n * (kdim + vdim);
+                *next++ = (Task){parts + p, run, start, stop, block, top, top + n, block + n * vdim};
             }
+    float *sums = block;
 #pragma omp parallel for schedule(dynamic) num_threads((int)threads) if (threads > 1)
     for (int64_t i = 0; i < tasks; i++) {
         const Part *p = list[i].part;
         int64_t run = p->runs ? p->runs[list[i].run] : list[i].run;
-        run_task(list + i, q + run * n * kdim, (int)n, (float)scale, (float)cap, queries + i * n * kdim,
-                 accs + i * n * vdim, tops + i * n, totals + i * n);
+        run_task(list + i, q + run * n * kdim, (int)n, (float)scale, (float)cap);
     }
-    merge(list, tasks, accs, tops, totals, runs, (int)n, (int)vdim, out, lse, sums);
+    merge(list, tasks, runs, (int)n, (int)vdim, out, lse, sums);
     free(list), free(work);
     return 0;
 }

@@ -7,7 +7,7 @@ python -m kvpress_eval.tiny.export runs/tiny --to FOLDER     somewhere else
 from __future__ import annotations
 
 import argparse
-import shutil
+import json
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,8 @@ def export(run: Path, to: Path) -> None:
     to.mkdir(parents=True, exist_ok=True)
     to_transformers(shape, state["model"], torch.bfloat16).save_pretrained(to)
     build_tokenizer().save_pretrained(to)
-    shutil.copyfile(run / LOG, to / LOG)
+    # the checkpoint's own log: the run's file may hold later steps than these weights
+    (to / LOG).write_text("".join(json.dumps(line) + "\n" for line in state["log"]))
     size = (to / "model.safetensors").stat().st_size
     tokens, minutes = state["tokens"] / 1e6, state["seconds"] / 60
     print(f"step {state['step']}, {tokens:.1f} M tokens, {minutes:.1f} min; {size} bytes")

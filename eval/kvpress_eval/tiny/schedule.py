@@ -12,12 +12,13 @@ SHORTER = 0.25  # of the batches of a stage use the length of an earlier stage
 
 @dataclass(frozen=True)
 class Stage:
-    """``steps`` batches of ``tokens`` tokens in sequences of ``length``."""
+    """``steps`` batches of ``tokens`` tokens in sequences of ``length``, kinds drawn by ``mixture``."""
 
     length: int
     steps: int
     tokens: int = 8192
     easy: bool = False
+    mixture: str = "even"
 
 
 @dataclass(frozen=True)
@@ -56,15 +57,15 @@ class Recipe:
 FULL = Recipe(
     stages=(
         Stage(128, 100, 4096, easy=True),
-        Stage(128, 350, 4096),
-        Stage(256, 800),
-        Stage(512, 400),
-        Stage(1024, 450),
-        Stage(2048, 300),
-    ),
-    decay=0.45,
+        Stage(128, 400, 4096),
+        Stage(256, 1000),
+        Stage(512, 800),
+        Stage(1024, 900, mixture="facts"),
+        Stage(2048, 500, mixture="facts"),
+    )
 )
-"""The bundled weights: 17.8 M tokens."""
+"""28.3 M tokens. The bundled weights are this run's checkpoint at step 2975 (22.3 M tokens): it was
+stopped before the stage of length 2048, see the model card."""
 
 SMOKE = Recipe(
     stages=(Stage(64, 20, 512, easy=True), Stage(96, 20, 480)),
