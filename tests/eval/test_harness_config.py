@@ -102,13 +102,12 @@ def test_the_command_of_a_cell_runs_that_cell() -> None:
         assert RunConfig(**given) == config
 
 
-@pytest.mark.parametrize("name", ["smoke.yaml", "science.yaml"])
+@pytest.mark.parametrize("name", ["smoke.yaml", "science.yaml", "outliers.yaml"])
 def test_the_configurations_in_the_tree_are_right(name: str) -> None:
     from kvpress_eval.sweep import check_presses
 
     cells = load_sweep(CONFIGS / name).cells()
     check_presses(cells)
-    assert {c.task for c in cells} == {"kv", "prefix_suffix", "vt", "needle", "many_shot"}
-    if name == "science.yaml":
-        assert all(c.sessions >= 40 for c in cells)
-        assert {c.model for c in cells} == {"tiny", "tiny-outlier"}
+    assert {c.task for c in cells} >= {"kv", "prefix_suffix", "vt", "needle"}
+    assert {c.model for c in cells} == {"tiny-outlier" if name == "outliers.yaml" else "tiny"}
+    assert all(c.sessions >= (20 if name == "smoke.yaml" else 40) for c in cells)

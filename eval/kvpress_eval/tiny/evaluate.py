@@ -141,13 +141,13 @@ def _masked(model: LlamaForCausalLM, masks: Sequence[Tensor]) -> Iterator[None]:
             hook.remove()
 
 
-def table(cells: Sequence[Cell]) -> str:
-    """Markdown: a row per task and length."""
-    lines = ["| length | task | n | full | oracle 6 % |", "|---:|---|---:|---:|---:|"]
-    lines += [
-        f"| {c.length} | {c.task} | {c.n} | {100 * c.full / c.n:.1f} | {100 * c.oracle / c.n:.1f} |" for c in cells
-    ]
-    return "\n".join(lines)
+HEADER = "| length | task | n | full | oracle 6 % |\n|---:|---|---:|---:|---:|"
+
+
+def row(cell: Cell) -> str:
+    """A line of the Markdown table under :data:`HEADER`, in per cent."""
+    full, oracle = (100 * right / cell.n for right in (cell.full, cell.oracle))
+    return f"| {cell.length} | {cell.task} | {cell.n} | {full:.1f} | {oracle:.1f} |"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -172,7 +172,9 @@ def main(argv: list[str] | None = None) -> None:
         f"{model.config.kvpress_variant}, {args.dtype}, seed {args.seed}, exact match in %",
         flush=True,
     )
-    print(table(list(evaluate(model, args.tasks, args.lengths, args.questions, args.seed))))
+    print(HEADER, flush=True)
+    for cell in evaluate(model, args.tasks, args.lengths, args.questions, args.seed):
+        print(row(cell), flush=True)
 
 
 if __name__ == "__main__":
