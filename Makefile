@@ -1,12 +1,11 @@
-# make run    set up .venv, run the main sweep on the bundled model, write leaderboards/
+# make run    set up .venv, run the main sweep on the bundled model, write runs/README.md and runs/index.html
 # make test   set up .venv, lint, types, tests
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-RESULTS ?= leaderboards/results
 
-.PHONY: run test lint type fmt bench report proof clean
+.PHONY: run test lint type fmt bench report clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,8 +14,8 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 run: $(STAMP)
-	$(BIN)/kvpress sweep eval/configs/smoke.yaml --results $(RESULTS)
-	$(BIN)/kvpress report --results $(RESULTS) --out leaderboards
+	$(BIN)/kvpress sweep eval/configs/smoke.yaml --jobs 2 --results runs/results
+	$(BIN)/kvpress report --results runs/results --out runs
 
 test: lint type
 	$(BIN)/python -m pytest
@@ -36,7 +35,7 @@ bench: $(STAMP)
 	$(BIN)/kvpress bench
 
 report: $(STAMP)
-	$(BIN)/kvpress report --results $(RESULTS) --out leaderboards
+	$(BIN)/kvpress report --results leaderboards/results --out leaderboards
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

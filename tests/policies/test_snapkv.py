@@ -89,3 +89,18 @@ def test_evidence_is_let_go_after_firing() -> None:
         cache = session.prefill(tokens(1, 40))
     assert all(layer.queries is None and layer.query_pos is None for layer in cache.stores)
     assert "evidence" not in cache.ledger().by_kind()
+
+
+def test_neighbours_are_neighbours_in_the_text_not_in_memory() -> None:
+    from kvpress.block import Block
+    from kvpress.evidence import Evidence, Rule
+    from kvpress.policies.snapkv import WindowVotes
+
+    generator = torch.Generator().manual_seed(2)
+    q, k = torch.randn(1, 4, 5, 16, generator=generator), torch.randn(1, 2, 40, 16, generator=generator)
+    at, order = torch.arange(35, 40, dtype=torch.int32)[None], torch.randperm(40, generator=generator)
+    pos = torch.arange(40, dtype=torch.int32).expand(1, 2, -1)
+    votes = WindowVotes(5, 7)
+    wanted = votes(Block(k, k, pos), Evidence(0, Rule(0.5), pos, q, at))
+    shuffled = votes(Block(k[:, :, order], k, pos[..., order]), Evidence(0, Rule(0.5), pos[..., order], q, at))
+    assert (shuffled - wanted[..., order]).abs().max() < 1e-6

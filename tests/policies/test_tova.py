@@ -66,3 +66,14 @@ def test_the_newest_token_may_go() -> None:
             forward(model, tokens(1, 1, step), cache)
             dropped += sum(cache.get_seq_length() - 1 not in rows[0][0] for rows in kept(cache))
     assert 0 < dropped < 180
+
+
+def test_ties_drop_the_later_token_wherever_it_lies_in_memory() -> None:
+    model = build("llama")
+    for layer in model.model.layers:
+        layer.self_attn.q_proj.weight.zero_()  # every token is looked at alike
+    with tova(keep=12)(model) as session:
+        cache = session.prefill(tokens(1, 30))
+        for step in range(6):
+            assert kept(cache) == [[[list(range(12))] * 2]] * 3
+            forward(model, tokens(1, 1, step), cache)

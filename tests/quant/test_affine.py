@@ -154,3 +154,12 @@ def test_half_precision_inputs_come_back_in_their_type() -> None:
         x = torch.randn(2, 33, 16).to(dtype)
         packed = Affine(4, "token", 16).encode(x)
         assert packed.decode().dtype == dtype and packed.logits(x[:, :1]).dtype == torch.float32
+
+
+def test_taken_slots_pay_only_for_their_own_groups() -> None:
+    _, packed = make(2, "channel", 64, 96)
+    index = torch.tensor([0, 1, 5, 40, 41, 95]).expand(3, -1)  # groups 0, 2 and 5 of 16 slots
+    taken = packed.take(torch.arange(3), index)
+    assert taken.step.shape == taken.lo.shape == (3, 3, 64)
+    assert taken.owner is not None and taken.owner[0].tolist() == [0, 0, 0, 1, 1, 2]
+    assert torch.equal(taken.take(torch.arange(3), index[:, :4] * 0 + torch.arange(4)).decode(), taken.decode()[:, :4])
