@@ -122,5 +122,5 @@ def test_dtype_and_errors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     with pytest.raises(ValueError, match="variant"):
         tiny.load("large")  # type: ignore[arg-type]
     monkeypatch.setattr(tiny, "weights_path", lambda: tmp_path)
-    with pytest.raises(FileNotFoundError, match="tiny.train"):
+    with pytest.raises(FileNotFoundError, match=r"tiny\.train"):
         tiny.load()
