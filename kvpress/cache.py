@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,8 +72,8 @@ class PressCache(Cache):  # type: ignore[misc]
     next_logits: (B, V) logits after the last token given to `session.prefill`, or None.
     """
 
-    def __init__(self, press: Press, types: list[str], arguments: list[dict[str, Any]]) -> None:
-        self.press = press
+    def __init__(self, press: Press, types: list[str], arguments: list[dict[str, Any]], model: PreTrainedModel) -> None:
+        self.press, self.model = press, weakref.ref(model)
         self._types, self._arguments = types, arguments
         recipe = press.recipe
         layers = [
@@ -170,11 +171,14 @@ class PressCache(Cache):  # type: ignore[misc]
         return other
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last -tokens_to_remove tokens. Raises CropError where they are no longer dense."""
-        self.settle()
+        """Forget the last -tokens_to_remove tokens.
+
+        Raises CropError where they are no longer dense, or where the press has counted their attention.
+        """
         for layer in self.stores:
             layer.check_crop(tokens_to_remove)
         super().crop(tokens_to_remove)
+        self.settle()
 
     def to_dense(self) -> DynamicCache:
         """Every surviving slot decoded, as a DynamicCache, when all heads and rows hold the same number of slots.
@@ -200,7 +204,10 @@ class PressCache(Cache):  # type: ignore[misc]
         return out
 
     def save(self, path: str | Path, model: PreTrainedModel) -> None:
-        """Write everything held to a safetensors file that `PressCache.load` checks against press and model."""
+        """Write everything held to a safetensors file that `PressCache.load` checks against press and model.
+
+        Raises CacheFileError when `model` is not the one that filled the cache.
+        """
         from kvpress.io import save_cache
 
         save_cache(self, Path(path), model)

@@ -10,6 +10,7 @@ the implementation the user had chosen, with the mask that implementation would 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, GenerationConfig, PreTrainedModel
 from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, CacheLayerMixin, get_layer_types_and_kwargs
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -212,6 +213,43 @@ def attention_of(model: PreTrainedModel) -> Iterator[None]:
             config._attn_implementation_internal = base
             _bases.pop(id(config), None)
             _local.__dict__.get("masks", {}).pop(id(config), None)
+
+
+@contextlib.contextmanager
+def generation_of(
+    model: PreTrainedModel,
+    reading: Callable[[bool], contextlib.AbstractContextManager[None]],
+    guessing: Callable[[], None],
+) -> Iterator[None]:
+    """Tell what `model.generate` is about, which its forwards alone cannot show.
+
+    reading(chunked): surrounds the reading of a prompt, in one forward or (prefill_chunk_size=) in several.
+    guessing(): called before generation that takes tokens back (assistant models, prompt lookup) begins.
+    """
+    if not model.can_generate():
+        yield
+        return
+    prefill, candidates = model._prefill, model._get_candidate_generator
+
+    def read(*args: Any, **kwargs: Any) -> Any:
+        config = next(a for a in (*args, *kwargs.values()) if isinstance(a, GenerationConfig))
+        with reading(config.prefill_chunk_size is not None):
+            return prefill(*args, **kwargs)
+
+    def guess(*args: Any, **kwargs: Any) -> Any:
+        guessing()
+        return candidates(*args, **kwargs)
+
+    model._prefill, model._get_candidate_generator = read, guess
+    try:
+        yield
+    finally:
+        del model._prefill, model._get_candidate_generator
+
+
+def takes_cache(module: torch.nn.Module) -> bool:
+    """Whether a module is a model whose forward may be called by itself with a cache."""
+    return isinstance(module, PreTrainedModel) and "past_key_values" in inspect.signature(module.forward).parameters
 
 
 def set_pressed(value: bool) -> None:

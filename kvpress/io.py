@@ -44,6 +44,12 @@ def save_cache(cache: PressCache, path: Path, model: PreTrainedModel) -> None:
     """Write `cache`; the file appears complete or not at all."""
     from kvpress.cache import own_tensors
 
+    filled = cache.model()
+    if filled is not None and filled is not model and fingerprint(filled) != fingerprint(model):
+        raise CacheFileError(
+            f"This cache was filled by another model (a {type(filled).__name__} with other weights or config) than "
+            "the one given to save; give that one."
+        )
     cache.settle()
     tensors: dict[str, Tensor] = {}
     layers: list[dict[str, Any]] = []
@@ -96,7 +102,7 @@ def load_cache(path: Path, model: PreTrainedModel) -> PressCache:
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
     except (OSError, SafetensorError) as error:
         raise CacheFileError(f"Cannot read {path} as a saved cache: {error}") from error
-    cache = PressCache(_press(header, path), *hf.layer_types(model))
+    cache = PressCache(_press(header, path), *hf.layer_types(model), model)
     try:
         for index, (layer, meta) in enumerate(zip(cache.layers, json.loads(header["layers"]), strict=True)):
             mine = {n.split(".", 1)[1]: t for n, t in tensors.items() if n.split(".", 1)[0] == str(index)}

@@ -47,8 +47,8 @@ class Recipe:
 
     @cached_property
     def needs(self) -> Needs:
-        """What has to be observed for this recipe."""
-        return self.scorer.needs if self.scorer is not None else Needs()
+        """What has to be observed for this recipe; nothing where nothing is evicted."""
+        return self.scorer.needs if self.scorer is not None and self.evicts else Needs()
 
     @cached_property
     def evicts(self) -> bool:

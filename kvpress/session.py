@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 from transformers import DynamicCache, PreTrainedModel
 
 from kvpress import hf
@@ -72,11 +73,14 @@ class Session:
         self._shares = hf.shares_keys(model)
         self._accepts = set(inspect.signature(model.forward).parameters)
         self._rotate = rotation(model, hf.head_dim(model)) if press.recipe.positions == "slots" else None
+        self._running: torch.nn.Module | None = None  # whose forward was called, the outermost one
+        self._chunked: bool | None = None  # how `generate` reads its prompt, while it does
+        self._read: PressCache | None = None  # the cache it reads into
         self.open = True
 
     def new_cache(self) -> PressCache:
         """An empty cache for `past_key_values=`."""
-        return PressCache(self.press, self._types, self._arguments)
+        return PressCache(self.press, self._types, self._arguments, self.model)
 
     @torch.no_grad()
     def prefill(
@@ -107,21 +111,41 @@ class Session:
         step = new if chunk is None else chunk
         if step < 1:
             raise SessionError(f"chunk={chunk} must be a positive number of tokens.")
-        for layer in cache.stores:
-            layer.hold = True
         logits = None
         for start in range(0, new, step):
             stop = min(start + step, new)
-            for layer in cache.stores:
-                layer.eager = compress and stop == new and not self._shares
+            self._when(cache, hold=True, eager=compress and stop == new)
             mask = None if attention_mask is None else attention_mask[:, : past + stop]
             logits = self._forward(ids[:, start:stop], mask, cache)
         cache.next_logits = logits
-        for layer in cache.stores:
-            layer.eager = False
+        self._when(cache, hold=True, eager=False)
         if compress:
             self.compress(cache)
         return cache
+
+    def _when(self, cache: PressCache, hold: bool, eager: bool) -> None:
+        for layer in cache.stores:
+            layer.hold, layer.eager = hold, eager and not self._shares
+
+    @contextlib.contextmanager
+    def _reading(self, chunked: bool) -> Iterator[None]:
+        """Around the reading of a prompt by `generate`: fire layer by layer, or once after the last chunk."""
+        self._chunked = chunked
+        try:
+            yield
+            if self._read is not None:
+                self._when(self._read, hold=False, eager=False)
+                self.compress(self._read)
+        finally:
+            self._chunked = self._read = None
+
+    def _guessing(self) -> None:
+        if self.press.recipe.evicts:
+            raise UnsupportedError(
+                "Assisted generation and prompt lookup take guessed tokens back, and what "
+                f"{self.press} evicted for their sake cannot come back. Generate without them, or use a press "
+                "that keeps every token (full, kivi)."
+            )
 
     def _forward(self, ids: Tensor, mask: Tensor | None, cache: PressCache) -> Tensor:
         extra: dict[str, Any] = {}
@@ -171,13 +195,21 @@ class Session:
             raise SessionError("This session has ended; enter the press again: with press(model) as session.")
 
     def _before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Forward pre-hook of the model: put our cache in place of an empty one, refuse what cannot work."""
+        """Forward pre-hook: put our cache in place of an empty one, refuse what cannot work."""
+        if self._running is not None:  # a part of the model whose forward was called
+            return None
+        cache = self._cache_for(kwargs)
+        self._running = module
+        return None if cache is None else (args, {**kwargs, "past_key_values": cache})
+
+    def _cache_for(self, kwargs: dict[str, Any]) -> PressCache | None:
+        """The cache of this forward, ready to be filled; None where the forward keeps no cache."""
         cache = kwargs.get("past_key_values")
         hf.set_pressed(False)
         if isinstance(cache, PressCache):
             _check_mask(cache, kwargs.get("attention_mask"))
             self._admit(cache)
-            return None
+            return cache
         if cache is None and not self._uses_cache(kwargs):
             return None
         if cache is not None and (type(cache) is not DynamicCache or getattr(cache, "offloading", False)):
@@ -194,7 +226,7 @@ class Session:
         if cache is not None and any(getattr(layer, "record_past", False) for layer in cache.layers):
             fresh.activate_past_recording()  # assisted generation rolls the sliding layers back
         self._admit(fresh)
-        return args, {**kwargs, "past_key_values": fresh}
+        return fresh
 
     def _uses_cache(self, kwargs: dict[str, Any]) -> bool:
         use = kwargs.get("use_cache")
@@ -207,14 +239,19 @@ class Session:
             raise SessionError("A forward on this cache failed half-way, so its layers disagree. Make a new cache.")
         if len(cache.layers) != len(self._types):
             raise SessionError(f"This cache has {len(cache.layers)} layers, the model {len(self._types)}.")
-        if self._rotate is not None:
-            for layer in cache.stores:
-                layer.rotate = self._rotate
+        for layer in cache.stores:
+            layer.rotate, layer.shared = self._rotate, self._shares
+        if self._chunked is not None:
+            self._when(cache, hold=self._chunked, eager=not self._chunked)
+            self._read = cache
         cache.state.live = cache.broken = True
         hf.set_pressed(True)
 
     def _after(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Forward hook of the model: see that every key that was cached was also attended through its store."""
+        if module is not self._running:
+            return
+        self._running = None
         hf.set_pressed(False)
         cache = kwargs.get("past_key_values")
         if not isinstance(cache, PressCache):
@@ -227,6 +264,8 @@ class Session:
                 f"{type(self.model).__name__} changes keys between caching them and attending to them, so a press "
                 "cannot serve it. Use the model without a press."
             )
+        for layer in cache.stores:
+            layer.finish()
         cache.broken = False
 
 
@@ -257,12 +296,13 @@ def open_session(press: Press, model: PreTrainedModel) -> Iterator[Session]:
         codec.check(hf.head_dim(model))
     with hf.attention_of(model):
         session = Session(press, model)
-        hooks = [
-            model.register_forward_pre_hook(session._before, with_kwargs=True),
-            model.register_forward_hook(session._after, with_kwargs=True, always_call=True),
-        ]
+        hooks: list[RemovableHandle] = []
+        for module in filter(hf.takes_cache, model.modules()):  # model.model(ids) is under the press too
+            hooks.append(module.register_forward_pre_hook(session._before, with_kwargs=True))
+            hooks.append(module.register_forward_hook(session._after, with_kwargs=True, always_call=True))
         try:
-            yield session
+            with hf.generation_of(model, session._reading, session._guessing):
+                yield session
         finally:
             session.open = False
             hf.set_pressed(False)

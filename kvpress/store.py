@@ -57,6 +57,8 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         self.pending = False  # a prompt was read and the press has not fired on it yet
         self.eager = False  # fire as soon as the attention of this forward is computed
         self.hold = False  # do not fire by itself (explicit compress)
+        self.shared = False  # later layers attend to these slots, so nothing goes before the forward ends
+        self.due = False  # a decode step's eviction or packing waits for that end
         self.rotate: Rotate | None = None  # moves keys to other positions, for recipes with positions "slots"
         self.shift: Tensor | None = None  # (B,) positions the sinks were moved by
         self.total: Tensor | None = None  # (B,) slots per head since the press fired
@@ -211,6 +213,14 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             if self.pending and self.eager:
                 self.fire()
         elif not self.pending:
+            self.due = True
+            if not self.shared:
+                self.finish()
+
+    def finish(self) -> None:
+        """The forward, or as much of it as reads these slots, is over: evict or pack what a decode step made due."""
+        if self.due:
+            self.due = False
             self._decode_step()
 
     def _decode_step(self) -> None:
@@ -325,6 +335,11 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
                 f"crop({tokens_to_remove}): give minus the number of tokens to remove, for example crop(-5)."
             )
         reserve = self.logical - self.fixed
+        if remove and (self.recipe.needs.mass or self.queries is not None):
+            raise CropError(
+                f"Cannot remove {remove} tokens: the press scores with the attention of their queries, which is "
+                "counted already. Fork the cache before reading what you may want to undo."
+            )
         if remove > reserve:
             raise CropError(
                 f"Cannot remove {remove} tokens: the last {reserve} are still dense, older ones were compressed. "
@@ -341,9 +356,6 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         self.logical -= remove
         if self.seen_mask is not None:
             self.seen_mask = self.seen_mask[:, : self.logical].clone()
-        if self.queries is not None and self.query_pos is not None:
-            self.queries = self.queries[:, :, :-remove].clone()
-            self.query_pos = self.query_pos[:, :-remove].clone()
 
     def reset(self) -> None:
         """Back to a layer that has seen nothing."""

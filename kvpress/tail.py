@@ -159,7 +159,8 @@ class Tail:
         """q (B, Hq, n, D), queries of the last n tokens appended -> Partial (B, H, G*n, D)."""
         heads, new = self.k.shape[1], q.shape[2]
         unpadded = self.pos is None and self.valid is None
-        if new > 1 and unpadded and cap is None and q.device.type == "cpu":
+        same_width = self.k.shape[-1] == self.v.shape[-1]
+        if new > 1 and unpadded and same_width and cap is None and q.device.type == "cpu":
             return self._attend_split(q, scale)
         group = q.shape[1] // heads
         folded = fold_queries(q, heads)

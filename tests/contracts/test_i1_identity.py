@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from kvpress import Press, full
-from tests.helpers import KEEP_ALL, forward, gap, over, rollout
+from tests.helpers import ALL, KEEP_ALL, forward, gap, over, rollout
 from tests.models import FAMILIES, SPECIAL, left_padded, shared, tokens
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -93,3 +93,31 @@ def test_without_a_cache_nothing_is_pressed() -> None:
     wanted = model(ids, use_cache=False).logits
     with Press.parse("snapkv(keep=0.3, window=4)")(model):
         assert torch.equal(model(ids, use_cache=False).logits, wanted)
+
+
+@over({name: ALL[name] for name in ("h2o", "snapkv", "kivi", "snapkv|kivi")})
+@pytest.mark.parametrize("family", ["llama", "gemma3", "opt"])
+def test_the_inner_model_called_directly_is_under_the_press(press: Press, family: str) -> None:
+    model, ids = shared(family), tokens(2, 33)
+    with press(model) as session:
+        wanted = model(ids, use_cache=True).past_key_values
+        cache = model.base_model(ids, use_cache=True).past_key_values
+        for at in range(3):
+            ours = model.base_model(ids[:, at : at + 1], past_key_values=cache).last_hidden_state
+            logits = forward(model, ids[:, at : at + 1], wanted)
+            assert gap(model.get_output_embeddings()(ours), logits) < 3e-5
+        assert session.report(cache) == session.report(wanted)
+        assert session.report(cache).fired == 1
+
+
+@pytest.mark.parametrize("press", ["full", "kivi(bits=8, group=4, residual=8)"])
+def test_prompt_lookup_under_presses_that_keep_every_token(press: str) -> None:
+    model = shared("llama")
+    ids = tokens(1, 12).repeat(1, 3)
+    with Press.parse(press)(model) as session:
+        plain = model.generate(ids, do_sample=False, max_new_tokens=12, return_dict_in_generate=True)
+        guessed = model.generate(
+            ids, do_sample=False, max_new_tokens=12, prompt_lookup_num_tokens=3, return_dict_in_generate=True
+        )
+    assert torch.equal(guessed.sequences, plain.sequences)
+    assert session.report(guessed.past_key_values).fired == 1

@@ -139,3 +139,26 @@ def test_eviction_is_masking_in_a_full_cache(family: str, padded: bool, queries:
     other = build(family)
     other.config._attn_implementation_internal = "tests_masked"
     assert gap(got, forward(other, new, dense, seen)) < 3e-5
+
+
+@over({name: ALL[name] for name in ("h2o", "tova", "h2o|kivi")})
+def test_layers_that_share_keys_read_what_their_owner_read(press: Press, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gemma3n: a decode step's eviction waits until the later layers have attended too."""
+    slots: dict[str, list[int]] = {"attend": [], "reread": []}
+
+    def watch(name: str) -> None:
+        method = getattr(StoreLayer, name)
+
+        def watched(self: StoreLayer, q: Tensor, rule: Rule) -> Tensor:
+            slots[name].append(int(self.counts().sum()))
+            out: Tensor = method(self, q, rule)
+            return out
+
+        monkeypatch.setattr(StoreLayer, name, watched)
+
+    with press(shared("gemma3n")) as session:
+        cache = session.prefill(tokens(1, 30))
+        for name in slots:
+            watch(name)
+        decode(session.model, cache, tokens(1, 20, 1))
+    assert slots["attend"] == slots["reread"] and len(slots["attend"]) == 20

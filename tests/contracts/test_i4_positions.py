@@ -93,9 +93,23 @@ def test_prompt_in_chunks_is_the_prompt(press: Press) -> None:
             got, other = rollout(session, ids, follow, chunk=chunk)
             assert gap(got, wanted) < (3e-5 if press.recipe.block == 0 else 2e-2), chunk
             assert session.report(other).fired == session.report(cache).fired == 1
-        first = model.generate(ids, prefill_chunk_size=8, max_new_tokens=6, **GREEDY)
         whole = model.generate(ids, max_new_tokens=6, **GREEDY)
-    assert gap(torch.stack(first.logits), torch.stack(whole.logits)) < (3e-5 if press.recipe.block == 0 else 2e-2)
+        for chunk in (1, 8, 29):
+            cut = model.generate(ids, prefill_chunk_size=chunk, max_new_tokens=6, **GREEDY)
+            close = 3e-5 if press.recipe.block == 0 else 2e-2
+            assert gap(torch.stack(cut.logits), torch.stack(whole.logits)) < close, chunk
+            assert session.report(cut.past_key_values).fired == 1
+
+
+@over(ALL)
+def test_generate_is_session_prefill_and_then_decoding(press: Press) -> None:
+    model, ids = shared("llama"), tokens(2, 30)
+    with press(model) as session:
+        out = model.generate(ids, max_new_tokens=6, **GREEDY)
+        by_hand, _ = rollout(session, ids, out.sequences[:, 30:-1])
+        only_read = model.generate(ids, max_new_tokens=1, **GREEDY).past_key_values
+        assert session.report(only_read).fired == 1  # at the end of the prompt, not when decoding begins
+    assert gap(torch.stack(out.logits, 1), by_hand) < 3e-5
 
 
 @over(ALL)

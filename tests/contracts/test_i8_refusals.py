@@ -9,8 +9,8 @@ import torch
 import transformers
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
-from kvpress import Press, full, kivi, snapkv
-from kvpress.errors import KVPressError, PressConflictError, SessionError, UnsupportedError
+from kvpress import Press, PressCache, full, kivi, snapkv
+from kvpress.errors import CacheFileError, KVPressError, PressConflictError, SessionError, UnsupportedError
 from tests.helpers import forward
 from tests.models import build, shared, tokens
 
@@ -174,3 +174,27 @@ def test_head_dimension_that_does_not_divide() -> None:
         raise AssertionError("not reached")
     with kivi(group=4, residual=4)(model) as session:
         session.prefill(tokens(1, 30))
+
+
+@pytest.mark.parametrize("press", ["h2o(keep=0.5)", "snapkv(keep=0.5, window=3)", "random(keep=0.5) | kivi(group=4)"])
+@pytest.mark.parametrize("way", ["prompt lookup", "assistant"])
+def test_tokens_that_are_taken_back_under_a_press_that_evicts(press: str, way: str) -> None:
+    model, ids = build("llama"), tokens(1, 40)
+    how: dict[str, Any] = {"prompt_lookup_num_tokens": 3} if way == "prompt lookup" else {}
+    if way == "assistant":
+        how["assistant_model"] = build("llama", num_hidden_layers=1)
+    with Press.parse(press)(model), pytest.raises(UnsupportedError, match="take guessed tokens back"):
+        model.generate(ids, max_new_tokens=4, do_sample=False, **how)
+
+
+def test_a_file_names_the_model_that_filled_the_cache(tmp_path: Any) -> None:
+    model, other = build("llama"), build("llama", initializer_range=0.07)
+    with full()(model) as session:
+        cache = session.prefill(tokens(1, 9))
+    with pytest.raises(CacheFileError, match="another model"):
+        cache.save(tmp_path / "cache.safetensors", other)
+    assert not list(tmp_path.iterdir())
+    cache.save(tmp_path / "cache.safetensors", model)
+    loaded = PressCache.load(tmp_path / "cache.safetensors", model)
+    with pytest.raises(CacheFileError, match="another model"):
+        loaded.save(tmp_path / "again.safetensors", other)

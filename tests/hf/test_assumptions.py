@@ -136,7 +136,7 @@ def test_own_layers_are_those_a_dynamic_cache_would_have() -> None:
     for family in FAMILIES + SPECIAL:
         model = shared(family)
         own = DynamicCache(config=model.config).layers
-        ours = PressCache(full(), *hf.layer_types(model)).layers
+        ours = PressCache(full(), *hf.layer_types(model), model).layers
         assert len(own) == len(ours)
         for a, b in zip(own, ours, strict=True):
             assert type(a) is type(b) or (isinstance(b, StoreLayer) and type(a) is cache_utils.DynamicLayer)
