@@ -1,4 +1,4 @@
-"""The summary printed after a sweep, readable at 100 columns."""
+"""The summary printed after a sweep, readable at 80 columns."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def print_analysis(analysis: Analysis, gates: Sequence[Gate], console: Console) 
 
 
 def _grid(analysis: Analysis, tables: Sequence[Table]) -> Grid:
-    grid = Grid(box=None, pad_edge=False, header_style="dim", caption_justify="left")
+    grid = Grid(box=None, pad_edge=False, collapse_padding=True, header_style="dim", caption_justify="left")
     grid.add_column("press", overflow="fold", ratio=1)
     grid.add_column("bytes/\ndense", justify="right", no_wrap=True)
     for table in tables:
-        grid.add_column(f"{table.mode}\nscore", justify="right", no_wrap=True)
-        grid.add_column("\n\u0394 full", justify="right", no_wrap=True)
+        grid.add_column(table.mode.replace("-", "-\n"), justify="right", no_wrap=True)
+        grid.add_column("\u0394\nfull", justify="right", no_wrap=True)
     grid.add_column("first\nturn", justify="right", no_wrap=True)
     grid.add_column("later\nturns", justify="right", no_wrap=True)
     grid.add_column("ms/\ntoken", justify="right", no_wrap=True)
