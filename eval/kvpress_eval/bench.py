@@ -23,7 +23,9 @@ from typing import Any
 import torch
 
 DENSE = "DynamicCache"
+QUARTER = "DynamicCache, a quarter"  # of the tokens: what evicting into a dense cache can reach at keep=0.25
 HQQ = "QuantizedCache(hqq, 4 bits)"
+PLAIN = (DENSE, QUARTER, HQQ)
 PRESSES = ("full", "snapkv(keep=0.25)", "kivi(bits=4)")
 LAYERS = 8
 
@@ -71,8 +73,8 @@ class Competitor:
         self.name, self.model = name, model
         self.session: AbstractContextManager[Any] = nullcontext()
         self.token = ids[:, :1]
-        if name in (DENSE, HQQ):
-            self.cache = self._plain(ids)
+        if name in PLAIN:
+            self.cache = self._plain(ids[:, : ids.shape[1] // 4] if name == QUARTER else ids)
         else:
             from kvpress import Press
 
@@ -93,7 +95,7 @@ class Competitor:
 
     def step(self) -> float:
         """Seconds of one decode step; competitors take turns."""
-        with nullcontext() if self.name in (DENSE, HQQ) else self.press(self.model):
+        with nullcontext() if self.name in PLAIN else self.press(self.model):
             _synchronize(self.model)
             start = time.perf_counter()
             self.model(self.token, past_key_values=self.cache)
@@ -223,7 +225,7 @@ def _rows(arguments: argparse.Namespace) -> Iterator[Timing]:
         hqq = [HQQ] if _has_hqq() and arguments.device == "cpu" else []
         for context in arguments.contexts:
             for batch in arguments.batches:
-                names = [DENSE, *arguments.presses, *(hqq if batch == 1 else [])]
+                names = [DENSE, QUARTER, *arguments.presses, *(hqq if batch == 1 else [])]
                 yield from show(decode(model, names, context, batch, arguments.steps))
                 gc.collect()
     if arguments.only in (None, "prefill"):

@@ -11,8 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
-from rich.console import Console
-
 __all__ = ["build_parser", "main"]
 
 RESULTS = Path("leaderboards/results")
@@ -124,10 +122,12 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     _add_output(parser)
 
 
+EXTRA = ("omegaconf", "rich", "datasets", "evaluate")  # what the extra "eval" brings
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; a user's mistake is one line on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         if words[:1] == ["bench"]:
             from .bench import main as bench
@@ -137,16 +137,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as exit_:  # argparse: --help or a mistake
         return int(exit_.code or 0)
     except KeyboardInterrupt:
-        errors.print("interrupted; finished cells are kept, the same command goes on from here")
+        print("interrupted; finished cells are kept, the same command goes on from here", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRA:
+            raise
+        print(f'error: {package} is not installed; pip install "kvpress-lab[eval]"', file=sys.stderr)
+        return 2
     except Exception as error:
         from kvpress.errors import KVPressError
 
         if not isinstance(error, KVPressError):
             raise
-        errors.print(f"error: {' '.join(str(error).split())}", markup=False)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
 

@@ -171,3 +171,15 @@ def test_killed_in_the_middle_a_sweep_keeps_what_is_done(dialect_model: str, tmp
     assert len(after) == 12
     assert all(path.read_bytes() == text for path, text in kept.items())
     assert all(json.loads(path.read_text())["status"] == "ok" for path in after)
+
+
+@pytest.mark.parametrize("missing", ["omegaconf", "rich"])
+def test_an_extra_that_is_not_installed(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sweep.yaml").write_text("models: [tiny]\n")
+    monkeypatch.setitem(sys.modules, missing, None)
+    for name in [name for name in sys.modules if name.startswith(("kvpress_eval.commands", f"{missing}."))]:
+        monkeypatch.delitem(sys.modules, name)
+    assert main(["sweep", str(tmp_path / "sweep.yaml"), "--dry-run"]) == 2
+    assert 'pip install "kvpress-lab[eval]"' in capsys.readouterr().err
