@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
+from transformers import PreTrainedModel
 
 from kvpress import Press, kivi, streaming_llm
 from kvpress.errors import PressConflictError, UnsupportedError
+from tests.models import build
 
 THETA, DIM = 10_000.0, 16
 
 
-def llama(**rope: object) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    parameters = {"rope_type": "default", "rope_theta": THETA, **rope}
-    config = LlamaConfig(
-        vocab_size=97,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=DIM,
-        max_position_embeddings=256,
-        rope_parameters=parameters,
-    )
-    return LlamaForCausalLM(config).eval()
+def llama(**rope: object) -> PreTrainedModel:
+    return build("llama", num_hidden_layers=2, rope_parameters={"rope_type": "default", "rope_theta": THETA, **rope})
 
 
 def rotate_half_split(x: torch.Tensor, by: int) -> torch.Tensor:
@@ -75,10 +63,7 @@ def test_keep_leaves_keys_alone() -> None:
 
 
 def test_no_rotary_embedding_is_refused_with_the_way_out() -> None:
-    config = OPTConfig(
-        vocab_size=97, hidden_size=32, ffn_dim=48, num_hidden_layers=1, num_attention_heads=2, word_embed_proj_dim=32
-    )
-    with pytest.raises(UnsupportedError, match='positions="keep"'), streaming_llm()(OPTForCausalLM(config)):
+    with pytest.raises(UnsupportedError, match='positions="keep"'), streaming_llm()(build("opt")):
         pass
 
 
