@@ -35,7 +35,10 @@ class SessionError(KVPressError, RuntimeError):
 
 
 class UnsupportedError(KVPressError, NotImplementedError):
-    """A model, a cache or an option that kvpress cannot serve exactly, refused instead of being wrong."""
+    """A model, a cache or an option that kvpress cannot serve exactly, refused instead of being wrong.
+
+    A NotImplementedError too, because callers of transformers already catch that for a model that cannot do a thing.
+    """
 
 
 class CropError(KVPressError, ValueError):
