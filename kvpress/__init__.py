@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from kvpress.cache import Ledger, PressCache
 from kvpress.errors import KVPressError
-from kvpress.presets import full, h2o, kivi, list_presses, random, snapkv, streaming_llm, tova
+from kvpress.presets import ada, full, h2o, kivi, list_presses, pyramid, random, snapkv, streaming_llm, tova, zigzag
 from kvpress.press import PRESETS, Press, Recipe
 from kvpress.session import Report, Session
 
@@ -23,12 +23,15 @@ __all__ = [
     "Report",
     "Session",
     "__version__",
+    "ada",
     "full",
     "h2o",
     "kivi",
     "list_presses",
+    "pyramid",
     "random",
     "snapkv",
     "streaming_llm",
     "tova",
+    "zigzag",
 ]

@@ -84,6 +84,10 @@ class PressCache(Cache):  # type: ignore[misc]
         self.state = State()
         self.next_logits: Tensor | None = None
         self.broken = False
+        self._share_state()
+
+    def _share_state(self) -> None:
+        self.state.layers = self.stores
         for layer in self.stores:
             layer.state = self.state
 
@@ -156,11 +160,10 @@ class PressCache(Cache):  # type: ignore[misc]
         other.layers = []
         for layer in self.layers:
             if isinstance(layer, StoreLayer):
-                new = layer.fork()
-                new.state = other.state
-                other.layers.append(new)
+                other.layers.append(layer.fork())
             else:
                 other.layers.append(_copy_layer(layer))
+        other._share_state()
         if isinstance(rows, int):
             batch = self.stores[0].batch_size
             if batch != 1:

@@ -5,12 +5,14 @@ Sinks, the recent window, padding and exact totals are enforced here, so that no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from kvpress.block import choose
+from kvpress.policies.apportion import apportion
 from kvpress.segment import Held, Segment
 
 if TYPE_CHECKING:
@@ -32,6 +34,26 @@ def budget(recipe: Recipe, lengths: Tensor) -> Tensor:
     return total.clamp(min=max(1, least))
 
 
+def totals(layers: Sequence[StoreLayer]) -> list[Tensor]:
+    """(B,) int64 slots per KV head for each of `layers`, which are all layers of a cache where they share a budget."""
+    recipe, lengths = layers[0].recipe, layers[0].lengths()
+    total = budget(recipe, lengths)
+    if recipe.layers is None:
+        return [total] * len(layers)
+    measured = []
+    for layer in layers:
+        block = layer.block()
+        measured.append(recipe.layers.measure(block, layer.evidence(block)))
+    fixed = recipe.sinks + (recipe.recent if isinstance(recipe.recent, int) else 0)
+    least = lengths.clamp(max=max(1, fixed))
+    weights = recipe.layers.weights(torch.stack(measured), total, total.clamp(max=fixed))
+    shape = (len(lengths), len(layers))
+    shares = apportion(weights.T, total * len(layers), least[:, None].expand(shape), lengths[:, None].expand(shape))
+    # A row that is shorter than its slots has nothing to spread, and may still grow to them.
+    shares = torch.where((total >= lengths)[:, None], total[:, None], shares)
+    return [shares[:, number].clone() for number in range(len(layers))]
+
+
 def protected(recipe: Recipe, rank: Tensor, lengths: Tensor, total: Tensor) -> Tensor:
     """(B, H, n) bool: sinks and recent tokens, by their number `rank` among the real tokens of the row."""
     recent = recipe.recent
@@ -47,13 +69,19 @@ def evict(layer: StoreLayer, total: Tensor) -> bool:
     if scorer is None:
         return False
     block = layer.block()
-    if bool((block.valid.sum(-1) <= total.unsqueeze(1)).all()):
+    held = block.valid.sum(-1)
+    if recipe.heads.compares:
+        held = held.double().mean(1, keepdim=True)
+    if bool((held <= total.unsqueeze(1)).all()):
         return False
     seen = layer.evidence(block)
     scores = scorer(block, seen)
     # A head that stores less than its share (it was reduced before) keeps what it has.
-    counts = torch.minimum(recipe.heads(total, scores), block.valid.sum(-1))
-    keep = choose(scores, block.pos, counts, protected(recipe, seen.rank, layer.lengths(), total))
+    safe = protected(recipe, seen.rank, layer.lengths(), total)
+    marked = scores.float().nan_to_num(nan=-torch.inf)
+    marked = marked.masked_fill(safe, torch.inf).masked_fill(~block.valid, -torch.inf)
+    counts = torch.minimum(recipe.heads(total, marked), block.valid.sum(-1))
+    keep = choose(scores, block.pos, counts, safe)
     retain(layer, keep)
     return True
 

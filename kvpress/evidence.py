@@ -25,6 +25,10 @@ class Needs:
     window: int = 0
     mass: bool = False
 
+    def __or__(self, other: Needs) -> Needs:
+        """What both have to see."""
+        return Needs(max(self.window, other.window), self.mass or other.mass)
+
 
 @dataclass(frozen=True)
 class Rule:

@@ -6,16 +6,31 @@ A preset only maps arguments to decisions. The method itself is the scorer it na
 from __future__ import annotations
 
 from kvpress.errors import PressSyntaxError
+from kvpress.policies.ada import AdaptiveHeads
 from kvpress.policies.base import AfterPrefill, EveryStep, Schedule
 from kvpress.policies.h2o import HeavyHitters
+from kvpress.policies.pyramid import Pyramid
 from kvpress.policies.random import Random
 from kvpress.policies.snapkv import WindowVotes
 from kvpress.policies.streaming_llm import Recency
 from kvpress.policies.tova import LastQuery
+from kvpress.policies.zigzag import Uncertainty
 from kvpress.press import PRESETS, Decisions, preset, variant
 from kvpress.quant.kivi import kivi
 
-__all__ = ["full", "h2o", "kivi", "list_presses", "random", "snapkv", "streaming_llm", "tova"]
+__all__ = [
+    "ada",
+    "full",
+    "h2o",
+    "kivi",
+    "list_presses",
+    "pyramid",
+    "random",
+    "snapkv",
+    "streaming_llm",
+    "tova",
+    "zigzag",
+]
 
 
 @preset("full")
@@ -86,6 +101,33 @@ variant(
     kernel_size=5,
     pooling="avg",
 )
+
+
+@preset("ada")
+def ada(alpha: float = 0.2, mode: str = "interpolate") -> Decisions:
+    """Slots of a layer go to the heads whose scores need them (2407.11550). Compose with an eviction press."""
+    if mode not in ("interpolate", "floor") or not 0 <= alpha <= 1:
+        raise PressSyntaxError(f'alpha={alpha} lies in [0, 1] and mode={mode!r} is "interpolate" or "floor".')
+    return {"heads": AdaptiveHeads(alpha, mode)}  # type: ignore[arg-type]
+
+
+variant(ada, "kvpress", "Ada-KV with the hard floor of NVIDIA's kvpress.", mode="floor")
+
+
+@preset("pyramid")
+def pyramid(beta: float = 20.0) -> Decisions:
+    """Slots fall linearly from the first layer to the last (2406.02069). Compose with an eviction press."""
+    if beta < 1:
+        raise PressSyntaxError(f"beta={beta} must be at least 1: the last layer gets 1 / beta of the average.")
+    return {"layers": Pyramid(beta)}
+
+
+@preset("zigzag")
+def zigzag(tau: float = 0.9, floor: float = 0.2, window: int = 32) -> Decisions:
+    """Layers get slots by how many their attention needs (2412.09036). Compose with an eviction press."""
+    if not (0 < tau < 1 and 0 <= floor <= 1 and window >= 1):
+        raise PressSyntaxError(f"tau={tau} lies in (0, 1), floor={floor} in [0, 1], window={window} is at least 1.")
+    return {"layers": Uncertainty(tau, floor, window)}
 
 
 def list_presses() -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kvpress.codec import Codec, Dense
 from kvpress.errors import BudgetError, PressConflictError, PressSyntaxError
 from kvpress.evidence import Needs
-from kvpress.policies.base import AfterPrefill, Even, HeadBudget, Schedule, Scorer
+from kvpress.policies.base import AfterPrefill, Even, HeadBudget, LayerBudget, Schedule, Scorer
 from kvpress.registry import Registry
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ Decisions = Mapping[str, Any]
 class Recipe:
     """Every decision of a press, resolved. What a preset does not decide stays at these defaults.
 
-    keep: fraction of the real tokens of a row, or slots per KV head. sinks: first tokens that always stay.
+    keep: fraction of the real tokens of a row, or slots per KV head (on average, where heads or layers
+    differ). layers: None gives every layer the same. sinks: first tokens that always stay.
     recent: last tokens that always stay, as a count or as a fraction of the slots kept. residual: newest
     slots per head that stay dense when the codec packs. positions: "keep" leaves keys as they were rotated,
     "slots" rotates the sinks along with the window, so that positions are those inside the cache.
@@ -37,6 +38,7 @@ class Recipe:
     keep: float | int = 1.0
     scorer: Scorer | None = None
     heads: HeadBudget = Even()
+    layers: LayerBudget | None = None
     key: Codec = Dense()
     value: Codec = Dense()
     schedule: Schedule = AfterPrefill()
@@ -48,12 +50,19 @@ class Recipe:
     @cached_property
     def needs(self) -> Needs:
         """What has to be observed for this recipe; nothing where nothing is evicted."""
-        return self.scorer.needs if self.scorer is not None and self.evicts else Needs()
+        if self.scorer is None or not self.evicts:
+            return Needs()
+        return self.scorer.needs if self.layers is None else self.scorer.needs | self.layers.needs
 
     @cached_property
     def evicts(self) -> bool:
         """Some slots are dropped: there is a scorer, and keep is less than everything."""
         return self.scorer is not None and self.keep != 1.0
+
+    @cached_property
+    def together(self) -> bool:
+        """All layers have to be read before the press can be applied to any."""
+        return self.evicts and self.layers is not None
 
     @cached_property
     def block(self) -> int:
@@ -67,6 +76,11 @@ class Recipe:
 
     def check(self) -> None:
         """Raise for decisions that cannot work together, and for a budget its protected slots leave no room in."""
+        if self.heads.compares and self.scorer is not None and not getattr(self.scorer, "comparable", False):
+            raise PressConflictError(
+                f"{type(self.scorer).__name__} scores mean nothing across heads, so ada cannot compare heads by them. "
+                "Use ada with a press that scores by attention (snapkv, h2o, tova)."
+            )
         if self.positions == "slots" and self.block:
             raise PressConflictError(
                 f'positions="slots" (streaming_llm) moves stored keys at every step, which {self.key.name} storage '
@@ -84,6 +98,14 @@ class Recipe:
                     f"keep={self.keep} slots leaves no choice: {fixed} are always kept (sinks {self.sinks}, "
                     f"recent {self.recent}). Keep more than {fixed}, or protect fewer."
                 )
+
+    def ready(self) -> None:
+        """Raise for a press that is only a part of one: it may be composed, but not entered."""
+        if self.scorer is None and (self.layers is not None or self.heads.compares):
+            raise PressConflictError(
+                "A layer or head budget spreads the slots that an eviction press keeps; compose it with one, for "
+                "example ada | snapkv(keep=0.25)."
+            )
 
 
 Builder = Callable[..., Decisions]
@@ -254,16 +276,19 @@ class Press:
     def __call__(self, model: Any) -> AbstractContextManager[Session]:
         """Context manager that runs `model` under this press and restores it exactly on leaving.
 
-        Raises UnsupportedError for a model that cannot be served exactly, SessionError when the model is
-        under a press already.
+        Raises PressConflictError for a part of a press, UnsupportedError for a model that cannot be served
+        exactly, SessionError when the model is under a press already.
         """
         from kvpress.session import open_session
 
+        self.recipe.ready()
         return open_session(self, model)
 
 
 _WORDS = {
     "scorer": "which slots stay",
+    "heads": "how slots are spread over heads",
+    "layers": "how slots are spread over layers",
     "keep": "how many slots stay",
     "key": "how keys are stored",
     "value": "how values are stored",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class State:
     """Shared by the layers of one cache. live: a forward of a session that knows this cache is running."""
 
     live: bool = False
+    layers: list[StoreLayer] = field(default_factory=list)
 
 
 class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
@@ -210,7 +211,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         schedule = self.recipe.schedule
         if new > 1 or self.fired == 0 or self.hold:  # hold: session.prefill reads a prompt, in chunks of any size
             self.pending = self.pending or self.fired == 0 or schedule.every_prompt
-            if self.pending and self.eager:
+            if self.pending and self.eager and not self.recipe.together:
                 self.fire()
         elif not self.pending:
             self.due = True
@@ -237,15 +238,20 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         compact.pack(self, freeze=False)
 
     def fire(self) -> None:
-        """Apply the press now to everything stored."""
-        self.pending = False
+        """Apply the press now to everything stored, and to all layers where they share one budget."""
+        layers = self.state.layers if self.recipe.together else [self]
         if self.logical == 0:
+            self.pending = False
             return
+        totals = compact.totals(layers) if self.recipe.evicts else [None] * len(layers)
+        for layer, total in zip(layers, totals, strict=True):
+            layer._fire(total)
+
+    def _fire(self, total: Tensor | None) -> None:
+        self.pending = False
         self.fired += 1
-        evicted = False
-        if self.recipe.evicts:
-            self.total = compact.budget(self.recipe, self.lengths())
-            evicted = compact.evict(self, self.total)
+        self.total = total
+        evicted = total is not None and compact.evict(self, total)
         compact.pack(self, freeze=evicted)
         if not self.recipe.schedule.every_prompt:
             self.queries = self.query_pos = None

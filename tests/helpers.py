@@ -25,6 +25,9 @@ EXACT = {
     "full": "full",
     **EVICTING,
     "h2o-slots": "h2o(keep=13, sinks=1, recent=3)",
+    "ada": "ada | snapkv(keep=0.4, window=5, kernel_size=3)",
+    "zigzag": "zigzag(window=6) | h2o(keep=0.4)",
+    "pyramid": "pyramid | ada(alpha=0.5, mode=floor) | snapkv(keep=0.4, window=5, kernel_size=3)",
     "snapkv-again": 'snapkv(keep=13, window=5, kernel_size=3, pooling="avg", every_prompt=true)',
 }
 COMPOSED = {f"{name}|kivi": f"{text} | {KIVI}" for name, text in EVICTING.items()}
@@ -32,6 +35,7 @@ QUANTIZED = {
     "kivi": "kivi(bits=2, group=8, residual=8)",
     "kivi-token": 'kivi(k_bits=8, v_bits=4, group=4, residual=0, keys="token")',
     **COMPOSED,
+    "zigzag|ada|kivi": f"zigzag | ada | snapkv(keep=0.4, window=5, kernel_size=3) | {KIVI}",
 }
 ALL = {**EXACT, **QUANTIZED}
 KEEP_ALL = {

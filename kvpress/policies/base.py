@@ -12,9 +12,13 @@ from kvpress.evidence import Evidence, Needs
 
 
 class Scorer(Protocol):
-    """How good a slot is. Padding, sinks, the recent window and exact totals are not its business."""
+    """How good a slot is. Padding, sinks, the recent window and exact totals are not its business.
+
+    comparable: scores of different heads are on one scale, so that head budgets may compare them.
+    """
 
     needs: Needs
+    comparable: bool
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         """(B, H, n) fp32 scores of the block's slots, higher = keep."""
@@ -22,16 +26,37 @@ class Scorer(Protocol):
 
 
 class HeadBudget(Protocol):
-    """How the slots of a layer are spread over its KV heads."""
+    """How the slots of a layer are spread over its KV heads. compares: scores of different heads are compared."""
+
+    compares: bool
 
     def __call__(self, total: Tensor, scores: Tensor) -> Tensor:
-        """total (B,) int64 slots per head on average, scores (B, H, n) -> (B, H) int64, rows sum to H * total."""
+        """total (B,) int64 slots per head on average, scores (B, H, n) -> (B, H) int64, rows sum to H * total.
+
+        Scores of protected slots are +inf and those of slots that do not exist are -inf.
+        """
+        ...
+
+
+class LayerBudget(Protocol):
+    """How slots are spread over layers, from one number measured in each. All layers are dense until then."""
+
+    needs: Needs
+
+    def measure(self, block: Block, seen: Evidence) -> Tensor:
+        """(B,) fp64: how much the layer asks for."""
+        ...
+
+    def weights(self, measured: Tensor, total: Tensor, fixed: Tensor) -> Tensor:
+        """measured (L, B), total (B,) slots per head on average, fixed (B,) of them protected -> (L, B) shares."""
         ...
 
 
 @dataclass(frozen=True)
 class Even:
     """Every head keeps the same number of slots."""
+
+    compares = False
 
     def __call__(self, total: Tensor, scores: Tensor) -> Tensor:
         return total.unsqueeze(1).expand(-1, scores.shape[1]).contiguous()

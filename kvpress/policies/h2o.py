@@ -22,6 +22,7 @@ class HeavyHitters:
     """Accumulated attention mass of each slot."""
 
     needs = Needs(mass=True)
+    comparable = True
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         return seen.mass()

@@ -36,6 +36,7 @@ class WindowVotes:
     pooling: Literal["max", "avg"] = "max"
     reduce: Literal["mean", "max", "sum"] = "mean"
     pool_first: bool = True
+    comparable = True
 
     @property
     def needs(self) -> Needs:

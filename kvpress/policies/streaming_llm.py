@@ -22,6 +22,7 @@ class Recency:
     """The later a token, the higher its score."""
 
     needs = Needs()
+    comparable = False
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         return seen.rank.float()

@@ -22,6 +22,7 @@ class LastQuery:
     """Attention of the last query, averaged over the heads of the layer."""
 
     needs = Needs(window=1)
+    comparable = False  # one set for all heads
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         probs = seen.window(block, 1)  # (B, H, G, 1, n)

@@ -1,0 +1,45 @@
+"""Ada-KV (2407.11550): heads of a layer share its slots by what their scores need.
+
+paper     Feng et al. 2024, Ada-KV: Optimizing KV Cache Eviction by Adaptive Budget Allocation
+idea      the best slots over all heads together bound the loss of the layer's output tighter than the best of each
+formula   N*_h = slots of head h among the H C best of the layer; N_h = (1 - alpha) N*_h + alpha C
+cost      one sort of the H n scores of a layer
+deviates  exact sums by largest remainder (the authors' rounding may miss by H / 2); mode "floor" as NVIDIA's kvpress:
+          each head's best alpha C slots first, the rest to the best of all
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kvpress.policies.apportion import apportion
+
+
+@dataclass(frozen=True)
+class AdaptiveHeads:
+    """Head budgets from pooled scores. alpha: share that every head is sure of; mode: how it is given."""
+
+    alpha: float = 0.2
+    mode: Literal["interpolate", "floor"] = "interpolate"
+    compares = True
+
+    def __call__(self, total: Tensor, scores: Tensor) -> Tensor:
+        batch, heads, slots = scores.shape
+        there = (scores > -torch.inf).sum(-1)
+        sure = (total.double() * self.alpha).floor().long().clamp(min=1)  # no head is left without a slot
+        if self.mode == "floor":  # the best of each head are counted before all others
+            rank = scores.argsort(dim=-1, descending=True, stable=True).argsort(-1)
+            scores = scores.masked_fill((rank < sure[:, None, None]) & (scores > -torch.inf), torch.inf)
+        best = scores.flatten(1).argsort(dim=-1, descending=True, stable=True)
+        rank = torch.arange(heads * slots, device=scores.device).expand_as(best)
+        wanted = (total * heads).minimum(there.sum(-1))
+        chosen = torch.zeros_like(best).scatter_(1, best, (rank < wanted[:, None]).long())
+        counts = chosen.view(batch, heads, slots).sum(-1)
+        if self.mode == "floor":
+            return counts
+        mixed = (1 - self.alpha) * counts + self.alpha * total[:, None]
+        return apportion(mixed, wanted, there.clamp(max=1), there)

@@ -1,0 +1,43 @@
+"""ZigZagKV (2412.09036): a layer's budget follows how many tokens its attention needs.
+
+paper     Zhong et al. 2024, ZigZagKV: Dynamic KV Cache Compression for Long-context Modeling based on Layer Uncertainty
+idea      LMBA, the slots that hold a share tau of the window's attention, differs from layer to layer
+formula   budget_l = B_min + (B - B_min) L u_l, u_l = LMBA_l / sum of LMBA, LMBA_l = mean over KV heads
+cost      one row of window attention and one sort a layer; all layers stay dense until the last one is measured
+deviates  no code was published: tau = 0.9, B_min = 0.2 B and the window inside the budget are readings of the paper;
+          exact sums, and what exceeds the prompt is redistributed
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kvpress.block import Block
+from kvpress.evidence import Evidence, Needs
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """Budgets in proportion to LMBA above a floor. tau: share of attention; floor: B_min / B."""
+
+    tau: float = 0.9
+    floor: float = 0.2
+    window: int = 32
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(window=self.window)
+
+    def measure(self, block: Block, seen: Evidence) -> Tensor:
+        """LMBA (B,) fp64: slots whose attention adds up to tau of the window's, mean over KV heads."""
+        mass = seen.window(block, self.window).mean((2, 3))  # unpooled: pooling would inflate the mass
+        ordered = mass.sort(-1, descending=True).values.double().cumsum(-1)
+        short = ordered < self.tau * ordered[..., -1:]
+        return (short.sum(-1) + 1).double().mean(1)
+
+    def weights(self, measured: Tensor, total: Tensor, fixed: Tensor) -> Tensor:
+        layers = measured.shape[0]
+        floor = self.floor * total.double()
+        return floor + (total - floor) * layers * measured / measured.sum(0)
