@@ -51,7 +51,8 @@ def totals(layers: Sequence[StoreLayer]) -> list[Tensor]:
     shares = apportion(weights.T, total * len(layers), least[:, None].expand(shape), lengths[:, None].expand(shape))
     # A row that is shorter than its slots has nothing to spread, and may still grow to them.
     shares = torch.where((total >= lengths)[:, None], total[:, None], shares)
-    return [shares[:, number].clone() for number in range(len(layers))]
+    columns = shares.T.contiguous()
+    return [columns[number].clone(memory_format=torch.contiguous_format) for number in range(len(layers))]
 
 
 def protected(recipe: Recipe, rank: Tensor, lengths: Tensor, total: Tensor) -> Tensor:
