@@ -7,7 +7,20 @@ from __future__ import annotations
 
 from kvpress.cache import Ledger, PressCache
 from kvpress.errors import KVPressError
-from kvpress.presets import ada, full, h2o, kivi, list_presses, pyramid, random, snapkv, streaming_llm, tova, zigzag
+from kvpress.presets import (
+    ada,
+    full,
+    h2o,
+    kivi,
+    list_presses,
+    pyramid,
+    random,
+    snapkv,
+    streaming_llm,
+    think,
+    tova,
+    zigzag,
+)
 from kvpress.press import PRESETS, Press, Recipe
 from kvpress.session import Report, Session
 
@@ -32,6 +45,7 @@ __all__ = [
     "random",
     "snapkv",
     "streaming_llm",
+    "think",
     "tova",
     "zigzag",
 ]

@@ -111,3 +111,41 @@ class DensePacked:
 
     def tensors(self) -> dict[str, tuple[str, Tensor]]:
         return {"rows": ("rows", self.rows)}
+
+
+class ChannelPacked:
+    """Rows that lost some channels, in any format: attention gathers the query instead of padding the rows.
+
+    inner: the kept channels of R runs. channels: (R, kept) uint8 or int16, which of the `dim` channels they are.
+    """
+
+    def __init__(self, inner: Packed, channels: Tensor, dim: int) -> None:
+        self.inner, self.channels, self.dim = inner, channels, dim
+        self.runs, self.slots = inner.runs, inner.slots
+
+    def _index(self, rows: int) -> Tensor:
+        return self.channels.long().unsqueeze(1).expand(-1, rows, -1)
+
+    def _widen(self, x: Tensor) -> Tensor:
+        out = x.new_zeros(*x.shape[:2], self.dim)
+        return out.scatter_(-1, self._index(x.shape[1]), x)
+
+    def decode(self) -> Tensor:
+        """Zero in the channels that were dropped."""
+        return self._widen(self.inner.decode())
+
+    def logits(self, q: Tensor) -> Tensor:
+        return self.inner.logits(q.gather(-1, self._index(q.shape[1])))
+
+    def mix(self, weights: Tensor) -> Tensor:
+        return self._widen(self.inner.mix(weights))
+
+    def take(self, run: Tensor, index: Tensor) -> ChannelPacked:
+        return ChannelPacked(self.inner.take(run, index), self.channels[run], self.dim)
+
+    def cat(self, others: Sequence[Packed]) -> ChannelPacked:
+        inner = [o.inner for o in others if isinstance(o, ChannelPacked)]
+        return ChannelPacked(self.inner.cat(inner), self.channels, self.dim)
+
+    def tensors(self) -> dict[str, tuple[str, Tensor]]:
+        return {"channels": ("indices", self.channels), **self.inner.tensors()}

@@ -159,6 +159,22 @@ def evict_one(layer: StoreLayer, total: Tensor) -> bool:
     return True
 
 
+def prune(layer: StoreLayer) -> bool:
+    """Choose the channels that packed slots keep, once; False where there is nothing to choose."""
+    recipe = layer.recipe
+    if recipe.channels is None or layer.channels_chosen:
+        return False
+    layer.channels_chosen = True
+    block = layer.block()
+    seen = layer.evidence(block)
+    # The newest `residual` slots stay whole; where a prompt has no others, all of them tell.
+    newest = block.pos.clamp(min=-1).argsort(dim=-1, descending=True, stable=True).argsort(-1)
+    packed = block.valid & (newest >= recipe.residual)
+    packed = torch.where(packed.any(-1, keepdim=True), packed, block.valid)
+    layer.key_channels, layer.value_channels = recipe.channels.choose(block, seen, packed)
+    return True
+
+
 def pack(layer: StoreLayer, freeze: bool) -> None:
     """Move slots from the dense tail into a packed segment: all but `residual` per head, in whole blocks.
 
@@ -177,7 +193,8 @@ def pack(layer: StoreLayer, freeze: bool) -> None:
     if not bool(counts.any()):
         return
     order = _by_position(pos, pos >= 0)
-    segment = Segment.encode((recipe.key, recipe.value), tail.keys, tail.values, pos, order, counts)
+    channels = (layer.key_channels, layer.value_channels)
+    segment = Segment.encode((recipe.key, recipe.value), tail.keys, tail.values, pos, order, counts, channels)
     mass = None
     if tail.mass is not None:
         mass = tail.mass[:, :, : tail.count].gather(2, order)[..., : segment.width].contiguous()

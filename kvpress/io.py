@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kvpress import hf
+from kvpress.codec import ChannelPacked
 from kvpress.errors import CacheFileError, KVPressError
 from kvpress.evidence import Rule
 from kvpress.press import Press
 from kvpress.segment import Held, Segment, Slab
-from kvpress.store import StoreLayer
+from kvpress.store import STATE, StoreLayer
 from kvpress.tail import Tail
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def _check(header: dict[str, str], path: Path, model: PreTrainedModel) -> None:
 def _restore(layer: StoreLayer, meta: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     if not meta["initialized"]:
         return
-    for name in ("logical", "fired", "fixed", "pending", "hold"):
+    for name in ("logical", "fired", "fixed", "pending", "hold", "channels_chosen"):
         setattr(layer, name, meta[name])
     k, v = tensors["tail.k"], tensors["tail.v"]
     layer.dtype, layer.device, layer.is_initialized = k.dtype, k.device, True
@@ -175,7 +176,7 @@ def _restore(layer: StoreLayer, meta: dict[str, Any], tensors: dict[str, Tensor]
     tail.k, tail.v, tail.count = k, v, meta["tail"]["count"]
     for name in ("pos", "valid", "mass", "free"):
         setattr(tail, name, tensors.get(f"tail.{name}"))
-    for name in ("seen_mask", "queries", "query_pos", "total", "shift"):
+    for name in STATE:
         setattr(layer, name, tensors.get(name))
     if meta["rule"] is not None:
         layer.rule = Rule(meta["rule"]["scale"], meta["rule"]["cap"], tensors.get("rule.sink"))
@@ -188,7 +189,9 @@ def _restore(layer: StoreLayer, meta: dict[str, Any], tensors: dict[str, Tensor]
             for side, codec, dim in (("k", layer.recipe.key, k.shape[-1]), ("v", layer.recipe.value, v.shape[-1])):
                 at = f"{slab}.{side}."
                 part = {n.removeprefix(at): t for n, t in own.items() if n.startswith(at)}
-                sides.append(codec.load(part, k.dtype, dim))
+                channels = part.pop("channels", None)
+                packed = codec.load(part, k.dtype, dim if channels is None else channels.shape[-1])
+                sides.append(packed if channels is None else ChannelPacked(packed, channels, dim))
             slabs.append(Slab(own[f"{slab}.runs"], sides[0], sides[1], own[f"{slab}.pos"]))
         segment = Segment(described["rows"], described["heads"], slabs)
         layer.held.append(Held(segment, own.get("rows"), own.get("mass")))

@@ -17,6 +17,7 @@ from kvpress.policies.tova import LastQuery
 from kvpress.policies.zigzag import Uncertainty
 from kvpress.press import PRESETS, Decisions, preset, variant
 from kvpress.quant.kivi import kivi
+from kvpress.quant.think import think
 
 __all__ = [
     "ada",
@@ -28,6 +29,7 @@ __all__ = [
     "random",
     "snapkv",
     "streaming_llm",
+    "think",
     "tova",
     "zigzag",
 ]

@@ -18,6 +18,7 @@ from kvpress.policies.base import AfterPrefill, Even, HeadBudget, LayerBudget, S
 from kvpress.registry import Registry
 
 if TYPE_CHECKING:
+    from kvpress.quant.think import Channels
     from kvpress.session import Session
 
 Value = bool | int | float | str | None
@@ -29,10 +30,10 @@ class Recipe:
     """Every decision of a press, resolved. What a preset does not decide stays at these defaults.
 
     keep: fraction of the real tokens of a row, or slots per KV head (on average, where heads or layers
-    differ). layers: None gives every layer the same. sinks: first tokens that always stay.
-    recent: last tokens that always stay, as a count or as a fraction of the slots kept. residual: newest
-    slots per head that stay dense when the codec packs. positions: "keep" leaves keys as they were rotated,
-    "slots" rotates the sinks along with the window, so that positions are those inside the cache.
+    differ). layers: None gives every layer the same. channels: which channels are stored, None = all. sinks:
+    first tokens that always stay. recent: last tokens that always stay, as a count or as a fraction of the slots
+    kept. residual: newest slots per head that stay dense when slots are packed. positions: "keep" leaves keys as
+    they were rotated, "slots" rotates the sinks along with the window, so that positions are those inside the cache.
     """
 
     keep: float | int = 1.0
@@ -41,6 +42,7 @@ class Recipe:
     layers: LayerBudget | None = None
     key: Codec = Dense()
     value: Codec = Dense()
+    channels: Channels | None = None
     schedule: Schedule = AfterPrefill()
     sinks: int = 0
     recent: int | float = 0
@@ -50,9 +52,12 @@ class Recipe:
     @cached_property
     def needs(self) -> Needs:
         """What has to be observed for this recipe; nothing where nothing is evicted."""
-        if self.scorer is None or not self.evicts:
-            return Needs()
-        return self.scorer.needs if self.layers is None else self.scorer.needs | self.layers.needs
+        needs = Needs() if self.channels is None else self.channels.needs
+        if self.scorer is not None and self.evicts:
+            needs |= self.scorer.needs
+            if self.layers is not None:
+                needs |= self.layers.needs
+        return needs
 
     @cached_property
     def evicts(self) -> bool:
@@ -72,7 +77,7 @@ class Recipe:
     @cached_property
     def in_place(self) -> bool:
         """Evicted slots are overwritten by the next token, so that nothing is copied while decoding."""
-        return self.schedule.continuous and self.block == 0
+        return self.schedule.continuous and self.block == 0 and self.channels is None
 
     def check(self) -> None:
         """Raise for decisions that cannot work together, and for a budget its protected slots leave no room in."""
@@ -98,6 +103,12 @@ class Recipe:
                     f"keep={self.keep} slots leaves no choice: {fixed} are always kept (sinks {self.sinks}, "
                     f"recent {self.recent}). Keep more than {fixed}, or protect fewer."
                 )
+
+    def fits(self, head_dim: int) -> None:
+        """Raise PressConflictError where rows of `head_dim` channels cannot be stored this way."""
+        kept = self.channels
+        self.key.check(head_dim if kept is None else kept.count(kept.keys, head_dim))
+        self.value.check(head_dim if kept is None else kept.count(kept.values, head_dim))
 
     def ready(self) -> None:
         """Raise for a press that is only a part of one: it may be composed, but not entered."""
@@ -247,7 +258,9 @@ class Press:
         for part in self.parts:
             for name, value in part.decisions().items():
                 assert name in names, name
-                if name in chosen:
+                if name == "residual":  # how many slots stay dense: the larger wish holds for both
+                    value = max(value, chosen.get(name, 0))
+                elif name in chosen:
                     raise PressConflictError(
                         f"{owner[name]} and {part.name} both decide {_WORDS.get(name, name)}; use one of them."
                     )
@@ -292,6 +305,7 @@ _WORDS = {
     "keep": "how many slots stay",
     "key": "how keys are stored",
     "value": "how values are stored",
+    "channels": "which channels stay",
     "schedule": "when slots are chosen",
 }
 _PART = re.compile(r"^\s*([A-Za-z_][\w\-]*(?:@[\w\-]+)?)\s*(?:\((.*)\))?\s*$", re.DOTALL)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kvpress import kernels
-from kvpress.codec import Codec, DensePacked, Packed
+from kvpress.codec import ChannelPacked, Codec, DensePacked, Packed
 from kvpress.partial import Partial, attend, soft_cap, softmax_partial
 
 
@@ -72,20 +72,29 @@ class Segment:
 
     @staticmethod
     def encode(
-        codecs: tuple[Codec, Codec], k: Tensor, v: Tensor, pos: Tensor, order: Tensor, counts: Tensor
+        codecs: tuple[Codec, Codec],
+        k: Tensor,
+        v: Tensor,
+        pos: Tensor,
+        order: Tensor,
+        counts: Tensor,
+        channels: tuple[Tensor | None, Tensor | None] = (None, None),
     ) -> Segment:
-        """Pack the first `counts` (B, H) slots in `order` (B, H, n) of k, v (B, H, n, D) and pos (B, H, n)."""
+        """Pack the first `counts` (B, H) slots in `order` (B, H, n) of k, v (B, H, n, D) and pos (B, H, n).
+
+        channels: (B, H, kept) which channels of keys and of values are stored, None = all.
+        """
         batch, heads = counts.shape
-        dim = k.shape[-1]
         flat_k, flat_v = k.flatten(0, 1), v.flatten(0, 1)
         flat_pos, flat_order, flat_counts = pos.flatten(0, 1), order.flatten(0, 1), counts.flatten()
         slabs = []
         for count in sorted(set(flat_counts.tolist()) - {0}):
             runs = (flat_counts == count).nonzero().flatten()
             index = flat_order[runs, :count]
-            rows = index.unsqueeze(-1).expand(-1, -1, dim)
-            key = codecs[0].encode(flat_k[runs].gather(1, rows))
-            value = codecs[1].encode(flat_v[runs].gather(1, rows))
+            key, value = (
+                _encode(codec, x, runs, index, kept)
+                for codec, x, kept in zip(codecs, (flat_k, flat_v), channels, strict=True)
+            )
             slabs.append(Slab(runs, key, value, compact_positions(flat_pos[runs].gather(1, index))))
         return Segment(batch, heads, slabs)
 
@@ -192,6 +201,18 @@ class Segment:
             for side, packed in (("k", slab.key), ("v", slab.value)):
                 for name, (kind, tensor) in packed.tensors().items():
                     yield f"{number}.{side}.{name}", side, kind, tensor
+
+
+def _encode(codec: Codec, x: Tensor, runs: Tensor, index: Tensor, channels: Tensor | None) -> Packed:
+    """Slots `index` (r, n) of the runs `runs` (r,) of x (R, N, D), in the channels that are kept."""
+    rows = x[runs].gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+    if channels is None:
+        return codec.encode(rows)
+    mine = channels.flatten(0, 1)
+    if len(runs) < len(mine):  # else the layer's own tensor is shared, not copied
+        mine = mine[runs]
+    kept = rows.gather(-1, mine.long().unsqueeze(1).expand(-1, rows.shape[1], -1))
+    return ChannelPacked(codec.encode(kept), mine, x.shape[-1])
 
 
 def _regroup(slabs: list[Slab]) -> list[Slab]:

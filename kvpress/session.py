@@ -292,8 +292,7 @@ def _seen_mask(cache: PressCache, batch: int) -> Tensor:
 def open_session(press: Press, model: PreTrainedModel) -> Iterator[Session]:
     """Attach `press` to `model` for the length of a with block."""
     hf.check_model(model)
-    for codec in (press.recipe.key, press.recipe.value):
-        codec.check(hf.head_dim(model))
+    press.recipe.fits(hf.head_dim(model))
     with hf.attention_of(model):
         session = Session(press, model)
         hooks: list[RemovableHandle] = []

@@ -22,7 +22,15 @@ from kvpress.tail import Tail
 
 TAG = "_kvpress_layer"
 # Tensors (B, ...) of a layer besides its slots, with their kind in the ledger.
-_STATE = {"seen_mask": "masks", "queries": "evidence", "query_pos": "evidence", "total": "indices", "shift": "indices"}
+STATE = {
+    "seen_mask": "masks",
+    "queries": "evidence",
+    "query_pos": "evidence",
+    "total": "indices",
+    "shift": "indices",
+    "key_channels": "indices",
+    "value_channels": "indices",
+}
 
 
 @dataclass
@@ -63,6 +71,9 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         self.rotate: Rotate | None = None  # moves keys to other positions, for recipes with positions "slots"
         self.shift: Tensor | None = None  # (B,) positions the sinks were moved by
         self.total: Tensor | None = None  # (B,) slots per head since the press fired
+        self.key_channels: Tensor | None = None  # (B, H, kept) that packed slots keep, None = all
+        self.value_channels: Tensor | None = None
+        self.channels_chosen = False
         self.fired = 0  # how often the press has fired
         self.fixed = 0  # tokens before this logical index cannot be cropped any more
 
@@ -252,7 +263,8 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         self.fired += 1
         self.total = total
         evicted = total is not None and compact.evict(self, total)
-        compact.pack(self, freeze=evicted)
+        pruned = compact.prune(self)
+        compact.pack(self, freeze=evicted or pruned)
         if not self.recipe.schedule.every_prompt:
             self.queries = self.query_pos = None
 
@@ -311,7 +323,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         rows = rows.to(self.device, torch.long)
         self.held = [item.reread(rows) for item in self.held]
         self.tail.take_rows(rows)
-        for name in _STATE:
+        for name in STATE:
             value = getattr(self, name)
             if value is not None:
                 setattr(self, name, value.index_select(0, rows))
@@ -392,7 +404,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
                 yield f"segment{number}.mass", "-", "evidence", item.mass
         for name, side, kind, tensor in self.tail.tensors():
             yield f"tail.{name}", side, kind, tensor
-        for name, kind in _STATE.items():
+        for name, kind in STATE.items():
             value = getattr(self, name)
             if value is not None:
                 yield name, "-", kind, value

@@ -35,6 +35,9 @@ QUANTIZED = {
     "kivi": "kivi(bits=2, group=8, residual=8)",
     "kivi-token": 'kivi(k_bits=8, v_bits=4, group=4, residual=0, keys="token")',
     **COMPOSED,
+    "think": "think(keep_channels=0.6, window=6, recent=7)",
+    "h2o|think": "h2o(keep=0.4) | think(keep_channels=0.5, keep_values=0.75, window=6, recent=4)",
+    "snapkv|think|kivi": f"snapkv(keep=0.4, window=5, kernel_size=3) | think(keep_channels=0.5, window=5, recent=5) | {KIVI}",
     "zigzag|ada|kivi": f"zigzag | ada | snapkv(keep=0.4, window=5, kernel_size=3) | {KIVI}",
 }
 ALL = {**EXACT, **QUANTIZED}
