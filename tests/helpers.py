@@ -37,8 +37,8 @@ QUANTIZED = {
     **COMPOSED,
     "think": "think(keep_channels=0.6, window=6, recent=7)",
     "h2o|think": "h2o(keep=0.4) | think(keep_channels=0.5, keep_values=0.75, window=6, recent=4)",
-    "snapkv|think|kivi": f"snapkv(keep=0.4, window=5, kernel_size=3) | think(keep_channels=0.5, window=5, recent=5) | {KIVI}",
-    "zigzag|ada|kivi": f"zigzag | ada | snapkv(keep=0.4, window=5, kernel_size=3) | {KIVI}",
+    "snapkv|think|kivi": f"{EVICTING['snapkv']} | think(keep_channels=0.5, window=5, recent=5) | {KIVI}",
+    "zigzag|ada|kivi": f"zigzag | ada | {EVICTING['snapkv']} | {KIVI}",
 }
 ALL = {**EXACT, **QUANTIZED}
 KEEP_ALL = {
