@@ -87,9 +87,12 @@ class PressCache(Cache):  # type: ignore[misc]
         self._share_state()
 
     def _share_state(self) -> None:
-        self.state.layers = self.stores
-        for layer in self.stores:
+        stores = self.state.layers = self.stores
+        for layer in stores:
             layer.state = self.state
+        if self.press.recipe.sharer is not None:
+            for low, high in self.press.recipe.sharer.pairs(len(stores)):
+                stores[low].upper, stores[high].follows = stores[high], True
 
     @property
     def stores(self) -> list[StoreLayer]:

@@ -149,3 +149,32 @@ class ChannelPacked:
 
     def tensors(self) -> dict[str, tuple[str, Tensor]]:
         return {"channels": ("indices", self.channels), **self.inner.tensors()}
+
+
+class ScaledPacked:
+    """Rows stored as a direction, which another layer may read too, and a norm (R, n) fp16 of their own."""
+
+    def __init__(self, inner: Packed, norms: Tensor) -> None:
+        self.inner, self.norms = inner, norms
+        self.runs, self.slots = inner.runs, inner.slots
+
+    def decode(self) -> Tensor:
+        rows = self.inner.decode()
+        return (rows.float() * self.norms.float().unsqueeze(-1)).to(rows.dtype)
+
+    def logits(self, q: Tensor) -> Tensor:
+        return self.inner.logits(q) * self.norms.float().unsqueeze(1)
+
+    def mix(self, weights: Tensor) -> Tensor:
+        return self.inner.mix(weights * self.norms.float().unsqueeze(1))
+
+    def take(self, run: Tensor, index: Tensor) -> ScaledPacked:
+        return ScaledPacked(self.inner.take(run, index), self.norms[run.unsqueeze(-1), index])
+
+    def cat(self, others: Sequence[Packed]) -> ScaledPacked:
+        scaled = [o for o in others if isinstance(o, ScaledPacked)]
+        norms = torch.cat([self.norms, *(o.norms for o in scaled)], 1)
+        return ScaledPacked(self.inner.cat([o.inner for o in scaled]), norms)
+
+    def tensors(self) -> dict[str, tuple[str, Tensor]]:
+        return {"norms": ("scales", self.norms), **self.inner.tensors()}

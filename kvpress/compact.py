@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from kvpress import sharing
 from kvpress.block import choose
 from kvpress.policies.apportion import apportion
 from kvpress.segment import Held, Segment
@@ -84,6 +85,9 @@ def evict(layer: StoreLayer, total: Tensor) -> bool:
     counts = torch.minimum(recipe.heads(total, marked), block.valid.sum(-1))
     keep = choose(scores, block.pos, counts, safe)
     retain(layer, keep)
+    if layer.upper is not None:  # layers that share directions hold the same slots
+        retain(layer.upper, keep)
+        sharing.relink(layer, layer.upper)
     return True
 
 
@@ -181,7 +185,7 @@ def pack(layer: StoreLayer, freeze: bool) -> None:
     freeze: an eviction has just happened; exact (dense) storage is frozen only then, never in between.
     """
     recipe, tail = layer.recipe, layer.tail
-    block = recipe.block
+    block = recipe.codec_block if layer.upper is None else recipe.block
     if block == 0 and (not freeze or recipe.in_place):
         return
     if tail.count < recipe.residual + max(block, 1):
@@ -193,13 +197,25 @@ def pack(layer: StoreLayer, freeze: bool) -> None:
     if not bool(counts.any()):
         return
     order = _by_position(pos, pos >= 0)
+    if layer.upper is not None:
+        counts = sharing.merge(layer, layer.upper, order, there - recipe.residual)
+        if bool(counts.any()):
+            _leave(layer, pos, order, counts)
+            _leave(layer.upper, pos, order, counts)
+        return
     channels = (layer.key_channels, layer.value_channels)
     segment = Segment.encode((recipe.key, recipe.value), tail.keys, tail.values, pos, order, counts, channels)
     mass = None
     if tail.mass is not None:
         mass = tail.mass[:, :, : tail.count].gather(2, order)[..., : segment.width].contiguous()
-    _add(layer, Held(segment, None, mass))
-    left = there - counts
+    add(layer, Held(segment, None, mass))
+    _leave(layer, pos, order, counts)
+
+
+def _leave(layer: StoreLayer, pos: Tensor, order: Tensor, counts: Tensor) -> None:
+    """Leave in the tail what comes after the first `counts` (B, H) slots in `order` (B, H, n)."""
+    tail = layer.tail
+    left = (pos >= 0).sum(-1) - counts
     width = int(left.max())
     steps = torch.arange(width, device=pos.device)
     rest = order.gather(2, (counts.unsqueeze(-1) + steps).clamp(max=tail.count - 1))
@@ -213,24 +229,27 @@ def pack(layer: StoreLayer, freeze: bool) -> None:
     layer.fixed = max(layer.fixed, tail.start) if tail.pos is None else layer.logical
 
 
-def _add(layer: StoreLayer, new: Held) -> None:
-    """Append a segment, joining it with its predecessors while they are not much larger.
+def add(layer: StoreLayer, new: Held) -> None:
+    """Append a segment, joining it with its predecessors of the same form while they are not much larger.
 
     As in a log-structured merge, the number of segments grows with the logarithm of the length. Joining
     makes new segments out of the same codes; a fork keeps reading the old ones.
     """
-    held = layer.held
-    while held and held[-1].rows is None and held[-1].segment.width <= 2 * new.segment.width:
-        joined = held[-1].segment.join(new.segment)
+    held = list(layer.held)
+    while alike := [i for i, old in enumerate(held) if old.segment.form == new.segment.form]:
+        last = held[alike[-1]]
+        if last.rows is not None or last.segment.width > 2 * new.segment.width:
+            break
+        joined = last.segment.join(new.segment)
         if joined is None:
             break
         mass = new.mass
-        if mass is not None and held[-1].mass is not None:
-            whole = joined.width == held[-1].segment.width + new.segment.width and len(joined.slabs) == 1
+        if mass is not None and last.mass is not None:
+            whole = joined.width == last.segment.width + new.segment.width and len(joined.slabs) == 1
             if not whole:
                 break
-            mass = torch.cat([held[-1].mass, mass], -1)
-        held = held[:-1]
+            mass = torch.cat([last.mass, mass], -1)
+        held.pop(alike[-1])
         new = Held(joined, None, mass)
     layer.held = [*held, new]
 

@@ -8,12 +8,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from kvpress import hf
-from kvpress.codec import ChannelPacked
+from kvpress.codec import ChannelPacked, Dense, ScaledPacked
 from kvpress.errors import CacheFileError, KVPressError
 from kvpress.evidence import Rule
 from kvpress.press import Press
@@ -54,6 +55,8 @@ def save_cache(cache: PressCache, path: Path, model: PreTrainedModel) -> None:
     cache.settle()
     tensors: dict[str, Tensor] = {}
     layers: list[dict[str, Any]] = []
+    first: dict[tuple[int, torch.Size], str] = {}
+    same: dict[str, str] = {}
     for index, layer in enumerate(cache.layers):
         if isinstance(layer, StoreLayer):
             plain = {k: v for k, v in vars(layer).items() if isinstance(v, bool | int | str)}
@@ -64,7 +67,13 @@ def save_cache(cache: PressCache, path: Path, model: PreTrainedModel) -> None:
         else:
             layers.append(_plain(layer))
             found = own_tensors(layer)
-        tensors |= {f"{index}.{name}": tensor.detach().cpu().contiguous().clone() for name, tensor in found.items()}
+        for name, tensor in found.items():
+            place = (tensor.data_ptr(), tensor.shape)
+            if tensor.numel() and place in first:  # written once where layers share it
+                same[f"{index}.{name}"] = first[place]
+                continue
+            first[place] = f"{index}.{name}"
+            tensors[f"{index}.{name}"] = tensor.detach().cpu().contiguous().clone()
     header = {
         "format": str(FORMAT),
         "press": str(cache.press),
@@ -72,6 +81,7 @@ def save_cache(cache: PressCache, path: Path, model: PreTrainedModel) -> None:
         "model": fingerprint(model),
         "model_class": type(model).__name__,
         "layers": json.dumps(layers),
+        "same": json.dumps(same),
     }
     part = path.with_name(path.name + ".part")
     save_file(tensors, part, metadata=header)
@@ -101,6 +111,7 @@ def load_cache(path: Path, model: PreTrainedModel) -> PressCache:
             header = file.metadata() or {}
             _check(header, path, model)
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+            tensors |= {name: tensors[other] for name, other in json.loads(header["same"]).items()}
     except (OSError, SafetensorError) as error:
         raise CacheFileError(f"Cannot read {path} as a saved cache: {error}") from error
     cache = PressCache(_press(header, path), *hf.layer_types(model), model)
@@ -154,7 +165,7 @@ def _press(header: dict[str, str], path: Path) -> Press:
 
 
 def _check(header: dict[str, str], path: Path, model: PreTrainedModel) -> None:
-    if "format" not in header or "layers" not in header:
+    if not {"format", "layers", "same"} <= header.keys():
         raise CacheFileError(f"{path} is a safetensors file but not a cache saved by kvpress.")
     if header["format"] != str(FORMAT):
         raise CacheFileError(f"{path} has format {header['format']}, this version reads {FORMAT}. Save it again.")
@@ -189,9 +200,13 @@ def _restore(layer: StoreLayer, meta: dict[str, Any], tensors: dict[str, Tensor]
             for side, codec, dim in (("k", layer.recipe.key, k.shape[-1]), ("v", layer.recipe.value, v.shape[-1])):
                 at = f"{slab}.{side}."
                 part = {n.removeprefix(at): t for n, t in own.items() if n.startswith(at)}
-                channels = part.pop("channels", None)
-                packed = codec.load(part, k.dtype, dim if channels is None else channels.shape[-1])
-                sides.append(packed if channels is None else ChannelPacked(packed, channels, dim))
+                channels, norms = part.pop("channels", None), part.pop("norms", None)
+                # Slots that two layers do not share stay exact, whatever the codec.
+                kind = Dense() if set(part) == {"rows"} else codec
+                packed = kind.load(part, k.dtype, dim if channels is None else channels.shape[-1])
+                if channels is not None:
+                    packed = ChannelPacked(packed, channels, dim)
+                sides.append(packed if norms is None else ScaledPacked(packed, norms))
             slabs.append(Slab(own[f"{slab}.runs"], sides[0], sides[1], own[f"{slab}.pos"]))
         segment = Segment(described["rows"], described["heads"], slabs)
         layer.held.append(Held(segment, own.get("rows"), own.get("mass")))

@@ -9,6 +9,7 @@ from kvpress.errors import PressSyntaxError
 from kvpress.policies.ada import AdaptiveHeads
 from kvpress.policies.base import AfterPrefill, EveryStep, Schedule
 from kvpress.policies.h2o import HeavyHitters
+from kvpress.policies.minicache import SlerpPairs
 from kvpress.policies.pyramid import Pyramid
 from kvpress.policies.random import Random
 from kvpress.policies.snapkv import WindowVotes
@@ -25,6 +26,7 @@ __all__ = [
     "h2o",
     "kivi",
     "list_presses",
+    "minicache",
     "pyramid",
     "random",
     "snapkv",
@@ -114,6 +116,25 @@ def ada(alpha: float = 0.2, mode: str = "interpolate") -> Decisions:
 
 
 variant(ada, "kvpress", "Ada-KV with the hard floor of NVIDIA's kvpress.", mode="floor")
+
+
+@preset("minicache")
+def minicache(
+    start: float = 0.5,
+    t: float = 0.6,
+    retained: float = 0.05,
+    rule: str = "ratio",
+    gamma: float = 0.05,
+    block: int = 32,
+) -> Decisions:
+    """Neighbouring layers share the directions of keys and values (2405.14366)."""
+    inside = 0 <= start < 1 and 0 <= t <= 1 and 0 <= retained < 1 and 0 <= gamma <= 1
+    if rule not in ("ratio", "range") or not inside or block < 1:
+        raise PressSyntaxError(
+            f'start={start}, t={t}, retained={retained} and gamma={gamma} are fractions, rule={rule!r} is "ratio" or '
+            f'"range" and block={block} a number of slots.'
+        )
+    return {"sharer": SlerpPairs(start, t, retained, rule, gamma, block)}  # type: ignore[arg-type]
 
 
 @preset("pyramid")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -15,6 +16,7 @@ from kvpress.codec import Codec, Dense
 from kvpress.errors import BudgetError, PressConflictError, PressSyntaxError
 from kvpress.evidence import Needs
 from kvpress.policies.base import AfterPrefill, Even, HeadBudget, LayerBudget, Schedule, Scorer
+from kvpress.policies.minicache import SlerpPairs
 from kvpress.registry import Registry
 
 if TYPE_CHECKING:
@@ -30,10 +32,11 @@ class Recipe:
     """Every decision of a press, resolved. What a preset does not decide stays at these defaults.
 
     keep: fraction of the real tokens of a row, or slots per KV head (on average, where heads or layers
-    differ). layers: None gives every layer the same. channels: which channels are stored, None = all. sinks:
-    first tokens that always stay. recent: last tokens that always stay, as a count or as a fraction of the slots
-    kept. residual: newest slots per head that stay dense when slots are packed. positions: "keep" leaves keys as
-    they were rotated, "slots" rotates the sinks along with the window, so that positions are those inside the cache.
+    differ). layers: None gives every layer the same. channels: which channels are stored, None = all. sharer:
+    which layers store something in common. sinks: first tokens that always stay. recent: last tokens that always
+    stay, as a count or as a fraction of the slots kept. residual: newest slots per head that stay dense when slots
+    are packed. positions: "keep" leaves keys as they were rotated, "slots" rotates the sinks along with the window,
+    so that positions are those inside the cache.
     """
 
     keep: float | int = 1.0
@@ -43,6 +46,7 @@ class Recipe:
     key: Codec = Dense()
     value: Codec = Dense()
     channels: Channels | None = None
+    sharer: SlerpPairs | None = None
     schedule: Schedule = AfterPrefill()
     sinks: int = 0
     recent: int | float = 0
@@ -67,11 +71,16 @@ class Recipe:
     @cached_property
     def together(self) -> bool:
         """All layers have to be read before the press can be applied to any."""
-        return self.evicts and self.layers is not None
+        return self.sharer is not None or (self.evicts and self.layers is not None)
 
     @cached_property
     def block(self) -> int:
-        """Slots are packed in multiples of this; 0 = both codecs are exact."""
+        """Slots are packed in multiples of this; 0 = what is stored is exact."""
+        return self.codec_block if self.sharer is None else math.lcm(max(1, self.codec_block), self.sharer.block)
+
+    @cached_property
+    def codec_block(self) -> int:
+        """As `block`, for a layer that shares with no other."""
         return max(self.key.block, self.value.block)
 
     @cached_property
@@ -86,6 +95,17 @@ class Recipe:
                 f"{type(self.scorer).__name__} scores mean nothing across heads, so ada cannot compare heads by them. "
                 "Use ada with a press that scores by attention (snapkv, h2o, tova)."
             )
+        if self.sharer is not None:
+            for other, reason in (
+                (self.layers, "a layer budget gives its two layers different numbers of slots"),
+                (self.schedule.continuous or None, "evicting at every step is decided in each layer alone"),
+                (self.channels, "think drops other channels in each of its two layers"),
+            ):
+                if other is not None:
+                    raise PressConflictError(
+                        "minicache stores one direction for two layers, which must hold the same slots and channels, "
+                        f"and {reason}. Use one of them."
+                    )
         if self.positions == "slots" and self.block:
             raise PressConflictError(
                 f'positions="slots" (streaming_llm) moves stored keys at every step, which {self.key.name} storage '
@@ -306,6 +326,7 @@ _WORDS = {
     "key": "how keys are stored",
     "value": "how values are stored",
     "channels": "which channels stay",
+    "sharer": "which layers share",
     "schedule": "when slots are chosen",
 }
 _PART = re.compile(r"^\s*([A-Za-z_][\w\-]*(?:@[\w\-]+)?)\s*(?:\((.*)\))?\s*$", re.DOTALL)

@@ -7,7 +7,7 @@ and every operation stays a batched one. A segment never changes; forks share it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +68,7 @@ class Segment:
     def __init__(self, rows: int, heads: int, slabs: Sequence[Slab]) -> None:
         self.rows, self.heads, self.slabs = rows, heads, tuple(slabs)
         self.width = max((slab.slots for slab in self.slabs), default=0)
+        self.form = {(type(slab.key), type(slab.value)) for slab in self.slabs}  # only alike segments can be joined
         self._whole = len(self.slabs) == 1 and self.slabs[0].key.runs == rows * heads
 
     @staticmethod
@@ -84,19 +85,27 @@ class Segment:
 
         channels: (B, H, kept) which channels of keys and of values are stored, None = all.
         """
-        batch, heads = counts.shape
         flat_k, flat_v = k.flatten(0, 1), v.flatten(0, 1)
+
+        def make(runs: Tensor, index: Tensor) -> tuple[Packed, Packed]:
+            key = _encode(codecs[0], flat_k, runs, index, channels[0])
+            return key, _encode(codecs[1], flat_v, runs, index, channels[1])
+
+        return Segment.build(pos, order, counts, make)
+
+    @staticmethod
+    def build(
+        pos: Tensor, order: Tensor, counts: Tensor, make: Callable[[Tensor, Tensor], tuple[Packed, Packed]]
+    ) -> Segment:
+        """As `encode`, with make(runs (r,), index (r, n)) -> keys and values of those slots of those runs, packed."""
         flat_pos, flat_order, flat_counts = pos.flatten(0, 1), order.flatten(0, 1), counts.flatten()
         slabs = []
         for count in sorted(set(flat_counts.tolist()) - {0}):
             runs = (flat_counts == count).nonzero().flatten()
             index = flat_order[runs, :count]
-            key, value = (
-                _encode(codec, x, runs, index, kept)
-                for codec, x, kept in zip(codecs, (flat_k, flat_v), channels, strict=True)
-            )
+            key, value = make(runs, index)
             slabs.append(Slab(runs, key, value, compact_positions(flat_pos[runs].gather(1, index))))
-        return Segment(batch, heads, slabs)
+        return Segment(counts.shape[0], counts.shape[1], slabs)
 
     def attend(self, q: Tensor, scale: float, cap: float | None = None) -> Partial:
         """q (S, H, m, D) -> Partial over all slots of each run; S must be `rows`."""

@@ -66,6 +66,8 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         self.pending = False  # a prompt was read and the press has not fired on it yet
         self.eager = False  # fire as soon as the attention of this forward is computed
         self.hold = False  # do not fire by itself (explicit compress)
+        self.upper: StoreLayer | None = None  # the layer that shares this one's directions
+        self.follows = False  # this is such a layer: the lower one evicts and packs for both
         self.shared = False  # later layers attend to these slots, so nothing goes before the forward ends
         self.due = False  # a decode step's eviction or packing waits for that end
         self.rotate: Rotate | None = None  # moves keys to other positions, for recipes with positions "slots"
@@ -226,7 +228,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
                 self.fire()
         elif not self.pending:
             self.due = True
-            if not self.shared:
+            if not self.shared and self.recipe.sharer is None:
                 self.finish()
 
     def finish(self) -> None:
@@ -237,6 +239,8 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def _decode_step(self) -> None:
         recipe = self.recipe
+        if self.follows:  # the lower layer packs for both
+            return
         if self.total is not None and recipe.schedule.continuous and not compact.evict_one(self, self.total):
             total = self.total
             if not recipe.in_place:  # packed slots go in blocks; each row at its own time, as if it were alone
@@ -262,9 +266,10 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         self.pending = False
         self.fired += 1
         self.total = total
-        evicted = total is not None and compact.evict(self, total)
-        pruned = compact.prune(self)
-        compact.pack(self, freeze=evicted or pruned)
+        if not self.follows:
+            evicted = total is not None and compact.evict(self, total)
+            pruned = compact.prune(self)
+            compact.pack(self, freeze=evicted or pruned)
         if not self.recipe.schedule.every_prompt:
             self.queries = self.query_pos = None
 
@@ -384,7 +389,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
     def fork(self) -> StoreLayer:
         """An independent layer that shares the segments and copies the tail."""
         other = StoreLayer(self.recipe, self.index)
-        shared = {k: v for k, v in self.__dict__.items() if k not in ("tail", "held", "state")}
+        shared = {k: v for k, v in self.__dict__.items() if k not in ("tail", "held", "state", "upper")}
         other.__dict__.update(shared)
         other.held = [Held(item.segment, item.rows, item.mass) for item in self.held]
         if self.is_initialized:

@@ -38,6 +38,8 @@ QUANTIZED = {
     "think": "think(keep_channels=0.6, window=6, recent=7)",
     "h2o|think": "h2o(keep=0.4) | think(keep_channels=0.5, keep_values=0.75, window=6, recent=4)",
     "snapkv|think|kivi": f"{EVICTING['snapkv']} | think(keep_channels=0.5, window=5, recent=5) | {KIVI}",
+    "minicache": "minicache(start=0, block=6, retained=0.1)",
+    "ada|minicache|kivi": f"ada | {EVICTING['snapkv']} | minicache(start=0, block=4, rule=range) | kivi(bits=8, group=4)",
     "zigzag|ada|kivi": f"zigzag | ada | {EVICTING['snapkv']} | {KIVI}",
 }
 ALL = {**EXACT, **QUANTIZED}

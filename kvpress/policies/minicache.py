@@ -1,0 +1,72 @@
+"""MiniCache (2405.14366): two neighbouring layers share the direction of every key and value.
+
+paper     Liu et al. 2024, MiniCache: KV Cache Compression in Depth Dimension for Large Language Models
+idea      from the middle of the network up, the vectors of a token in adjacent layers point nearly the same way
+formula   e = SLERP(x_a / |x_a|, x_b / |x_b|; t), x_a ~ |x_a| e, x_b ~ |x_b| e; the slots of largest angle stay whole
+cost      one SLERP a slot once; each layer reads e and one norm a slot for K and for V
+deviates  no code was published, and the paper's inequality would keep the most similar tokens. Slots are kept whole per
+          KV head (the larger angle of K and V decides); decoded tokens are merged in blocks, by the same share
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_SMALL = 1e-6
+
+
+@dataclass(frozen=True)
+class SlerpPairs:
+    """Which layers share, and how. start: first layer that shares, as a fraction of the layers; t: weight of the
+    upper layer; retained: share of slots that stay whole at most; rule: the `retained` largest angles ("ratio"), or
+    of those only the ones within gamma of the largest, on the scale of all angles of the head ("range").
+    """
+
+    start: float = 0.5
+    t: float = 0.6
+    retained: float = 0.05
+    rule: Literal["ratio", "range"] = "ratio"
+    gamma: float = 0.05
+    block: int = 32
+
+    def pairs(self, layers: int) -> list[tuple[int, int]]:
+        """(lower, upper) of `layers` layers."""
+        first = math.ceil(self.start * layers)
+        return [(low, low + 1) for low in range(first, layers - 1, 2)]
+
+    def keep_whole(self, angle: Tensor, there: Tensor) -> Tensor:
+        """(B, H) int64 slots that stay whole: angle (B, H, n) in units of pi, of the slots `there` (B, H, n) bool."""
+        count = (there.sum(-1).double() * self.retained).ceil().long()
+        if self.rule == "ratio":
+            return count
+        high = angle.masked_fill(~there, -torch.inf).amax(-1, keepdim=True)
+        low = angle.masked_fill(~there, torch.inf).amin(-1, keepdim=True)
+        return torch.minimum(count, (there & (angle >= high - self.gamma * (high - low))).sum(-1))
+
+    def merge(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit directions of a and b (R, n, D) in their dtype, and the norms (R, n) fp16 of each."""
+        x, y = a.float(), b.float()
+        size = torch.finfo(torch.float16).max
+        norms = [v.norm(dim=-1).clamp(max=size).half() for v in (x, y)]
+        x, y = F.normalize(x, dim=-1), F.normalize(y, dim=-1)
+        omega = _cosine(x, y).arccos().unsqueeze(-1)
+        sine = omega.sin()
+        straight = sine < _SMALL
+        sine = sine.masked_fill(straight, 1.0)
+        first = torch.where(straight, 1 - self.t, ((1 - self.t) * omega).sin() / sine)
+        second = torch.where(straight, self.t, (self.t * omega).sin() / sine)
+        return F.normalize(first * x + second * y, dim=-1).to(a.dtype), norms[0], norms[1]
+
+    def angle(self, a: Tensor, b: Tensor) -> Tensor:
+        """(..., n) fp32 angle between a and b (..., n, D), in units of pi."""
+        return _cosine(F.normalize(a.float(), dim=-1), F.normalize(b.float(), dim=-1)).arccos() / math.pi
+
+
+def _cosine(x: Tensor, y: Tensor) -> Tensor:
+    return (x * y).sum(-1).clamp(-1 + _SMALL, 1 - _SMALL)
