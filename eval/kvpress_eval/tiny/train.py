@@ -1,7 +1,7 @@
 """Train the bundled model from step 0 on a CPU; the same command resumes an interrupted run.
 
 examples:
-  python -m kvpress_eval.tiny.train --out runs/tiny           the bundled weights, 45 min on 2 cores
+  python -m kvpress_eval.tiny.train --out runs/tiny           the bundled weights, an hour on 2 cores
   python -m kvpress_eval.tiny.train --out runs/tiny           again after an interruption: resumes
   python -m kvpress_eval.tiny.train --out runs/smoke --smoke  seconds, only shows that it runs
   python -m kvpress_eval.tiny.export runs/tiny --to FOLDER    what from_pretrained reads
