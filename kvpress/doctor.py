@@ -169,6 +169,20 @@ def _logical(model: Any) -> str:
     return "" if again.shape[1] == 29 and seen == 28 else f"positions are off: {again.shape[1]} tokens, {seen} seen"
 
 
+def _prompts(model: Any) -> str:
+    from kvpress import random
+
+    with random(keep=0.5, recent=2)(model) as session:
+        for size in (None, 11, 1):  # 23 tokens: the last chunk of 11 is one token
+            out = model.generate(
+                _ids(), prefill_chunk_size=size, max_new_tokens=1, do_sample=False, return_dict_in_generate=True
+            )
+            report = session.report(out.past_key_values)
+            if report.fired != 1 or report.layers[0].slots != 11:
+                return f"a prompt read in chunks of {size} fires {report.fired} times on {report.layers[0].slots} slots"
+    return ""
+
+
 def _restores(model: Any) -> str:
     from kvpress import full
 
@@ -201,6 +215,7 @@ _ASSUMPTIONS: dict[str, Callable[[Any], str]] = {
     "generate unchanged at keep=1": _same_tokens,
     "slots really dropped": _shrinks,
     "positions follow what was seen": _logical,
+    "generate reads its prompt in one place": _prompts,
     "model restored on leaving": _restores,
     "other caches refused": _refuses,
 }

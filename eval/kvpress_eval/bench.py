@@ -1,7 +1,8 @@
 """`kvpress bench`: what a press costs in time and memory, as ratios measured in one process.
 
-Absolute times on a shared machine say little, so competitors take turns step by step in the same process and
-the medians of their steps are divided. Shape: the bundled model's architecture, random weights, more layers.
+Absolute times on a shared machine say little, so competitors take turns step by step in the same process, and a
+ratio is the median over the rounds of one competitor's time by DynamicCache's in the same round. Shape: the bundled
+model's architecture, random weights, more layers.
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ import argparse
 import gc
 import json
 import multiprocessing
-import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from .environment import Peak
 
 DENSE = "DynamicCache"
 QUARTER = "DynamicCache, a quarter"  # of the tokens: what evicting into a dense cache can reach at keep=0.25
@@ -32,7 +34,7 @@ LAYERS = 8
 
 @dataclass(frozen=True)
 class Timing:
-    """One competitor in one setting: median seconds of a step, and that over DynamicCache's."""
+    """One competitor in one setting: median seconds of a step, and the median ratio to DynamicCache's."""
 
     what: str
     name: str
@@ -71,7 +73,6 @@ class Competitor:
 
     def __init__(self, name: str, model: Any, ids: torch.Tensor) -> None:
         self.name, self.model = name, model
-        self.session: AbstractContextManager[Any] = nullcontext()
         self.token = ids[:, :1]
         if name in PLAIN:
             self.cache = self._plain(ids[:, : ids.shape[1] // 4] if name == QUARTER else ids)
@@ -109,9 +110,17 @@ def decode(model: Any, names: Sequence[str], context: int, batch: int, steps: in
     with torch.no_grad():
         racers = [Competitor(name, model, ids) for name in names]
         rounds = [[racer.step() for racer in racers] for _ in range(steps + 4)][4:]
-    medians = [statistics.median(times) for times in zip(*rounds, strict=True)]
-    base = medians[list(names).index(DENSE)]
-    return [Timing("decode step", n, context, batch, s, s / base) for n, s in zip(names, medians, strict=True)]
+    return _timings("decode step", names, context, batch, rounds)
+
+
+def _timings(what: str, names: Sequence[str], context: int, batch: int, rounds: list[list[float]]) -> list[Timing]:
+    base = list(names).index(DENSE)
+    out = []
+    for number, name in enumerate(names):
+        seconds = statistics.median(times[number] for times in rounds)
+        ratio = statistics.median(times[number] / times[base] for times in rounds)
+        out.append(Timing(what, name, context, batch, seconds, ratio))
+    return out
 
 
 def prefill(model: Any, names: Sequence[str], context: int, repeats: int) -> list[Timing]:
@@ -130,28 +139,28 @@ def prefill(model: Any, names: Sequence[str], context: int, repeats: int) -> lis
 
         return read
 
-    racers = {name: plain if name == DENSE else pressed(name) for name in names}
-    taken: dict[str, list[float]] = {name: [] for name in names}
+    racers = [plain if name == DENSE else pressed(name) for name in names]
+
+    def seconds(racer: Callable[[], None]) -> float:
+        _synchronize(model)
+        start = time.perf_counter()
+        racer()
+        _synchronize(model)
+        return time.perf_counter() - start
+
     with torch.no_grad():
-        for _ in range(repeats + 1):
-            for name, racer in racers.items():
-                _synchronize(model)
-                start = time.perf_counter()
-                racer()
-                _synchronize(model)
-                taken[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(times[1:]) for name, times in taken.items()}
-    return [Timing("prefill", n, context, 1, s, s / medians[DENSE]) for n, s in medians.items()]
+        rounds = [[seconds(racer) for racer in racers] for _ in range(repeats + 1)][1:]
+    return _timings("prefill", names, context, 1, rounds)
 
 
 def _peak_of(name: str, context: int, layers: int, queue: Any) -> None:
     torch.set_num_threads(2)
     model = random_model(layers)
     ids = torch.randint(4, 380, (1, context), generator=torch.Generator().manual_seed(1))
+    high = Peak(model.device)
     with torch.no_grad():
         model(ids[:, :256])
-        gc.collect()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        high.start()
         if name == DENSE:
             cache = model(ids, logits_to_keep=1).past_key_values
         else:
@@ -159,21 +168,22 @@ def _peak_of(name: str, context: int, layers: int, queue: Any) -> None:
 
             with Press.parse(name)(model) as session:
                 cache = session.prefill(ids)
-        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        queue.put(high.read()[0])
     del cache
-    queue.put((after - before) * 1024)
 
 
 def peak(names: Sequence[str], context: int, layers: int = LAYERS) -> list[Timing]:
     """Bytes of resident memory a prompt adds at its peak, each in a fresh process; `seconds` holds bytes here."""
     spawn = multiprocessing.get_context("spawn")
-    out: dict[str, int] = {}
+    out: dict[str, Any] = {}
     for name in names:
         queue = spawn.Queue()
         process = spawn.Process(target=_peak_of, args=(name, context, layers, queue))
         process.start()
         out[name] = queue.get()
         process.join()
+    if any(taken is None for taken in out.values()):
+        return []  # a platform that does not tell
     return [Timing("peak memory of prefill", n, context, 1, b, b / out[DENSE]) for n, b in out.items()]
 
 
@@ -188,6 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--contexts", nargs="+", type=int, default=[1024, 4096, 16384], metavar="N")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4], metavar="B")
     parser.add_argument("--steps", type=int, default=48, help="decode steps counted (default 48)")
+    parser.add_argument("--prompt", type=int, default=4096, help="tokens of the prefill timings (default 4096)")
     parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
@@ -230,7 +241,7 @@ def _rows(arguments: argparse.Namespace) -> Iterator[Timing]:
                 gc.collect()
     if arguments.only in (None, "prefill"):
         console.print("prefill, compression included", style="bold")
-        yield from show(prefill(model, [DENSE, *arguments.presses, "h2o(keep=0.25)"], 4096, 7))
+        yield from show(prefill(model, [DENSE, *arguments.presses, "h2o(keep=0.25)"], arguments.prompt, 9))
     if arguments.only in (None, "peak") and arguments.device == "cpu":
         console.print("memory added at the peak of prefill", style="bold")
         yield from show(peak([DENSE, *arguments.presses, "h2o(keep=0.25)"], max(arguments.contexts)))

@@ -71,6 +71,17 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("--results", type=Path, default=RESULTS, help=f"folder of rows ({RESULTS})")
     report.add_argument("--out", type=Path, default=RESULTS.parent, help=f"where to write ({RESULTS.parent})")
     report.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the report is out of date")
+    versus = add(
+        "compare",
+        "compare two presses on the sessions both answered",
+        "examples:\n"
+        "  kvpress compare 'snapkv(keep=0.25)' 'random(keep=0.25)'\n"
+        "  kvpress compare 'kivi(bits=2)' full --tasks kv vt\n",
+    )
+    versus.add_argument("first", help="a press, as the rows spell it")
+    versus.add_argument("second", help="the press whose scores are subtracted")
+    versus.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="only these (all that both have)")
+    versus.add_argument("--results", type=Path, default=RESULTS, help=f"folder of rows ({RESULTS})")
     listing = add(
         "list",
         "list presses, tasks and models",

@@ -20,13 +20,15 @@ from rich.progress import (
 )
 from transformers.utils import logging
 
+from kvpress import Press
+
 from .config import RunConfig, load_sweep, with_press
 from .errors import UsageError
 from .models import BUNDLED
 from .rows import Row, load_rows
 from .show import cell_text, difference, plan_table, print_row, row_line, two_columns
 from .sweep import Watcher, check_presses, finished, run_sweep
-from .tasks import TASKS
+from .tasks import TASKS, get_task
 
 __all__ = ["ACTIONS"]
 
@@ -118,6 +120,20 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(options: argparse.Namespace) -> int:
+    from .compare import compare, print_comparisons
+    from .page.loading import read_rows
+
+    if not options.results.is_dir():
+        raise UsageError(f"no such folder: {options.results}; run a sweep first, or name it with --results")
+    for task in options.tasks:
+        get_task(task)
+    rows, _ = read_rows(options.results)
+    texts = [str(Press.parse(text)) for text in (options.first, options.second)]
+    print_comparisons(list(compare(rows, *texts, options.tasks)), *texts, Console())
+    return 0
+
+
 def _list(options: argparse.Namespace) -> int:
     import kvpress
 
@@ -149,6 +165,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "sweep": _sweep,
     "report": _report,
+    "compare": _compare,
     "list": _list,
     "doctor": _doctor,
 }

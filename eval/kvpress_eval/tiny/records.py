@@ -86,7 +86,7 @@ def _fact(rng: random.Random, room: int, easy: bool) -> Part:
         if about in seen:
             continue
         seen.add(about)
-        prompt, value = ["the", about[0], "of", about[1], "is"], _numbers(rng, easy)
+        prompt, value = [*about, "is"], _numbers(rng, easy)
         if part.size + len(prompt) + len(value) + 1 > room:
             break
         index = part.add([*prompt, *value, ";"])

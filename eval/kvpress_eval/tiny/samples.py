@@ -15,11 +15,8 @@ from torch import Tensor
 
 from .dialect import TOKEN_ID, Document, document, encode
 
-MIXTURES: dict[str, dict[str, float]] = {
-    "even": {"kv": 2.0, "fact": 1.3, "prefix": 2.2, "trace": 2.0, "label": 0.8, "mixed": 1.5},
-    # facts are learnt last: name and attribute must both match, three tokens apart
-    "facts": {"kv": 1.6, "fact": 3.0, "prefix": 1.8, "trace": 1.8, "label": 0.5, "mixed": 1.3},
-}
+MIXTURE = {"kv": 2.0, "fact": 1.3, "prefix": 2.2, "trace": 2.0, "label": 0.8, "mixed": 1.5}
+"""Odds of what a training sequence holds."""
 LOOKUPS = ("kv", "fact", "prefix", "trace")
 DEMONSTRATION = 0.5  # loss weight of a label that the demonstrations before it already determine
 BACKGROUND = 0.03  # loss weight of a random position of the document
@@ -83,7 +80,7 @@ def batch(
     step: int,
     length: int,
     tokens: int,
-    mixture: Mapping[str, float] = MIXTURES["even"],
+    mixture: Mapping[str, float] = MIXTURE,
     easy: bool = False,
 ) -> Batch:
     """The batch of a step: ``tokens // length`` sequences, a constant number of loss rows."""

@@ -12,13 +12,12 @@ SHORTER = 0.25  # of the batches of a stage use the length of an earlier stage
 
 @dataclass(frozen=True)
 class Stage:
-    """``steps`` batches of ``tokens`` tokens in sequences of ``length``, kinds drawn by ``mixture``."""
+    """``steps`` batches of ``tokens`` tokens in sequences of ``length``."""
 
     length: int
     steps: int
     tokens: int = 8192
     easy: bool = False
-    mixture: str = "even"
 
 
 @dataclass(frozen=True)
@@ -60,12 +59,11 @@ FULL = Recipe(
         Stage(128, 400, 4096),
         Stage(256, 1000),
         Stage(512, 800),
-        Stage(1024, 900, mixture="facts"),
-        Stage(2048, 500, mixture="facts"),
+        Stage(1024, 900),
+        Stage(2048, 700),
     )
 )
-"""28.3 M tokens. The bundled weights are this run's checkpoint at step 2975 (22.3 M tokens): it was
-stopped before the stage of length 2048, see the model card."""
+"""30 M tokens."""
 
 SMOKE = Recipe(
     stages=(Stage(64, 20, 512, easy=True), Stage(96, 20, 480)),

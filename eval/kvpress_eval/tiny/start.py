@@ -1,16 +1,16 @@
 """A structured start: the circuits of in-context lookup are drawn into the weights.
 
 From a random start nothing was learnt in 1.6 M tokens; with this one lookup appears after 0.3 M.
-Three parts, all inside the plain Llama parameters:
+All of it lies inside the plain Llama parameters, and all of it is trained afterwards:
 
-1. every embedding shares one constant direction ``u``; through it, layer 0's heads 0, 1, 2 attend
-   one, two and three tokens back (a fixed query-key product on the ten fastest RoPE frequencies,
-   rotated by the distance);
+1. every embedding shares one constant direction ``u``; through it, layer 0's heads attend one, two,
+   three and four tokens back (a fixed query-key product on the ten fastest RoPE frequencies, rotated
+   by the distance). They read the same value channels and write them to separate subspaces;
 2. later layers start with W_q close to W_k on the slow RoPE frequencies ("mimetic"): they match
    equal content;
-3. layer 1 compares what those heads wrote: previous token of the query with the token two before
-   the key (KV head 0), current token with previous token (KV head 1). That is an induction head
-   that continues ``a b`` -> ``c``.
+3. layer 1 compares short contexts. KV head 1 continues an n-gram: (own token, one back, ..) of the
+   query against (one back, two back, ..) of the key, so ``a b c`` attends what followed ``a b c``.
+   KV head 0 compares (one back, two back) with the same: what stood after the same two words.
 """
 
 from __future__ import annotations
@@ -22,18 +22,22 @@ from .model import Shape, TinyLM, rope_table, rotate
 from .words import SYLLABLES, TOKEN_ID
 
 CONSTANT = 0.5  # length of u in every embedding row
-SHARPNESS = 160.0  # query-key product of a previous-token head: .55 of the attention on the target
+SHARPNESS = 160.0  # query-key product of a previous-token head; about .55 of the attention on target
 FAST_PAIRS = 10
-MATCH_NATS = 5.0  # how far a matching key outscores the others at the start
+WRITTEN = 0.1  # scale at which layer 0 writes a previous token next to the own one
+DAMPED = 0.2
+NATS_PER_TOKEN = 2.5  # how much each matching token of a context adds to the score
 
 
 @torch.no_grad()
 def structured_start(model: TinyLM, seed: int) -> None:
-    """Apply all three parts in place; ``seed`` draws ``u`` and the matching basis."""
+    """Apply all three parts in place; ``seed`` draws the directions."""
     generator = torch.Generator().manual_seed(seed)
-    _previous_tokens(model, generator)
+    u = torch.randn(model.shape.hidden_size, generator=generator)
+    u /= u.norm()
+    _previous_tokens(model, u)
     _mimetic(model)
-    _induction(model, generator)
+    _contexts(model, u, generator)
 
 
 def _slow(shape: Shape) -> Tensor:
@@ -47,10 +51,8 @@ def _rows(weight: Tensor, head: int, head_dim: int) -> Tensor:
     return weight[head * head_dim : (head + 1) * head_dim]
 
 
-def _previous_tokens(model: TinyLM, generator: torch.Generator) -> None:
+def _previous_tokens(model: TinyLM, u: Tensor) -> None:
     shape, d = model.shape, model.shape.hidden_size
-    u = torch.randn(d, generator=generator)
-    u /= u.norm()
     model.model.embed_tokens.weight.add_(CONSTANT * u)
     read = u / (CONSTANT * (d / (1 + CONSTANT**2)) ** 0.5)  # gives 1 on any normalised embedding
     half = shape.head_dim // 2
@@ -58,14 +60,14 @@ def _previous_tokens(model: TinyLM, generator: torch.Generator) -> None:
     pairs = min(FAST_PAIRS, half)
     flat[0, :pairs] = (SHARPNESS / pairs) ** 0.5
     attention = model.model.layers[0].self_attn
-    for head in range(shape.num_attention_heads - 1):  # the last one stays free for content
+    for head in range(shape.num_attention_heads):
         angle = -(head + 1) * shape.frequencies()
         query = rotate(flat, angle.cos(), angle.sin())[0]
         rows = _rows(attention.q_proj.weight, head, shape.head_dim)
         rows.mul_(0.3).add_(torch.outer(query, read))
-        if head % shape.group == 0:
-            rows = _rows(attention.k_proj.weight, head // shape.group, shape.head_dim)
-            rows.mul_(0.3).add_(torch.outer(flat[0], read))
+    for head in range(shape.num_key_value_heads):
+        rows = _rows(attention.k_proj.weight, head, shape.head_dim)
+        rows.mul_(0.3).add_(torch.outer(flat[0], read))
 
 
 def _mimetic(model: TinyLM) -> None:
@@ -73,36 +75,56 @@ def _mimetic(model: TinyLM) -> None:
     for block in list(model.model.layers)[1:]:
         for head in range(model.shape.num_attention_heads):
             q = _rows(block.self_attn.q_proj.weight, head, model.shape.head_dim)
-            k = _rows(block.self_attn.k_proj.weight, head // model.shape.group, model.shape.head_dim)
+            kv = head // model.shape.group
+            k = _rows(block.self_attn.k_proj.weight, kv, model.shape.head_dim)
             q[slow] = 0.7 * k[slow] + 0.7 * q[slow]
 
 
-def _induction(model: TinyLM, generator: torch.Generator) -> None:
+def _contexts(model: TinyLM, u: Tensor, generator: torch.Generator) -> None:
+    """Layer 0 writes each previous token where it can be read alone; layer 1 matches contexts."""
     shape, slow = model.shape, _slow(model.shape)
-    hd, group = shape.head_dim, shape.group
-    basis = torch.linalg.qr(torch.randn(hd, hd, generator=generator))[0][: len(slow)]
+    hd, heads = shape.head_dim, shape.num_attention_heads
     first, second = model.model.layers[0].self_attn, model.model.layers[1].self_attn
-
-    def written_by(head: int) -> Tensor:
-        """Reads from the residual stream the value that this head of layer 0 wrote there."""
-        return torch.linalg.pinv(first.o_proj.weight[:, head * hd : (head + 1) * hd])
-
-    own_value = first.v_proj.weight[:hd]
-    readers = [(written_by(0), written_by(1)), (own_value, written_by(0))]
-    for kv, (query, key) in enumerate(readers[: shape.num_key_value_heads]):
-        for weight, heads, reader in (
-            (second.q_proj.weight, range(kv * group, (kv + 1) * group), query),
-            (second.k_proj.weight, range(kv, kv + 1), key),
-        ):
-            for head in heads:
-                rows = _rows(weight, head, hd)
-                rows[slow] = 0.2 * rows[slow] + basis @ reader
-    for head, gap in enumerate(_match_gap(model, generator)):
+    value = first.v_proj.weight[:hd].clone()
+    value -= torch.outer(value @ u, u)  # what all tokens share tells none apart
+    for kv in range(shape.num_key_value_heads):
+        _rows(first.v_proj.weight, kv, hd).copy_(value)
+    width = min(hd, (shape.hidden_size - hd) // heads)  # value channels that fit beside the own token
+    frame = torch.linalg.qr(
+        torch.cat([value.T, torch.randn(shape.hidden_size, heads * width, generator=generator)], 1)
+    )[0][:, hd:]
+    first.o_proj.weight.zero_()
+    model.model.layers[0].mlp.down_proj.weight.mul_(DAMPED)  # its random output would drown the tokens
+    back = [value[:width] * (shape.hidden_size / (1 + CONSTANT**2)) ** 0.5]  # own token, then 1, 2 ..
+    for head in range(heads):
+        block = frame[:, head * width : (head + 1) * width]
+        first.o_proj.weight[:, head * hd : head * hd + width] = WRITTEN * block
+        back.append(block.T / WRITTEN)
+    mixers = [
+        [torch.linalg.qr(torch.randn(width, len(slow), generator=generator))[0].T for _ in range(3)]
+        for _ in range(shape.num_key_value_heads)
+    ]
+    # per query head: tokens of its context, tokens of the key's context, offset of the match
+    plan = [
+        ((1, 2, 3), (2, 3, 4), 1),
+        ((1, 2, 3), (2, 3, 4), 1),
+        ((0, 1), (1, 2), 1),
+        ((1, 2), (1, 2), 0),
+    ]
+    for head, (context, behind, _) in enumerate(plan):
+        kv = head // shape.group
+        rows = _rows(second.q_proj.weight, head, hd)
+        rows[slow] = 0.2 * rows[slow] + sum(mixers[kv][j] @ back[i] for j, i in enumerate(context))
+        if head % shape.group == 0:
+            rows = _rows(second.k_proj.weight, kv, hd)
+            rows[slow] = 0.2 * rows[slow] + sum(mixers[kv][j] @ back[i] for j, i in enumerate(behind))
+    gaps = _match_gaps(model, [shift for *_, shift in plan], generator)
+    for (head, gap), (context, *_) in zip(enumerate(gaps), plan, strict=True):
         if gap > 0:
-            _rows(second.q_proj.weight, head, hd)[slow] *= MATCH_NATS / max(gap, 1e-3)
+            _rows(second.q_proj.weight, head, hd)[slow] *= NATS_PER_TOKEN * len(context) / gap
 
 
-def _match_gap(model: TinyLM, generator: torch.Generator) -> list[float]:
+def _match_gaps(model: TinyLM, shifts: list[int], generator: torch.Generator) -> list[float]:
     """Per head of layer 1, on a text said twice: score of the matching token minus the mean."""
     shape, n = model.shape, 96
     low = TOKEN_ID[SYLLABLES[0]]
@@ -120,5 +142,5 @@ def _match_gap(model: TinyLM, generator: torch.Generator) -> list[float]:
     k = heads(second.self_attn.k_proj(x)).repeat_interleave(shape.group, 1)
     scores = q @ k.mT * shape.head_dim**-0.5
     at = torch.arange(n + 4, 2 * n - 6)
-    match = scores[:, :, at, at - n + 1].mean((0, 2))
-    return (match - scores[:, :, n + 4 :, 4 : n - 4].mean((0, 2, 3))).tolist()
+    mean = scores[:, :, n + 4 :, 4 : n - 4].mean((0, 2, 3))
+    return [float(scores[:, h, at, at - n + s].mean() - mean[h]) for h, s in enumerate(shifts)]

@@ -1,7 +1,7 @@
 """Train the bundled model from step 0 on a CPU; the same command resumes an interrupted run.
 
 examples:
-  python -m kvpress_eval.tiny.train --out runs/tiny           the bundled weights, 45 min on 2 cores
+  python -m kvpress_eval.tiny.train --out runs/tiny           the bundled weights, an hour on 2 cores
   python -m kvpress_eval.tiny.train --out runs/tiny           again after an interruption: resumes
   python -m kvpress_eval.tiny.train --out runs/smoke --smoke  seconds, only shows that it runs
   python -m kvpress_eval.tiny.export runs/tiny --to FOLDER    what from_pretrained reads
@@ -32,7 +32,7 @@ from torch import Tensor
 from .meter import Meter
 from .model import TinyLM, rope_table
 from .optim import Optimizers, rate
-from .samples import MIXTURES, batch
+from .samples import MIXTURE, batch
 from .schedule import FULL, SMOKE, Recipe
 from .start import structured_start
 
@@ -78,7 +78,7 @@ class Trainer:
     def _train_step(self, meter: Meter) -> None:
         recipe, step = self.recipe, self.step
         stage, length = recipe.stage(step), recipe.length(step)
-        data = batch(recipe.seed, step, length, stage.tokens, MIXTURES[stage.mixture], stage.easy)
+        data = batch(recipe.seed, step, length, stage.tokens, easy=stage.easy)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             loss, predicted = self.loss(data.ids, *self.tables[length], data.at, data.target, data.weight)
         loss.backward()
@@ -155,7 +155,7 @@ def _compiled(loss: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple
 def _header(trainer: Trainer, eager: bool) -> dict[str, Any]:
     return {
         "recipe": asdict(trainer.recipe),
-        "mixtures": MIXTURES,
+        "mixture": MIXTURE,
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "eager": eager,
         "bf16": trainer.bf16,

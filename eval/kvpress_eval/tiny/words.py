@@ -1,7 +1,7 @@
 """The closed vocabulary of the small retrieval language: 366 words, one token each.
 
 The order is part of the trained weights (row i of the embedding is ``VOCAB[i]``): append, never
-reorder. Keywords without a task (``suf``, ``value``, ``list``, ``max``, ``min``, ``mode``,
+reorder. Keywords without a task (``the``, ``of``, ``suf``, ``value``, ``list``, ``max``, ``min``, ``mode``,
 ``count``) are reserved.
 """
 

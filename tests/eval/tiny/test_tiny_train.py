@@ -15,7 +15,7 @@ from kvpress_eval.tiny.dialect import KINDS, TOKEN_ID, decode
 from kvpress_eval.tiny.export import build_tokenizer, export, to_transformers
 from kvpress_eval.tiny.model import Shape, TinyLM, rope_table
 from kvpress_eval.tiny.optim import Muon, rate
-from kvpress_eval.tiny.samples import MIXTURES, batch, sequence
+from kvpress_eval.tiny.samples import MIXTURE, batch, sequence
 from kvpress_eval.tiny.schedule import FULL, SMOKE
 from kvpress_eval.tiny.start import structured_start
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -99,7 +99,7 @@ def test_recipe_counts_steps() -> None:
     assert {SMOKE.length(step) for step in range(20, 40)} == {64, 96}
     with pytest.raises(IndexError):
         SMOKE.stage(SMOKE.steps)
-    assert FULL.stages[-1].length == 2048 and all(set(m) == {*KINDS, "mixed"} for m in MIXTURES.values())
+    assert FULL.stages[-1].length == 2048 and set(MIXTURE) == {*KINDS, "mixed"}
 
 
 def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:

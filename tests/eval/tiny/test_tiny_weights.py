@@ -12,7 +12,7 @@ import torch
 from kvpress_eval import tiny
 from kvpress_eval.tiny.dialect import KINDS, TOKEN_ID, decode, document, encode
 from kvpress_eval.tiny.evaluate import documents, evaluate
-from kvpress_eval.tiny.samples import MIXTURES
+from kvpress_eval.tiny.samples import MIXTURE
 from kvpress_eval.tiny.schedule import FULL
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -54,13 +54,11 @@ def test_log_belongs_to_the_committed_recipe() -> None:
     text = (tiny.weights_path() / "training.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     assert lines[0]["recipe"] == json.loads(json.dumps(asdict(FULL)))
-    assert lines[0]["mixtures"] == MIXTURES
+    assert lines[0]["mixture"] == MIXTURE
     assert [line["step"] for line in lines[1:]] == sorted({line["step"] for line in lines[1:]})
     last = lines[-1]
-    card = (tiny.weights_path() / "README.md").read_text()
-    assert last["step"] <= FULL.steps
-    assert f"step {last['step']} of {FULL.steps}" in card
-    assert last["tokens"] == sum(FULL.stage(step).tokens for step in range(last["step"]))
+    assert last["step"] == FULL.steps
+    assert last["tokens"] == sum(FULL.stage(step).tokens for step in range(FULL.steps))
 
 
 def test_tokenizer_round_trip(plain: tuple[LlamaForCausalLM, PreTrainedTokenizerFast]) -> None:
@@ -77,10 +75,9 @@ def test_tokenizer_round_trip(plain: tuple[LlamaForCausalLM, PreTrainedTokenizer
 def test_answers_with_full_cache_and_with_the_oracles_choice(task: str) -> None:
     model, _ = tiny.load()
     (cell,) = evaluate(model, [task], [512], 30)
-    least = 15 if task == "fact" else 27  # the card says .70 for facts at this length
     assert cell.n == 30
-    assert cell.full >= least
-    assert cell.oracle >= least
+    assert cell.full >= 28
+    assert cell.oracle >= 28
 
 
 def test_generate_stops_at_the_answers_end(
@@ -97,7 +94,7 @@ def test_generate_stops_at_the_answers_end(
             assert new.tolist().count(TOKEN_ID[";"]) <= 1
             right += new.tolist() == encode(question.answer)
             total += 1
-    assert right >= 0.8 * total
+    assert right >= 0.95 * total
 
 
 def test_outlier_variant_is_the_same_function_with_larger_key_channels(

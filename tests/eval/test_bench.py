@@ -1,0 +1,43 @@
+"""`kvpress bench`: every part runs, every competitor is there, and ratios are to DynamicCache."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from kvpress_eval import bench
+from kvpress_eval.cli import main
+
+
+def test_all_three_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = [
+        "--contexts",
+        "130",
+        "--batches",
+        "2",
+        "--layers",
+        "1",
+        "--steps",
+        "3",
+        "--prompt",
+        "200",
+        "--threads",
+        "1",
+    ]
+    press = "snapkv(keep=0.5) | kivi(bits=4)"
+    assert main(["bench", *sizes, "--presses", press, "--output", str(tmp_path / "out.json")]) == 0
+    rows = json.loads((tmp_path / "out.json").read_text())
+    parts = {(row["what"], row["name"]) for row in rows}
+    assert {("decode step", name) for name in (bench.DENSE, bench.QUARTER, press)} <= parts
+    for what in ("prefill", "peak memory of prefill"):
+        assert {(what, name) for name in (bench.DENSE, press, "h2o(keep=0.25)")} <= parts
+    assert all(row["seconds"] > 0 and row["ratio"] > 0 for row in rows)
+    assert {row["ratio"] for row in rows if row["name"] == bench.DENSE} == {1.0}
+    assert press in capsys.readouterr().out
+
+
+def test_a_ratio_is_the_median_of_its_rounds() -> None:
+    rounds = [[2.0, 1.0], [20.0, 5.0], [3.0, 3.0]]  # the second round met a busy machine
+    slow, fast = bench._timings("decode step", [bench.DENSE, "full"], 10, 1, rounds)
+    assert (slow.ratio, fast.ratio, slow.seconds, fast.seconds) == (1.0, 0.5, 3.0, 3.0)
