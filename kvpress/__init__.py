@@ -7,7 +7,22 @@ from __future__ import annotations
 
 from kvpress.cache import Ledger, PressCache
 from kvpress.errors import KVPressError
-from kvpress.presets import full, h2o, kivi, list_presses, random, snapkv, streaming_llm, tova
+from kvpress.presets import (
+    cur,
+    expected_attention,
+    full,
+    h2o,
+    keydiff,
+    kivi,
+    knorm,
+    lagkv,
+    leverage,
+    list_presses,
+    random,
+    snapkv,
+    streaming_llm,
+    tova,
+)
 from kvpress.press import PRESETS, Press, Recipe
 from kvpress.session import Report, Session
 
@@ -23,9 +38,15 @@ __all__ = [
     "Report",
     "Session",
     "__version__",
+    "cur",
+    "expected_attention",
     "full",
     "h2o",
+    "keydiff",
     "kivi",
+    "knorm",
+    "lagkv",
+    "leverage",
     "list_presses",
     "random",
     "snapkv",

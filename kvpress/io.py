@@ -175,7 +175,7 @@ def _restore(layer: StoreLayer, meta: dict[str, Any], tensors: dict[str, Tensor]
     tail.k, tail.v, tail.count = k, v, meta["tail"]["count"]
     for name in ("pos", "valid", "mass", "free"):
         setattr(tail, name, tensors.get(f"tail.{name}"))
-    for name in ("seen_mask", "queries", "query_pos", "total", "shift"):
+    for name in ("seen_mask", "queries", "query_pos", "moments", "total", "shift"):
         setattr(layer, name, tensors.get(name))
     if meta["rule"] is not None:
         layer.rule = Rule(meta["rule"]["scale"], meta["rule"]["cap"], tensors.get("rule.sink"))

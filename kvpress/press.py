@@ -56,6 +56,11 @@ class Recipe:
         return self.scorer is not None and self.keep != 1.0
 
     @cached_property
+    def rotates(self) -> bool:
+        """Keys or queries are moved to other positions, which takes the model's rotary embedding."""
+        return self.positions == "slots" or self.needs.rotates
+
+    @cached_property
     def block(self) -> int:
         """Slots are packed in multiples of this; 0 = both codecs are exact."""
         return max(self.key.block, self.value.block)

@@ -20,11 +20,18 @@ EVICTING = {
     "tova": "tova(keep=0.4)",
     "h2o": "h2o(keep=0.4)",
     "snapkv": "snapkv(keep=0.4, window=5, kernel_size=3)",
+    "knorm": "knorm(keep=0.4, sinks=1, recent=3)",
+    "keydiff": "keydiff(keep=0.4)",
+    "leverage": "leverage(keep=0.4, sinks=1, recent=2, sketch=7)",
+    "cur": "cur(keep=0.4, sinks=1, window=5)",
+    "lagkv": "lagkv(keep=0.4, sinks=2, lag=5)",
+    "expected_attention": "expected_attention(keep=0.4, sinks=2, future=9, epsilon=0.01)",
 }
 EXACT = {
     "full": "full",
     **EVICTING,
     "h2o-slots": "h2o(keep=13, sinks=1, recent=3)",
+    "cur-random": 'cur(keep=13, sinks=0, combine="mean", window=0, sketch=5, seed=2)',
     "snapkv-again": 'snapkv(keep=13, window=5, kernel_size=3, pooling="avg", every_prompt=true)',
 }
 COMPOSED = {f"{name}|kivi": f"{text} | {KIVI}" for name, text in EVICTING.items()}
@@ -41,6 +48,7 @@ KEEP_ALL = {
     "tova": "tova(keep=1)",
     "h2o": "h2o(keep=1.0)",
     "snapkv": "snapkv(keep=1, window=5)",
+    "expected_attention": "expected_attention(keep=1)",
     "room": "h2o(keep=400) ",  # a budget that is never reached
 }
 

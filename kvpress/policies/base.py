@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from kvpress.block import Block
 from kvpress.evidence import Evidence, Needs
+
+_DIGITS = 4096
 
 
 class Scorer(Protocol):
@@ -27,6 +30,15 @@ class HeadBudget(Protocol):
     def __call__(self, total: Tensor, scores: Tensor) -> Tensor:
         """total (B,) int64 slots per head on average, scores (B, H, n) -> (B, H) int64, rows sum to H * total."""
         ...
+
+
+def rounded(scores: Tensor) -> Tensor:
+    """Scores to 12 binary digits, for methods that score equal tokens alike wherever they stand.
+
+    Their scores differ by the rounding of rotations and sums; rounded they tie, and ties go to the earlier token.
+    """
+    mantissa, exponent = torch.frexp(scores)
+    return torch.ldexp((mantissa * _DIGITS).round() / _DIGITS, exponent)
 
 
 @dataclass(frozen=True)
