@@ -4,7 +4,7 @@ paper     Devoto et al. 2024, A Simple and Effective L2 Norm-Based Strategy for 
 idea      across heads a low L2 norm of a key goes with a high attention weight, so the norm alone ranks slots
 formula   score = -|k|_2
 cost      O(n D) a layer, once after the prompt; nothing observed
-deviates  every layer is compressed (the authors leave their first two alone); not repeated while decoding
+deviates  every layer is compressed (the authors leave the first two alone), once; rounded, so that equal tokens tie
 """
 
 from __future__ import annotations
@@ -25,4 +25,5 @@ class KeyNorm:
     needs = Needs()
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
-        return -rounded(block.k.float().norm(dim=-1))  # RoPE keeps norms, so equal tokens may have equal ones
+        # RoPE keeps norms: in the first layer a repeated token has one norm, wherever it stands.
+        return -rounded(block.k.float().norm(dim=-1))

@@ -4,7 +4,7 @@ paper     Chari & Van Durme 2025, Compactor: ... KV Cache Compression with Appro
 idea      a key that no combination of the other keys can stand for is worth its slot
 formula   score_j = x_j^T (X^T X + ridge)^-1 x_j, X = (K - mean K) G, K before RoPE, G Gaussian of variance 1 / sketch
 cost      O(n D sketch) a layer in fp32 and O(n sketch^2) in fp64, once after the prompt; one KV head's keys at a time
-deviates  without Compactor's chunked attention term, which needs every query; no z-score, which mixes rows of a batch
+deviates  without Compactor's chunked attention term, which needs every query; no z-score (it mixes rows); rounded
 """
 
 from __future__ import annotations
