@@ -1,4 +1,4 @@
-"""What a scorer may look at besides the slots: recent queries, attention received so far, token order.
+"""What a scorer may look at besides the slots: recent queries, attention received so far, query moments, token order.
 
 Attention probabilities are recomputed from queries and keys, a tile of queries at a time: memory is linear
 in the number of slots, and no n x n matrix exists, whatever attention implementation the model runs on.
@@ -13,21 +13,41 @@ from torch import Tensor
 
 from kvpress.block import Block
 from kvpress.errors import KVPressError
+from kvpress.moments import read_moments
 from kvpress.partial import fold_queries, soft_cap, softmax_partial
+from kvpress.rope import Rotate
 
 _TILE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a scorer has to see. window: the last so many queries; mass: attention of every query."""
+    """What a scorer has to see.
+
+    window: the last so many queries. mass: attention of every query. moments: mean and covariance of all queries
+    as before RoPE, without the first `skip` tokens of a row. rotation: the model's rotary embedding, to turn keys.
+    """
 
     window: int = 0
     mass: bool = False
+    moments: bool = False
+    skip: int = 0
+    rotation: bool = False
+
+    @property
+    def rotates(self) -> bool:
+        """The model's rotary embedding is needed."""
+        return self.moments or self.rotation
 
     def __or__(self, other: Needs) -> Needs:
         """What both have to see."""
-        return Needs(max(self.window, other.window), self.mass or other.mass)
+        return Needs(
+            max(self.window, other.window),
+            self.mass or other.mass,
+            self.moments or other.moments,
+            max(self.skip, other.skip),
+            self.rotation or other.rotation,
+        )
 
 
 @dataclass(frozen=True)
@@ -46,7 +66,8 @@ class Evidence:
     layer: index of the layer in the model. queries: (B, Hq, w, D) last queries, post-RoPE, or None.
     query_pos: (B, w) int32 logical index of those queries, -1 = padding. received: (B, H, n) fp32 attention
     mass summed over queries and over the query heads of a KV head, or None. rank: (B, H, n) int32 number of
-    the slot's token among the real tokens of its row (equal to its position id), -1 = no slot.
+    the slot's token among the real tokens of its row (equal to its position id), -1 = no slot. moments: see
+    kvpress.moments, or None. rotate: moves keys to other positions, or None.
     """
 
     layer: int
@@ -55,12 +76,31 @@ class Evidence:
     queries: Tensor | None = None
     query_pos: Tensor | None = None
     received: Tensor | None = None
+    moments: Tensor | None = None
+    rotate: Rotate | None = None
 
     def mass(self) -> Tensor:
         """(B, H, n) fp32: attention every slot received from all queries so far."""
         if self.received is None:
             raise KVPressError("This scorer reads attention mass but does not declare Needs(mass=True).")
         return self.received
+
+    def query_moments(self) -> tuple[Tensor, Tensor]:
+        """Mean (B, Hq, D) and covariance (B, Hq, D, D) fp32 of the queries so far, as before RoPE, padding left out."""
+        if self.moments is None:
+            raise KVPressError("This scorer reads query moments but does not declare Needs(moments=True).")
+        return read_moments(self.moments)
+
+    def turned(self, x: Tensor, by: Tensor) -> Tensor:
+        """x (B, H, n, D) rotated by `by` positions, (B,) or (B, n), with the model's rotary embedding."""
+        if self.rotate is None:
+            raise KVPressError("This scorer turns keys but does not declare Needs(rotation=True).")
+        return self.rotate(x, by)
+
+    def unrotated(self, k: Tensor, rank: Tensor) -> Tensor:
+        """Keys k (B, H, n, D) of the tokens `rank` (B, H, n) as before RoPE, fp32. Scaled RoPE keeps its factor."""
+        at = -rank.clamp(min=0).flatten(0, 1)
+        return self.turned(k.float().flatten(0, 1).unsqueeze(1), at).view(k.shape)
 
     def window(self, block: Block, count: int) -> Tensor:
         """(B, H, G, w, n) fp32: attention probabilities of the last `count` queries over all slots.

@@ -8,7 +8,13 @@ from __future__ import annotations
 from kvpress.errors import PressSyntaxError
 from kvpress.policies.ada import AdaptiveHeads
 from kvpress.policies.base import AfterPrefill, EveryStep, Schedule
+from kvpress.policies.cur import ValueGuided
+from kvpress.policies.expected_attention import ExpectedAttention
 from kvpress.policies.h2o import HeavyHitters
+from kvpress.policies.keydiff import KeyDifference
+from kvpress.policies.knorm import KeyNorm
+from kvpress.policies.lagkv import LagRelative
+from kvpress.policies.leverage import Leverage
 from kvpress.policies.minicache import SlerpPairs
 from kvpress.policies.pyramid import Pyramid
 from kvpress.policies.random import Random
@@ -22,9 +28,15 @@ from kvpress.quant.think import think
 
 __all__ = [
     "ada",
+    "cur",
+    "expected_attention",
     "full",
     "h2o",
+    "keydiff",
     "kivi",
+    "knorm",
+    "lagkv",
+    "leverage",
     "list_presses",
     "minicache",
     "pyramid",
@@ -151,6 +163,112 @@ def zigzag(tau: float = 0.9, floor: float = 0.2, window: int = 32) -> Decisions:
     if not (0 < tau < 1 and 0 <= floor <= 1 and window >= 1):
         raise PressSyntaxError(f"tau={tau} lies in (0, 1), floor={floor} in [0, 1], window={window} is at least 1.")
     return {"layers": Uncertainty(tau, floor, window)}
+
+
+@preset("knorm")
+def knorm(keep: float | int = 0.25, sinks: int = 0, recent: int = 0) -> Decisions:
+    """Slots with the smallest keys, after the prompt (2406.11430)."""
+    return {"keep": keep, "scorer": KeyNorm(), "sinks": sinks, "recent": recent, "schedule": AfterPrefill()}
+
+
+@preset("keydiff")
+def keydiff(keep: float | int = 0.25, sinks: int = 0, recent: int = 0) -> Decisions:
+    """Slots whose keys point away from the average key, after the prompt (2504.15364)."""
+    return {"keep": keep, "scorer": KeyDifference(), "sinks": sinks, "recent": recent, "schedule": AfterPrefill()}
+
+
+@preset("leverage")
+def leverage(
+    keep: float | int = 0.25,
+    sinks: int = 8,
+    recent: int = 4,
+    sketch: int = 48,
+    ridge: float = 0.0,
+    keys: str = "unrotated",
+    seed: int = 0,
+) -> Decisions:
+    """Slots whose keys the other keys cannot stand for: the leverage scores of Compactor (2507.08143)."""
+    if sketch < 0 or ridge < 0:
+        raise PressSyntaxError(f"sketch={sketch} and ridge={ridge} cannot be negative; sketch=0 is exact.")
+    if keys not in ("unrotated", "rotated"):
+        raise PressSyntaxError(f'keys={keys!r}: use "unrotated" (the paper) or "rotated" (as they are cached).')
+    scorer = Leverage(sketch, ridge, keys, seed)  # type: ignore[arg-type]
+    return {"keep": keep, "scorer": scorer, "sinks": sinks, "recent": recent, "schedule": AfterPrefill()}
+
+
+variant(
+    leverage,
+    "kvpress",
+    "Leverage scores as NVIDIA's kvpress takes them: nothing protected, a ridge of 0.01.",
+    keep=0.5,
+    sinks=0,
+    recent=0,
+    ridge=0.01,
+)
+
+
+@preset("cur")
+def cur(
+    keep: float | int = 0.25,
+    sinks: int = 4,
+    recent: int = 0,
+    combine: str = "product",
+    window: int = 16,
+    sketch: int = 0,
+    seed: int = 0,
+) -> Decisions:
+    """Slots whose keys and values are large among their neighbours: CurDKV (2509.15038)."""
+    if combine not in ("product", "mean", "key", "value"):
+        raise PressSyntaxError(f'combine={combine!r}: use "product", "mean", "key" or "value".')
+    if window < 0 or sketch < 0:
+        raise PressSyntaxError(f"window={window} and sketch={sketch} cannot be negative; 0 does without.")
+    scorer = ValueGuided(combine, window, sketch, seed)  # type: ignore[arg-type]
+    return {"keep": keep, "scorer": scorer, "sinks": sinks, "recent": recent, "schedule": AfterPrefill()}
+
+
+variant(cur, "random", "CurDKV with random leverage scores: a Gaussian projection to 20 channels first.", sketch=20)
+
+
+@preset("lagkv")
+def lagkv(keep: float | int = 0.25, sinks: int = 4, lag: int = 128, cross: bool = False) -> Decisions:
+    """Tokens that stand out against the next partition of the prompt; its last partitions stay (2504.04704)."""
+    if lag < 1:
+        raise PressSyntaxError(f"lag={lag} must be a positive number of tokens.")
+    return {
+        "keep": keep,
+        "scorer": LagRelative(lag, sinks, cross),
+        "sinks": sinks,
+        "recent": 0,
+        "schedule": AfterPrefill(),
+    }
+
+
+variant(lagkv, "authors", "LagKV with the defaults of the authors' own cache: half, and 16 sinks.", keep=0.5, sinks=16)
+
+
+@preset("expected_attention")
+def expected_attention(
+    keep: float | int = 0.25,
+    sinks: int = 4,
+    recent: int = 0,
+    future: int = 512,
+    epsilon: float = 0.0,
+    covariance: bool = True,
+    values: bool = True,
+) -> Decisions:
+    """Slots that queries still to come are expected to attend to, by their statistics (2510.00636)."""
+    if future < 1 or epsilon < 0:
+        raise PressSyntaxError(f"future={future} must be positive and epsilon={epsilon} not negative.")
+    scorer = ExpectedAttention(future, sinks, epsilon, covariance, values)
+    return {"keep": keep, "scorer": scorer, "sinks": sinks, "recent": recent, "schedule": AfterPrefill()}
+
+
+variant(
+    expected_attention,
+    "leaderboard",
+    "Expected attention with the epsilon of NVIDIA's leaderboard, 0.01 (there with adaptive head budgets).",
+    epsilon=0.01,
+)
 
 
 def list_presses() -> dict[str, str]:

@@ -74,6 +74,11 @@ class Recipe:
         return self.sharer is not None or (self.evicts and self.layers is not None)
 
     @cached_property
+    def rotates(self) -> bool:
+        """Keys or queries are moved to other positions, which takes the model's rotary embedding."""
+        return self.positions == "slots" or self.needs.rotates
+
+    @cached_property
     def block(self) -> int:
         """Slots are packed in multiples of this; 0 = what is stored is exact."""
         return self.codec_block if self.sharer is None else math.lcm(max(1, self.codec_block), self.sharer.block)

@@ -19,12 +19,13 @@ from kvpress.errors import UnsupportedError
 Rotate = Callable[[Tensor, Tensor], Tensor]
 _TOLERANCE = 1e-3
 _LENGTH_DEPENDENT = ("dynamic", "longrope")
+_KEEP = 'use positions="keep" (original positions)'
 
 
-def rotation(model: Any, head_dim: int) -> Rotate:
-    """A function (keys (B, H, n, D) post-RoPE, delta (B,) positions) -> the keys moved by delta.
+def rotation(model: Any, head_dim: int, instead: str = _KEEP) -> Rotate:
+    """A function (keys (B, H, n, D) post-RoPE, delta (B,) or (B, n) positions) -> the keys moved by delta.
 
-    Raises UnsupportedError when the model has no rotary embedding that composes.
+    instead: what the errors advise. Raises UnsupportedError when the model has no rotary embedding that composes.
     """
     name = type(model).__name__
     embedding = next((m for n, m in model.named_modules() if n.rsplit(".", 1)[-1] == "rotary_emb"), None)
@@ -39,29 +40,25 @@ def rotation(model: Any, head_dim: int) -> Rotate:
         None,
     )
     if embedding is None or apply is None:
-        raise UnsupportedError(
-            f'{name} has no rotary embedding to move keys with; use positions="keep" (original positions).'
-        )
+        raise UnsupportedError(f"{name} has no rotary embedding to move keys with; {instead}.")
     if getattr(embedding, "rope_type", "default") in _LENGTH_DEPENDENT:
-        raise UnsupportedError(
-            f'{name} uses {embedding.rope_type} RoPE, whose angles depend on the length; use positions="keep".'
-        )
+        raise UnsupportedError(f"{name} uses {embedding.rope_type} RoPE, whose angles depend on the length; {instead}.")
     layered = (
         {"layer_type": "full_attention"} if "layer_type" in inspect.signature(embedding.forward).parameters else {}
     )
 
     def rotate(keys: Tensor, delta: Tensor) -> Tensor:
-        at = delta.view(-1, 1).expand(-1, keys.shape[2])
+        at = delta.view(len(delta), -1).expand(-1, keys.shape[2])
         cos, sin = embedding(keys.float(), at, **layered)
         length = torch.sqrt(cos.square() + sin.square())  # YaRN scales both; a move must not scale again
         x = keys.float()
         return apply(x, x, cos / length, sin / length)[1].to(keys.dtype)
 
-    _probe(rotate, name, head_dim, next(model.parameters()).device)
+    _probe(rotate, name, head_dim, next(model.parameters()).device, instead)
     return rotate
 
 
-def _probe(rotate: Rotate, name: str, head_dim: int, device: torch.device) -> None:
+def _probe(rotate: Rotate, name: str, head_dim: int, device: torch.device, instead: str) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 2, 3, head_dim, generator=generator).to(device)
     five, three = torch.full((2,), 5, device=device), torch.full((2,), 3, device=device)
@@ -70,10 +67,6 @@ def _probe(rotate: Rotate, name: str, head_dim: int, device: torch.device) -> No
         error = float((once - twice).abs().max())
         moved = float((once - x).abs().max())
     except (RuntimeError, TypeError, ValueError) as failure:
-        raise UnsupportedError(
-            f'{name}: its rotary embedding cannot be replayed ({failure}); use positions="keep".'
-        ) from None
+        raise UnsupportedError(f"{name}: its rotary embedding cannot be replayed ({failure}); {instead}.") from None
     if error > _TOLERANCE or moved < _TOLERANCE:
-        raise UnsupportedError(
-            f'{name}: rotating twice differs from rotating once by {error:.1e}; use positions="keep".'
-        )
+        raise UnsupportedError(f"{name}: rotating twice differs from rotating once by {error:.1e}; {instead}.")

@@ -17,7 +17,7 @@ from kvpress import hf
 from kvpress.cache import PressCache
 from kvpress.errors import SessionError, UnsupportedError
 from kvpress.press import Press
-from kvpress.rope import rotation
+from kvpress.rope import Rotate, rotation
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Session:
         self._types, self._arguments = hf.layer_types(model)
         self._shares = hf.shares_keys(model)
         self._accepts = set(inspect.signature(model.forward).parameters)
-        self._rotate = rotation(model, hf.head_dim(model)) if press.recipe.positions == "slots" else None
+        self._rotate = _rotation_for(press, model) if press.recipe.rotates else None
         self._running: torch.nn.Module | None = None  # whose forward was called, the outermost one
         self._chunked: bool | None = None  # how `generate` reads its prompt, while it does
         self._read: PressCache | None = None  # the cache it reads into
@@ -160,7 +160,7 @@ class Session:
         """Fire the press now where it has not fired since the last prompt."""
         self._check_open()
         for layer in cache.stores:
-            layer.hold = False
+            layer.hold, layer.rotate = False, self._rotate  # a loaded cache has not met this session yet
             if layer.pending:
                 layer.fire()
 
@@ -267,6 +267,13 @@ class Session:
         for layer in cache.stores:
             layer.finish()
         cache.broken = False
+
+
+def _rotation_for(press: Press, model: PreTrainedModel) -> Rotate:
+    if press.recipe.positions == "slots":
+        return rotation(model, hf.head_dim(model))
+    instead = f'{press} scores what was there before RoPE; use snapkv, keydiff, leverage(keys="rotated") or another'
+    return rotation(model, hf.head_dim(model), instead)
 
 
 def _check_mask(cache: PressCache, mask: Any) -> None:

@@ -14,6 +14,7 @@ from kvpress import compact, kernels
 from kvpress.block import Block
 from kvpress.errors import CropError, SessionError, UnsupportedError
 from kvpress.evidence import Evidence, Rule, dense_mass, received_mass
+from kvpress.moments import add_queries
 from kvpress.partial import Partial, fold_queries, merge
 from kvpress.press import Recipe
 from kvpress.rope import Rotate
@@ -26,6 +27,7 @@ STATE = {
     "seen_mask": "masks",
     "queries": "evidence",
     "query_pos": "evidence",
+    "moments": "evidence",
     "total": "indices",
     "shift": "indices",
     "key_channels": "indices",
@@ -62,6 +64,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         self.rule: Rule | None = None
         self.queries: Tensor | None = None
         self.query_pos: Tensor | None = None
+        self.moments: Tensor | None = None
         self.state = State()
         self.pending = False  # a prompt was read and the press has not fired on it yet
         self.eager = False  # fire as soon as the attention of this forward is computed
@@ -70,7 +73,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         self.follows = False  # this is such a layer: the lower one evicts and packs for both
         self.shared = False  # later layers attend to these slots, so nothing goes before the forward ends
         self.due = False  # a decode step's eviction or packing waits for that end
-        self.rotate: Rotate | None = None  # moves keys to other positions, for recipes with positions "slots"
+        self.rotate: Rotate | None = None  # moves keys to other positions, for recipes that need it
         self.shift: Tensor | None = None  # (B,) positions the sinks were moved by
         self.total: Tensor | None = None  # (B,) slots per head since the press fired
         self.key_channels: Tensor | None = None  # (B, H, kept) that packed slots keep, None = all
@@ -206,7 +209,14 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         if needs.mass and first and new > 1:  # `attend` counts the others
             assert self.tail.mass is not None
             self.tail.mass[:, :, : self.tail.count] = received_mass(q, self.tail.keys, rule, 0, self.seen_mask)
-        if needs.window and (self.fired == 0 or self.recipe.schedule.every_prompt):
+        if self.fired and not self.recipe.schedule.every_prompt:
+            return
+        if needs.moments:
+            assert self.rotate is not None
+            rank = self._ranks()[:, -new:]
+            counted = torch.where(rank >= needs.skip, rank, -1).expand(q.shape[0], -1)
+            self.moments = add_queries(self.moments, q, counted, self.rotate)
+        if needs.window:
             at = torch.arange(self.logical - new, self.logical, device=q.device, dtype=torch.int32)
             at = at.expand(q.shape[0], -1)
             if self.seen_mask is not None:
@@ -271,7 +281,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             pruned = compact.prune(self)
             compact.pack(self, freeze=evicted or pruned)
         if not self.recipe.schedule.every_prompt:
-            self.queries = self.query_pos = None
+            self.queries = self.query_pos = self.moments = None
 
     # What the press sees
 
@@ -302,15 +312,20 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         assert self.rule is not None
         rank = block.pos
         if self.seen_mask is not None:
-            number = self.seen_mask.cumsum(1, dtype=torch.int32) - 1
             at = block.pos.clamp(min=0).long()
-            rank = number.unsqueeze(1).expand(-1, at.shape[1], -1).gather(2, at)
+            rank = self._ranks().unsqueeze(1).expand(-1, at.shape[1], -1).gather(2, at)
             rank = torch.where(block.pos >= 0, rank, -1)
         received = None
         if self.tail.mass is not None:
             mass = [item.mass for item in self.held if item.mass is not None]
             received = torch.cat([*mass, self.tail.mass[:, :, : self.tail.count]], 2)
-        return Evidence(self.index, self.rule, rank, self.queries, self.query_pos, received)
+        return Evidence(self.index, self.rule, rank, self.queries, self.query_pos, received, self.moments, self.rotate)
+
+    def _ranks(self) -> Tensor:
+        """(B or 1, logical) int32 number of each token among the real tokens of its row, -1 = padding."""
+        if self.seen_mask is None:
+            return torch.arange(self.logical, device=self.device, dtype=torch.int32)[None]
+        return torch.where(self.seen_mask, self.seen_mask.cumsum(1, dtype=torch.int32) - 1, -1)
 
     def counts(self) -> Tensor:
         """(B, H) int64 slots held by every row and KV head."""
@@ -358,7 +373,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
                 f"crop({tokens_to_remove}): give minus the number of tokens to remove, for example crop(-5)."
             )
         reserve = self.logical - self.fixed
-        if remove and (self.recipe.needs.mass or self.queries is not None):
+        if remove and (self.recipe.needs.mass or self.queries is not None or self.moments is not None):
             raise CropError(
                 f"Cannot remove {remove} tokens: the press scores with the attention of their queries, which is "
                 "counted already. Fork the cache before reading what you may want to undo."

@@ -14,12 +14,19 @@ from transformers import PreTrainedModel
 from kvpress import Press, PressCache, Session
 
 KIVI = "kivi(bits=4, group=4, residual=5)"
+KIVI8 = "kivi(bits=8, group=4, residual=5)"
 EVICTING = {
     "random": "random(keep=0.4, seed=3, sinks=2, recent=4)",
     "streaming_llm": 'streaming_llm(keep=0.4, sinks=2, positions="keep")',
     "tova": "tova(keep=0.4)",
     "h2o": "h2o(keep=0.4)",
     "snapkv": "snapkv(keep=0.4, window=5, kernel_size=3)",
+    "knorm": "knorm(keep=0.4, sinks=1, recent=3)",
+    "keydiff": "keydiff(keep=0.4)",
+    "leverage": "leverage(keep=0.4, sinks=1, recent=2, sketch=7)",
+    "cur": "cur(keep=0.4, sinks=1, window=5)",
+    "lagkv": "lagkv(keep=0.4, sinks=2, lag=5)",
+    "expected_attention": "expected_attention(keep=0.4, sinks=2, future=9, epsilon=0.01)",
 }
 EXACT = {
     "full": "full",
@@ -28,6 +35,7 @@ EXACT = {
     "ada": "ada | snapkv(keep=0.4, window=5, kernel_size=3)",
     "zigzag": "zigzag(window=6) | h2o(keep=0.4)",
     "pyramid": "pyramid | ada(alpha=0.5, mode=floor) | snapkv(keep=0.4, window=5, kernel_size=3)",
+    "cur-random": 'cur(keep=13, sinks=0, combine="mean", window=0, sketch=5, seed=2)',
     "snapkv-again": 'snapkv(keep=13, window=5, kernel_size=3, pooling="avg", every_prompt=true)',
 }
 COMPOSED = {f"{name}|kivi": f"{text} | {KIVI}" for name, text in EVICTING.items()}
@@ -39,7 +47,7 @@ QUANTIZED = {
     "h2o|think": "h2o(keep=0.4) | think(keep_channels=0.5, keep_values=0.75, window=6, recent=4)",
     "snapkv|think|kivi": f"{EVICTING['snapkv']} | think(keep_channels=0.5, window=5, recent=5) | {KIVI}",
     "minicache": "minicache(start=0, block=6, retained=0.1)",
-    "ada|minicache|kivi": f"ada | {EVICTING['snapkv']} | minicache(start=0, block=4, rule=range) | kivi(bits=8, group=4)",
+    "ada|minicache|kivi": f"ada | {EVICTING['snapkv']} | minicache(start=0, block=4, rule=range) | {KIVI8}",
     "zigzag|ada|kivi": f"zigzag | ada | {EVICTING['snapkv']} | {KIVI}",
 }
 ALL = {**EXACT, **QUANTIZED}
@@ -50,6 +58,7 @@ KEEP_ALL = {
     "tova": "tova(keep=1)",
     "h2o": "h2o(keep=1.0)",
     "snapkv": "snapkv(keep=1, window=5)",
+    "expected_attention": "expected_attention(keep=1)",
     "room": "h2o(keep=400) ",  # a budget that is never reached
 }
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from kvpress.block import Block
 from kvpress.evidence import Evidence, Needs
+
+_DIGITS = 4096
 
 
 class Scorer(Protocol):
@@ -50,6 +53,15 @@ class LayerBudget(Protocol):
     def weights(self, measured: Tensor, total: Tensor, fixed: Tensor) -> Tensor:
         """measured (L, B), total (B,) slots per head on average, fixed (B,) of them protected -> (L, B) shares."""
         ...
+
+
+def rounded(scores: Tensor) -> Tensor:
+    """Scores to 12 binary digits, for methods that score equal tokens alike wherever they stand.
+
+    Their scores differ by the rounding of rotations and sums; rounded they tie, and ties go to the earlier token.
+    """
+    mantissa, exponent = torch.frexp(scores)
+    return torch.ldexp((mantissa * _DIGITS).round() / _DIGITS, exponent)
 
 
 @dataclass(frozen=True)

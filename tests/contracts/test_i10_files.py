@@ -61,7 +61,16 @@ def test_a_fork_of_many_rows(tmp_path: Path) -> None:
         assert torch.equal(decode(model, other, follow), decode(model, cache, follow))
 
 
-@pytest.mark.parametrize("text", ["tova(keep=0.4)", "snapkv(keep=0.4, window=4)", "h2o(keep=0.4)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tova(keep=0.4)",
+        "snapkv(keep=0.4, window=4)",
+        "h2o(keep=0.4)",
+        "expected_attention(keep=0.4, future=9)",
+        "leverage(keep=0.4, sinks=1)",
+    ],
+)
 def test_saved_before_it_was_compressed(text: str, tmp_path: Path) -> None:
     """The evidence travels too, learned sinks included."""
     model, path = shared("gpt_oss"), tmp_path / "cache.safetensors"

@@ -103,7 +103,7 @@ def test_crop_never_cuts_into_what_was_compressed(press: Press) -> None:
         cache.crop(0)
 
 
-@over({k: ALL[k] for k in ("h2o", "tova", "snapkv", "snapkv-again", "snapkv|kivi")})
+@over({k: ALL[k] for k in ("h2o", "tova", "snapkv", "snapkv-again", "snapkv|kivi", "expected_attention")})
 def test_crop_cannot_take_back_attention_that_was_counted(press: Press) -> None:
     """Between reading and compressing everything is dense, but the press has seen the queries of the tokens."""
     with press(shared("llama")) as session:
@@ -115,7 +115,7 @@ def test_crop_cannot_take_back_attention_that_was_counted(press: Press) -> None:
         assert session.report(cache).fired == 1
 
 
-@over({k: ALL[k] for k in ("full", "random", "streaming_llm", "kivi", "kivi-token")})
+@over({k: ALL[k] for k in ("full", "random", "streaming_llm", "kivi", "kivi-token", "lagkv", "leverage")})
 def test_crop_before_compressing_is_reading_less(press: Press) -> None:
     model, ids, follow = shared("llama"), tokens(1, 36), tokens(1, 5, 1)
     with press(model) as session:

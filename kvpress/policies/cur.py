@@ -1,0 +1,58 @@
+"""CurDKV (2509.15038): the slots whose key and value are large among their neighbours.
+
+paper     Sengupta et al. 2025, Value-Guided KV Compression for LLMs via Approximated CUR Decomposition
+idea      attention output is a product of keys and values, so rows are picked as in a CUR decomposition of both
+formula   l(x) = |x G|^2 / sum of the same over the slot's window of tokens; score = l(k) l(v), or one of them
+cost      O(n D) a layer, O(n D sketch) with a projection; once after the prompt; nothing observed
+deviates  windows are counted from a row's first token, as in NVIDIA's kvpress (authors: from the last); keys after RoPE
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kvpress.block import Block
+from kvpress.evidence import Evidence, Needs
+from kvpress.policies.base import rounded
+from kvpress.policies.partitions import Partitions
+
+
+@dataclass(frozen=True)
+class ValueGuided:
+    """Squared norms as approximate leverage scores, normalized over windows; scores of a head sum to 1.
+
+    combine: "product", "mean", "key" or "value". window: tokens a norm is divided by the sum of, 0 = all.
+    sketch: width of the Gaussian projection that keys and values go through first, 0 = none. An incomplete last
+    window is normalized like a full one, so its tokens score high.
+    """
+
+    combine: Literal["product", "mean", "key", "value"] = "product"
+    window: int = 16
+    sketch: int = 0
+    seed: int = 0
+    needs = Needs()
+
+    def _share(self, x: Tensor, seen: Evidence) -> Tensor:
+        if self.sketch:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + seen.layer)
+            x = x.float() @ torch.randn(x.shape[-1], self.sketch, generator=generator).to(x.device)
+        energy = x.float().square().sum(-1).masked_fill(seen.rank < 0, 0.0)
+        if not self.window:
+            return _part(energy)
+        windows = Partitions(seen.rank, 0, self.window)
+        return windows.slots(_part(windows.table(energy, 0.0)), 0.0)
+
+    def __call__(self, block: Block, seen: Evidence) -> Tensor:
+        # Equal seeds: where keys and values are equally wide they go through the same projection.
+        k, v = (self._share(x, seen) for x in (block.k, block.v))
+        return rounded(_part({"product": k * v, "mean": (k + v) / 2, "key": k, "value": v}[self.combine]))
+
+
+def _part(energy: Tensor) -> Tensor:
+    """Each number by the sum of its row; a row of zeros stays zero."""
+    total = energy.sum(-1, keepdim=True)
+    return torch.where(total > 0, energy / total, 0.0)

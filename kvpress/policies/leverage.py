@@ -1,0 +1,68 @@
+"""Leverage scores of the keys (2507.08143, the query-agnostic half of Compactor).
+
+paper     Chari & Van Durme 2025, Compactor: ... KV Cache Compression with Approximate Leverage Scores
+idea      a key that no combination of the other keys can stand for is worth its slot
+formula   score_j = x_j^T (X^T X + ridge)^-1 x_j, X = (K - mean K) G, K before RoPE, G Gaussian of variance 1 / sketch
+cost      O(n D sketch) a layer in fp32 and O(n sketch^2) in fp64, once after the prompt; one KV head's keys at a time
+deviates  without Compactor's chunked attention term, which needs every query; no z-score (it mixes rows); rounded
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kvpress.block import Block
+from kvpress.evidence import Evidence, Needs
+from kvpress.policies.base import rounded
+
+_RANK = 1e-10  # eigenvalues of X^T X below this part of the largest are rounding
+
+
+@dataclass(frozen=True)
+class Leverage:
+    """Statistical leverage of each key among the keys of its head, in [0, 1]; with ridge 0 they sum to the rank.
+
+    sketch: width of the projection, 0 or at least D = exact. ridge: added to every eigenvalue. keys: "unrotated"
+    (as before the rotary embedding, by turning the cached ones back) or "rotated". seed: of the projection,
+    which differs by layer and head.
+    """
+
+    sketch: int = 48
+    ridge: float = 0.0
+    keys: Literal["unrotated", "rotated"] = "unrotated"
+    seed: int = 0
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(rotation=self.keys == "unrotated")
+
+    def __call__(self, block: Block, seen: Evidence) -> Tensor:
+        heads, dim = block.k.shape[1], block.k.shape[3]
+        projection = None
+        if 0 < self.sketch < dim:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + seen.layer)
+            projection = torch.randn(heads, dim, self.sketch, generator=generator).to(block.k.device)
+            projection /= math.sqrt(self.sketch)
+        scores = torch.empty(block.pos.shape, device=block.k.device)
+        for head in range(heads):
+            mine = block.k[:, head : head + 1]
+            x = seen.unrotated(mine, seen.rank[:, head : head + 1]) if self.keys == "unrotated" else mine.float()
+            x = x[:, 0] if projection is None else x[:, 0] @ projection[head]
+            scores[:, head] = _leverage(x.double(), block.valid[:, head], self.ridge)
+        return rounded(scores)
+
+
+def _leverage(x: Tensor, there: Tensor, ridge: float) -> Tensor:
+    """(B, n) leverage of the rows of x (B, n, d) fp64, centered over the rows that are `there` (B, n)."""
+    mask = there.unsqueeze(-1)
+    mean = x.masked_fill(~mask, 0.0).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+    x = (x - mean).masked_fill(~mask, 0.0)
+    values, vectors = torch.linalg.eigh(x.mT @ x)
+    real = values > _RANK * values[:, -1:].clamp(min=torch.finfo(x.dtype).tiny)
+    weights = torch.where(real, 1.0, 0.0) / torch.where(real, values + ridge, 1.0)
+    return ((x @ vectors).square() @ weights.unsqueeze(-1)).squeeze(-1).clamp(max=1.0)
