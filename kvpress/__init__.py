@@ -7,7 +7,20 @@ from __future__ import annotations
 
 from kvpress.cache import Ledger, PressCache
 from kvpress.errors import KVPressError
-from kvpress.presets import full, h2o, kivi, list_presses, random, snapkv, streaming_llm, tova
+from kvpress.presets import (
+    fp8,
+    full,
+    gear,
+    gear_l,
+    h2o,
+    int8,
+    kivi,
+    list_presses,
+    random,
+    snapkv,
+    streaming_llm,
+    tova,
+)
 from kvpress.press import PRESETS, Press, Recipe
 from kvpress.session import Report, Session
 
@@ -23,8 +36,12 @@ __all__ = [
     "Report",
     "Session",
     "__version__",
+    "fp8",
     "full",
+    "gear",
+    "gear_l",
     "h2o",
+    "int8",
     "kivi",
     "list_presses",
     "random",

@@ -1,4 +1,4 @@
-"""Every eviction press of the library by its name, one small function each; storage presses live in quant/.
+"""Every eviction press of the library by its name, one small function each; quant/ and lowrank/ have their own.
 
 A preset only maps arguments to decisions. The method itself is the scorer it names.
 """
@@ -6,6 +6,7 @@ A preset only maps arguments to decisions. The method itself is the scorer it na
 from __future__ import annotations
 
 from kvpress.errors import PressSyntaxError
+from kvpress.lowrank.gear import gear, gear_l
 from kvpress.policies.base import AfterPrefill, EveryStep, Schedule
 from kvpress.policies.h2o import HeavyHitters
 from kvpress.policies.random import Random
@@ -13,9 +14,24 @@ from kvpress.policies.snapkv import WindowVotes
 from kvpress.policies.streaming_llm import Recency
 from kvpress.policies.tova import LastQuery
 from kvpress.press import PRESETS, Decisions, preset, variant
+from kvpress.quant.fp8 import fp8
+from kvpress.quant.int8 import int8
 from kvpress.quant.kivi import kivi
 
-__all__ = ["full", "h2o", "kivi", "list_presses", "random", "snapkv", "streaming_llm", "tova"]
+__all__ = [
+    "fp8",
+    "full",
+    "gear",
+    "gear_l",
+    "h2o",
+    "int8",
+    "kivi",
+    "list_presses",
+    "random",
+    "snapkv",
+    "streaming_llm",
+    "tova",
+]
 
 
 @preset("full")

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from kvpress import Press, PressCache, Session
 
 KIVI = "kivi(bits=4, group=4, residual=5)"
+GEAR = "gear(bits=4, group=4, block=8, residual=5, outliers=0.1)"
 EVICTING = {
     "random": "random(keep=0.4, seed=3, sinks=2, recent=4)",
     "streaming_llm": 'streaming_llm(keep=0.4, sinks=2, positions="keep")',
@@ -31,6 +32,14 @@ COMPOSED = {f"{name}|kivi": f"{text} | {KIVI}" for name, text in EVICTING.items(
 QUANTIZED = {
     "kivi": "kivi(bits=2, group=8, residual=8)",
     "kivi-token": 'kivi(k_bits=8, v_bits=4, group=4, residual=0, keys="token")',
+    "fp8": "fp8(block=4, residual=3)",
+    "fp8-token": 'fp8(scale="token", block=3, residual=0)',
+    "int8": "int8(residual=4)",
+    "gear": GEAR,
+    "gear-kcvt": 'gear(bits=4, backbone="kcvt", group=4, block=8, residual=0, outliers=0.1)',
+    "gear_l": "gear_l(bits=2, group=8, block=8, residual=4)",
+    "snapkv|gear": f"{EVICTING['snapkv']} | {GEAR}",
+    "h2o|gear": f"{EVICTING['h2o']} | {GEAR}",
     **COMPOSED,
 }
 ALL = {**EXACT, **QUANTIZED}
