@@ -37,8 +37,9 @@ class Entry:
 class Ledger:
     """Bytes of every distinct storage a cache holds.
 
-    Kinds: rows (dense frozen slots), codes, scales, indices, positions, masks, window (the dense tail, its
-    spare room included), evidence (what the press remembers to score with), other (layers left to transformers).
+    Kinds: rows (dense frozen slots), codes, scales, factors (of low rank), outliers, indices, positions, masks,
+    window (the dense tail, its spare room included), evidence (what the press remembers to score with), other
+    (layers left to transformers).
     """
 
     entries: tuple[Entry, ...]

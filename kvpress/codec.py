@@ -38,12 +38,26 @@ class Packed(Protocol):
         ...
 
     def cat(self, others: Sequence[Packed]) -> Packed:
-        """This, then `others` (same format, same runs), joined along the slots."""
+        """This, then `others` (same format, same runs, `joinable`), joined along the slots."""
         ...
 
     def tensors(self) -> dict[str, tuple[str, Tensor]]:
         """Everything it owns: name -> (ledger kind, tensor)."""
         ...
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """A `Packed` that cannot be joined with every other of its format; those without this method can."""
+
+    def joins(self, other: Packed) -> bool:
+        """`cat` with `other` (same format, same runs) is possible."""
+        ...
+
+
+def joinable(first: Packed, second: Packed) -> bool:
+    """`first.cat([second])` is possible; where it is not, the two stay segments of their own."""
+    return first.joins(second) if isinstance(first, Selective) else True
 
 
 class Codec(Protocol):
@@ -140,6 +154,9 @@ class ChannelPacked:
     def mix(self, weights: Tensor) -> Tensor:
         return self._widen(self.inner.mix(weights))
 
+    def joins(self, other: Packed) -> bool:
+        return isinstance(other, ChannelPacked) and joinable(self.inner, other.inner)
+
     def take(self, run: Tensor, index: Tensor) -> ChannelPacked:
         return ChannelPacked(self.inner.take(run, index), self.channels[run], self.dim)
 
@@ -167,6 +184,9 @@ class ScaledPacked:
 
     def mix(self, weights: Tensor) -> Tensor:
         return self.inner.mix(weights * self.norms.float().unsqueeze(1))
+
+    def joins(self, other: Packed) -> bool:
+        return isinstance(other, ScaledPacked) and joinable(self.inner, other.inner)
 
     def take(self, run: Tensor, index: Tensor) -> ScaledPacked:
         return ScaledPacked(self.inner.take(run, index), self.norms[run.unsqueeze(-1), index])

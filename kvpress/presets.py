@@ -1,4 +1,4 @@
-"""Every eviction press of the library by its name, one small function each; storage presses live in quant/.
+"""Every eviction press of the library by its name, one small function each; quant/ and lowrank/ have their own.
 
 A preset only maps arguments to decisions. The method itself is the scorer it names.
 """
@@ -6,6 +6,7 @@ A preset only maps arguments to decisions. The method itself is the scorer it na
 from __future__ import annotations
 
 from kvpress.errors import PressSyntaxError
+from kvpress.lowrank.gear import gear, gear_l
 from kvpress.policies.ada import AdaptiveHeads
 from kvpress.policies.base import AfterPrefill, EveryStep, Schedule
 from kvpress.policies.cur import ValueGuided
@@ -23,6 +24,8 @@ from kvpress.policies.streaming_llm import Recency
 from kvpress.policies.tova import LastQuery
 from kvpress.policies.zigzag import Uncertainty
 from kvpress.press import PRESETS, Decisions, preset, variant
+from kvpress.quant.fp8 import fp8
+from kvpress.quant.int8 import int8
 from kvpress.quant.kivi import kivi
 from kvpress.quant.think import think
 
@@ -30,8 +33,12 @@ __all__ = [
     "ada",
     "cur",
     "expected_attention",
+    "fp8",
     "full",
+    "gear",
+    "gear_l",
     "h2o",
+    "int8",
     "keydiff",
     "kivi",
     "knorm",

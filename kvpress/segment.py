@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kvpress import kernels
-from kvpress.codec import ChannelPacked, Codec, DensePacked, Packed
+from kvpress.codec import ChannelPacked, Codec, DensePacked, Packed, joinable
 from kvpress.partial import Partial, attend, soft_cap, softmax_partial
 
 
@@ -69,6 +69,8 @@ class Segment:
         self.rows, self.heads, self.slabs = rows, heads, tuple(slabs)
         self.width = max((slab.slots for slab in self.slabs), default=0)
         self.form = {(type(slab.key), type(slab.value)) for slab in self.slabs}  # only alike segments can be joined
+        # A slab may have no runs, where no row was taken that has its length; codecs need not know that.
+        self._filled = [slab for slab in self.slabs if slab.key.runs]
         self._whole = len(self.slabs) == 1 and self.slabs[0].key.runs == rows * heads
 
     @staticmethod
@@ -116,7 +118,7 @@ class Segment:
             return Partial(part.out.view(shape), part.lse.view(shape[:3]))
         out = torch.zeros(q.shape, dtype=torch.float32, device=q.device)
         lse = torch.full(q.shape[:2], -torch.inf, dtype=torch.float32, device=q.device)
-        for slab in self.slabs:
+        for slab in self._filled:
             part = slab.attend(q[slab.runs], scale, cap)
             out[slab.runs], lse[slab.runs] = part
         return Partial(out.view(shape), lse.view(shape[:3]))
@@ -132,8 +134,11 @@ class Segment:
         q, lse = q.flatten(0, 1), lse.flatten(0, 1).unsqueeze(-1)
         sums = []
         for slab in self.slabs:
-            logits = soft_cap(slab.key.logits(q[slab.runs]) * scale, cap)
-            sums.append(torch.exp(logits - lse[slab.runs]).sum(1))
+            if slab.key.runs:
+                logits = soft_cap(slab.key.logits(q[slab.runs]) * scale, cap)
+                sums.append(torch.exp(logits - lse[slab.runs]).sum(1))
+            else:
+                sums.append(lse.new_zeros(0, slab.slots))
         return self.spread(sums, 0.0)
 
     def spread(self, values: Sequence[Tensor], fill: float) -> Tensor:
@@ -190,11 +195,13 @@ class Segment:
         return Segment(int(rows.numel()), self.heads, slabs)
 
     def join(self, other: Segment) -> Segment | None:
-        """Both, one after the other, as one segment; None when their runs are grouped differently."""
+        """Both, one after the other, as one segment; None when their runs are grouped differently or do not join."""
         if len(self.slabs) != len(other.slabs):
             return None
         pairs = list(zip(self.slabs, other.slabs, strict=True))
         if not all(torch.equal(a.runs, b.runs) for a, b in pairs):
+            return None
+        if not all(joinable(a.key, b.key) and joinable(a.value, b.value) for a, b in pairs):
             return None
         slabs = []
         for a, b in pairs:

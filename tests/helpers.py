@@ -15,6 +15,7 @@ from kvpress import Press, PressCache, Session
 
 KIVI = "kivi(bits=4, group=4, residual=5)"
 KIVI8 = "kivi(bits=8, group=4, residual=5)"
+GEAR = "gear(bits=4, group=4, block=8, residual=5, outliers=0.1)"
 EVICTING = {
     "random": "random(keep=0.4, seed=3, sinks=2, recent=4)",
     "streaming_llm": 'streaming_llm(keep=0.4, sinks=2, positions="keep")',
@@ -42,6 +43,14 @@ COMPOSED = {f"{name}|kivi": f"{text} | {KIVI}" for name, text in EVICTING.items(
 QUANTIZED = {
     "kivi": "kivi(bits=2, group=8, residual=8)",
     "kivi-token": 'kivi(k_bits=8, v_bits=4, group=4, residual=0, keys="token")',
+    "fp8": "fp8(block=4, residual=3)",
+    "fp8-token": 'fp8(scale="token", block=3, residual=0)',
+    "int8": "int8(residual=4)",
+    "gear": GEAR,
+    "gear-kcvt": 'gear(bits=4, backbone="kcvt", group=4, block=8, residual=0, outliers=0.1)',
+    "gear_l": "gear_l(bits=2, group=8, block=8, residual=4)",
+    "snapkv|gear": f"{EVICTING['snapkv']} | {GEAR}",
+    "h2o|gear": f"{EVICTING['h2o']} | {GEAR}",
     **COMPOSED,
     "think": "think(keep_channels=0.6, window=6, recent=7)",
     "h2o|think": "h2o(keep=0.4) | think(keep_channels=0.5, keep_values=0.75, window=6, recent=4)",

@@ -35,6 +35,7 @@ class ValueGuided:
     sketch: int = 0
     seed: int = 0
     needs = Needs()
+    comparable = True
 
     def _share(self, x: Tensor, seen: Evidence) -> Tensor:
         if self.sketch:

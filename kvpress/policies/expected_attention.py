@@ -35,6 +35,7 @@ class ExpectedAttention:
     epsilon: float = 0.0
     covariance: bool = True
     values: bool = True
+    comparable = True
 
     @property
     def needs(self) -> Needs:

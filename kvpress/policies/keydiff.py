@@ -23,6 +23,7 @@ class KeyDifference:
     """How far a key points away from the mean direction of its head's keys, in [-1, 1]."""
 
     needs = Needs()
+    comparable = True
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         unit = F.normalize(block.k.float(), dim=-1)

@@ -23,6 +23,7 @@ class KeyNorm:
     """The smaller the key, the higher the score."""
 
     needs = Needs()
+    comparable = False  # key norms of different heads are on different scales
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         # RoPE keeps norms: in the first layer a repeated token has one norm, wherever it stands.

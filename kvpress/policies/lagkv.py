@@ -34,6 +34,10 @@ class LagRelative:
     cross: bool = False
     needs = Needs()
 
+    @property
+    def comparable(self) -> bool:
+        return self.cross  # places within a partition are the same numbers in every head
+
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         parts = Partitions(seen.rank, self.sinks, self.lag)
         length = (seen.rank.amax((1, 2)) + 1)[:, None, None]

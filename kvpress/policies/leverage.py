@@ -36,6 +36,7 @@ class Leverage:
     ridge: float = 0.0
     keys: Literal["unrotated", "rotated"] = "unrotated"
     seed: int = 0
+    comparable = True
 
     @property
     def needs(self) -> Needs:

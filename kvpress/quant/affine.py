@@ -57,6 +57,19 @@ def unpack_planes(data: Tensor, bits: int) -> Tensor:
     return out
 
 
+def renumber(owner: Tensor) -> tuple[Tensor, Tensor]:
+    """owner (R, n) int64, ascending: the group of each slot, some groups left without slots.
+
+    Returns the same in numbers without gaps (R, n), and (R, groups) the old number of each new one; a run with
+    fewer groups than another names group 0 at the end, which none of its slots has there.
+    """
+    fresh = torch.ones_like(owner)
+    fresh[:, 1:] = owner[:, 1:] != owner[:, :-1]
+    new = fresh.cumsum(1) - 1
+    count = int(new[:, -1].max()) + 1 if new.numel() else 1
+    return new, owner.new_zeros(owner.shape[0], count).scatter_(1, new, owner)
+
+
 @dataclass(frozen=True)
 class Affine:
     """Codec with `bits` (2, 4, 8) and groups of `group` slots per channel, or `group` channels per token.
@@ -154,8 +167,8 @@ class AffinePacked:
         return x.unflatten(-1, (-1, 8 // self.codec.bits)).mT.flatten(-2)
 
     def _tile(self) -> int:
-        tile = max(1, _TILE_NUMBERS // (self.runs * self.dim))
-        return max(self.codec.group, tile // self.codec.group * self.codec.group)
+        tile, block = max(1, _TILE_NUMBERS // (self.runs * self.dim)), self.codec.block
+        return max(block, tile // block * block)
 
     def logits(self, q: Tensor) -> Tensor:
         if self.codec.axis == "token" or self.owner is not None or self.slots % self.codec.group:
@@ -210,12 +223,7 @@ class AffinePacked:
         codes = self.codes[run, index]
         if self.codec.axis == "token":
             return self._like(codes, self.step[run, index], self.lo[run, index], None)
-        old = self._owners()[run, index].long()
-        fresh = torch.ones_like(old)
-        fresh[:, 1:] = old[:, 1:] != old[:, :-1]  # index ascends, so a group's slots stay together
-        new = fresh.cumsum(1) - 1
-        count = int(new[:, -1].max()) + 1 if new.numel() else 0
-        source = torch.zeros(index.shape[0], count, dtype=torch.long, device=old.device).scatter_(1, new, old)
+        new, source = renumber(self._owners()[run, index].long())
         return self._like(codes, self.step[run, source], self.lo[run, source], new.to(torch.int32))
 
     def _like(self, codes: Tensor, step: Tensor, lo: Tensor, owner: Tensor | None) -> AffinePacked:
@@ -225,6 +233,7 @@ class AffinePacked:
         parts = [self, *(o for o in others if isinstance(o, AffinePacked))]
         codes, step, lo = (torch.cat([getattr(p, name) for p in parts], 1) for name in ("codes", "step", "lo"))
         whole = all(p.owner is None and p.slots % p.codec.block == 0 for p in parts[:-1])
+        whole = whole and all(p.codec == self.codec for p in parts)
         if self.codec.axis == "token" or (whole and parts[-1].owner is None):
             return self._like(codes, step, lo, None)
         owners, base = [], 0

@@ -72,7 +72,10 @@ def replaced_not_written(cache: PressCache) -> set[int]:
     return {t.data_ptr() for t in [*found, *mass] if t is not None}
 
 
-@over({k: v for k, v in ALL.items() if k.split("|")[0] in ("full", "random", "snapkv", "kivi") and "think" not in k})
+TRIMMED = ("full", "random", "snapkv", "kivi", "fp8", "int8", "gear")
+
+
+@over({k: v for k, v in ALL.items() if k.split("|")[0] in TRIMMED and "think" not in k})
 def test_crop_takes_back_exactly_the_last_tokens(press: Press) -> None:
     model, follow = shared("llama"), tokens(2, 5, 1)
     with press(model) as session:
@@ -126,7 +129,7 @@ def test_crop_before_compressing_is_reading_less(press: Press) -> None:
         assert gap(decode(model, cache, follow), wanted) < 3e-5
 
 
-@over({k: ALL[k] for k in ("kivi", "kivi-token", "snapkv|kivi", "random|kivi")})
+@over({k: v for k, v in QUANTIZED.items() if k.split("|")[0] not in ("tova", "streaming_llm")})
 def test_codes_are_append_only(press: Press) -> None:
     """Decoded values of a packed slot are bit-identical for ever after."""
     model = shared("llama")
@@ -143,4 +146,5 @@ def test_codes_are_append_only(press: Press) -> None:
                             if at >= 0:
                                 values = (k[0, head, slot].tolist(), v[0, head, slot].tolist())
                                 assert first.setdefault((number, head, at), values) == values
-    assert len({at for _, _, at in first}) > 20 and max(at for _, _, at in first) > 80
+    seen = {at for _, _, at in first}
+    assert len(seen) > 15 and (press.recipe.schedule.continuous or max(seen) > 80)
