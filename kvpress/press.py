@@ -283,8 +283,8 @@ class Press:
         for part in self.parts:
             for name, value in part.decisions().items():
                 assert name in names, name
-                if name == "residual":  # how many slots stay dense: the larger wish holds for both
-                    value = max(value, chosen.get(name, 0))
+                if name == "residual" and name in chosen:  # slots that stay dense: the larger wish holds for both
+                    value = max(value, chosen[name])
                 elif name in chosen:
                     raise PressConflictError(
                         f"{owner[name]} and {part.name} both decide {_WORDS.get(name, name)}; use one of them."

@@ -116,6 +116,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "device": "auto, cpu, cuda, cuda:1, mps (auto)",
         "dtype": "auto, float32, bfloat16, float16 (auto)",
         "attn": "attention implementation outside the press (auto)",
+        "bytes": "solve the press for this much, e.g. 12.5%% of the dense cache, or 512MiB",
         "chat": "use the chat template: auto, on, off (auto)",
     }
     numbers = {

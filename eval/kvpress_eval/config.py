@@ -43,7 +43,8 @@ class RunConfig:
     question), ``after_context`` (the only one in multi-request mode: no question is visible to the
     press). ``history`` says whose answers later turns see. ``length`` bounds all tokens of a
     session. ``batch`` questions are answered at once in multi-request mode (0: all of them for the
-    bundled model, one at a time for others). ``chunk`` splits long prompts.
+    bundled model, one at a time for others). ``chunk`` splits long prompts. ``bytes`` is a share of the
+    dense cache ("12.5%") or an amount ("512MiB") that the press's free parameter is solved for, at ``length`` tokens.
     """
 
     model: str = "tiny"
@@ -62,6 +63,7 @@ class RunConfig:
     chunk: int = 0
     batch: int = 0
     chat: str = "auto"
+    bytes: str = ""
 
     def __post_init__(self) -> None:
         get_task(self.task)
@@ -100,8 +102,11 @@ class RunConfig:
         """What the run id is made of: this cell with every value resolved, but no versions and no
         dates.
         """
+        own = asdict(self)
+        if not self.bytes:
+            del own["bytes"]
         return {
-            **asdict(self),
+            **own,
             **resolved,
             "press": press_spec,
             "suite": SUITE,
@@ -136,8 +141,8 @@ class SweepConfig:
     """A grid of cells: every combination of the lists, the full cache first for each.
 
     A press may hold names in braces that ``vary`` lists values for: ``snapkv(keep={keep})`` with
-    ``vary: {keep: [0.5, 0.25]}``. A single value stands for a list of one. ``schedule`` is for
-    multi-turn mode.
+    ``vary: {keep: [0.5, 0.25]}``. A single value stands for a list of one. ``bytes`` lists amounts that
+    every press is solved for. ``schedule`` is for multi-turn mode.
     """
 
     models: Sequence[str] = ("tiny",)
@@ -157,6 +162,7 @@ class SweepConfig:
     chunk: int = 0
     batch: int = 0
     chat: str = "auto"
+    bytes: Sequence[str] = ()
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> SweepConfig:
@@ -175,12 +181,13 @@ class SweepConfig:
     def cells(self) -> list[RunConfig]:
         """Every cell once, the full cache first of its kind (others are compared with it)."""
         presses = list(dict.fromkeys(["full", *_expand(self.presses, self.vary)]))
-        shared = {f.name for f in fields(RunConfig)} & {f.name for f in fields(self)}
+        shared = {f.name for f in fields(RunConfig)} & {f.name for f in fields(self)} - {"bytes"}
         base = {name: getattr(self, name) for name in shared}
-        grid = itertools.product(self.models, self.lengths, self.seeds, presses, self.tasks, self.modes)
+        sized = [(press, amount) for press in presses for amount in (("",) if press == "full" else self.bytes or ("",))]
+        grid = itertools.product(self.models, self.lengths, self.seeds, sized, self.tasks, self.modes)
         found = []
-        for model, length, seed, press, task, mode in grid:
-            own = dict(base)
+        for model, length, seed, (press, amount), task, mode in grid:
+            own = base | {"bytes": amount}
             if mode == "multi-request":
                 own |= {"schedule": "default", "history": "gold"}
             found.append(RunConfig(**own, model=model, press=press, task=task, mode=mode, length=length, seed=seed))
@@ -189,7 +196,7 @@ class SweepConfig:
 
 def with_press(config: RunConfig, press: str) -> RunConfig:
     """The same cell under another press."""
-    return replace(config, press=press)
+    return replace(config, press=press, bytes="" if press == "full" else config.bytes)
 
 
 def _expand(presses: Sequence[str], vary: Mapping[str, Sequence[Any]]) -> list[str]:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from kvpress import Press
+
 __all__ = ["BUNDLED", "Loaded", "load", "resolve_device"]
 
 BUNDLED = {
@@ -30,7 +32,7 @@ class Loaded:
 
     ``weights`` is a hash of a sample of every parameter: a model trained again under the same name is another one.
     ``max_positions`` is None where the configuration names none. ``episodes`` are those built so
-    far: every press asks the same ones.
+    far: every press asks the same ones; ``solved`` the presses found for an amount of bytes.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Loaded:
     prompter: Prompter
     weights: str
     episodes: dict[tuple[object, ...], Episode] = field(default_factory=dict, compare=False)
+    solved: dict[tuple[str, str, int], Press] = field(default_factory=dict, compare=False)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -66,6 +66,20 @@ class Cell:
         return self.config.batch or whole
 
 
+def _press(config: RunConfig, loaded: Loaded) -> Press:
+    """The press of a cell, solved for its bytes where it names some."""
+    from kvpress import Press
+    from kvpress.solve import solve
+
+    press = Press.parse(config.press)
+    if not config.bytes:
+        return press
+    key = (config.press, config.bytes, config.length)
+    if key not in loaded.solved:
+        loaded.solved[key] = solve(press, loaded.model, config.length, config.bytes).press
+    return loaded.solved[key]
+
+
 def prepare(config: RunConfig, loaded: Loaded) -> Cell:
     """Check a configuration against its model and press, and give it its run id.
 
@@ -73,15 +87,13 @@ def prepare(config: RunConfig, loaded: Loaded) -> Cell:
         KVPressError: for an unknown press or one with wrong arguments.
         UsageError: for a length that the model or the task does not allow.
     """
-    from kvpress import Press
-
     limit = loaded.max_positions
     if limit is not None and config.length > limit:
         raise UsageError(
             f"length {config.length} is more than model {config.model!r} has positions ({limit}); "
             f"use --length {limit} or less"
         )
-    press = Press.parse(config.press)
+    press = _press(config, loaded)
     recipe = press.recipe
     if config.schedule == "every_turn_prompt" and recipe.evicts and not recipe.schedule.every_prompt:
         raise UsageError(

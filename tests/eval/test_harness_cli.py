@@ -47,6 +47,8 @@ def test_run_writes_a_row_and_finds_it_again(
         (["run", "--model", "/no/such/folder"], "no such folder"),
         (["run", "--model", "MODEL", "--length", "9000"], "use --length 700 or less"),
         (["run", "--model", "MODEL", "--length", "60"], "needs a length of at least"),
+        (["run", "--model", "MODEL", "--length", "300", "--bytes", "a lot", "--press", "knorm"], 'write "12.5%"'),
+        (["run", "--model", "MODEL", "--length", "300", "--bytes", "9%", "--press", "full"], "leaves nothing to solve"),
         (["run", "--device", "tpu"], "unknown device 'tpu'"),
         (["run", "--colour", "red"], "unrecognized arguments: --colour"),
         (["sweep", "none.yaml"], "no such sweep file"),
@@ -203,3 +205,18 @@ def test_compare_says_by_how_much_on_the_same_sessions(
     assert float(first[4].replace("\u2212", "-")) == pytest.approx(scores[0] - scores[1], abs=0.06)
     assert "multi-turn, later" in out and "multi-request" not in out
     assert main(["compare", "full", "full", "--tasks", "kvv", "--results", str(tmp_path)]) == 2
+
+
+def test_presses_are_solved_for_the_bytes_of_a_sweep(dialect_model: str, tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(
+        f"models: [{dialect_model}]\nmodes: [multi-request]\nlengths: [400]\nsessions: 1\nturns: 1\n"
+        "presses: [random, knorm]\nbytes: [50%, 80%]\n"
+    )
+    for _ in range(2):  # the second time finds them
+        assert main(["sweep", str(tmp_path / "sweep.yaml"), "--results", str(tmp_path / "rows")]) == 0
+    rows = load_rows(tmp_path / "rows")
+    assert len(rows) == 5 and sum(row.press == "full" for row in rows) == 1
+    for row in rows:
+        if row.press != "full":
+            share = 0.5 if "--bytes 50%" in row.command else 0.8
+            assert row.bytes_ratio == pytest.approx(share, rel=0.05) and "(keep=" in row.press

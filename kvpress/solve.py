@@ -1,0 +1,143 @@
+"""Presses at equal bytes: the free parameter of a press is found so that the ledger shows what was asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from kvpress.errors import BudgetError
+from kvpress.press import PRESETS, Part, Press
+
+_STEPS = 10_000  # a fraction is found to four decimals
+_FRACTIONS = ("keep", "keep_channels")
+_CHOICES = {"bits": (2, 4, 8)}
+_CLOSE = 0.02
+_UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A press whose free parameter was found. bytes: what its cache holds; dense: the same tokens dense."""
+
+    press: Press
+    bytes: int
+    dense: int
+
+
+def solve(press: Press, model: PreTrainedModel, length: int, target: str | float | int) -> Solved:
+    """Find the free parameter of `press` so that a cache of `length` tokens holds at most `target` bytes.
+
+    The free parameter is `keep` of the part that has one and was not given it, else `keep_channels`, else `bits`.
+    The largest value whose cache fits is taken; every candidate's bytes are read from the ledger of a cache that
+    `model` really filled, with random tokens.
+
+    target: "12.5%" of the dense cache, "512MiB" ("KiB", "GiB", "B"), an int of bytes, or a fraction in (0, 1).
+    Raises BudgetError when there is no free parameter, or no value of it comes within 2 % under the target; the
+    message says what is reachable.
+    """
+    ruler = _Ruler(model, length)
+    wanted = _bytes(target, ruler.dense)
+    number, name = _free(press)
+
+    def at(value: float | int) -> tuple[Press, int]:
+        part = press.parts[number]
+        given = tuple(sorted({**dict(part.given), name: value}.items()))
+        names = list(PRESETS[part.name].signature.parameters)
+        given = tuple(sorted(given, key=lambda pair: names.index(pair[0])))
+        found = Press((*press.parts[:number], Part(part.name, given), *press.parts[number + 1 :]))
+        return found, ruler.measure(found)
+
+    best = _largest(at, wanted, _CHOICES.get(name))
+    if best is None or best[1] < (1 - _CLOSE) * wanted:
+        low, high = _reach(at, _CHOICES.get(name))
+        raise BudgetError(
+            f"{press} cannot hold {wanted:,} bytes ({wanted / ruler.dense:.1%} of the dense cache of {length} tokens) "
+            f"by its {name}: it reaches {low / ruler.dense:.1%} to {high / ruler.dense:.1%}"
+            + (f", in steps ({', '.join(map(str, _CHOICES[name]))} bits)" if name in _CHOICES else "")
+            + ". Ask for another share, or compose it with another press."
+        )
+    return Solved(best[0], best[1], ruler.dense)
+
+
+@dataclass(frozen=True)
+class _Ruler:
+    model: PreTrainedModel
+    length: int
+
+    @cached_property
+    def _ids(self) -> torch.Tensor:
+        high = int(self.model.config.get_text_config().vocab_size)
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(0, high, (1, self.length), generator=generator).to(self.model.device)
+
+    @cached_property
+    def dense(self) -> int:
+        with Press((Part("full"),))(self.model) as session:
+            return session.prefill(self._ids).dense_nbytes()
+
+    def measure(self, press: Press) -> int:
+        with press(self.model) as session:
+            return session.prefill(self._ids).nbytes()
+
+
+def _free(press: Press) -> tuple[int, str]:
+    for name in (*_FRACTIONS, *_CHOICES):
+        for number, part in enumerate(press.parts):
+            if name in PRESETS[part.name].signature.parameters and name not in dict(part.given):
+                return number, name
+    raise BudgetError(
+        f"{press} leaves nothing to solve for: leave out keep, keep_channels or bits, and its value is found."
+    )
+
+
+def _largest(
+    at: Callable[[float | int], tuple[Press, int]], wanted: int, choices: tuple[int, ...] | None
+) -> tuple[Press, int] | None:
+    """The press with the most bytes among those that hold at most `wanted`."""
+    if choices is not None:
+        fitting = [found for found in map(at, choices) if found[1] <= wanted]
+        return max(fitting, key=lambda found: found[1], default=None)
+    best: tuple[Press, int] | None = None
+    low, high = 0, _STEPS + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            found = at(middle / _STEPS)
+        except BudgetError:  # too few slots for those it protects
+            low = middle
+            continue
+        if found[1] <= wanted:
+            low, best = middle, found
+        else:
+            high = middle
+    return best
+
+
+def _reach(at: Callable[[float | int], tuple[Press, int]], choices: tuple[int, ...] | None) -> tuple[int, int]:
+    values: tuple[Any, ...] = choices or (1 / _STEPS, 1.0)
+    sizes = [at(value)[1] for value in values]
+    return min(sizes), max(sizes)
+
+
+def _bytes(target: str | float | int, dense: int) -> int:
+    if isinstance(target, bool):
+        raise BudgetError(f"bytes={target!r} is not an amount of bytes.")
+    if isinstance(target, int):
+        wanted = float(target)
+    elif isinstance(target, float):
+        wanted = target * dense
+    else:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z%]*)\s*", target)
+        unit = match.group(2).lower() if match else ""
+        if match is None or (unit != "%" and unit not in _UNITS):
+            raise BudgetError(f'bytes={target!r} cannot be read; write "12.5%" of the dense cache, or "512MiB".')
+        wanted = float(match.group(1)) * (dense / 100 if unit == "%" else _UNITS[unit])
+    if wanted < 1:
+        raise BudgetError(f"bytes={target!r} leaves no room for a cache.")
+    return int(wanted)

@@ -1,0 +1,60 @@
+"""Equal bytes: the ledger of what is found shows what was asked for, and what cannot be reached is said."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvpress import Press, kivi
+from kvpress.errors import BudgetError
+from kvpress.solve import solve
+from tests.models import build, tokens
+
+MODEL = build("llama", num_hidden_layers=2, head_dim=64, num_key_value_heads=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("snapkv(window=8)", 0.5),
+        ("snapkv(window=8)", 0.0625),
+        ("h2o | kivi(bits=4)", 0.1),
+        ("random(recent=4) | think(keep_channels=0.5)", 0.3),
+        ("zigzag(window=8) | ada | snapkv(window=8)", 0.125),
+        ("knorm | kivi(bits=2, group=16, residual=16)", 0.125),
+    ],
+)
+def test_the_ledger_shows_what_was_asked_for(text: str, share: float) -> None:
+    found = solve(Press.parse(text), MODEL, 700, share)
+    assert 0.98 * share * found.dense <= found.bytes <= share * found.dense
+    with found.press(MODEL) as session:
+        assert session.prefill(tokens(1, 700)).nbytes() == pytest.approx(found.bytes, rel=0.01)
+    assert "keep=" in str(found.press) and Press.parse(str(found.press)) == found.press
+
+
+def test_channels_and_bits_are_found_where_nothing_is_evicted() -> None:
+    found = solve(Press.parse("think(window=8, recent=8)"), MODEL, 700, "75%")
+    assert 0.4 < dict(found.press.parts[0].given)["keep_channels"] < 0.6  # type: ignore[operator]
+    with kivi(bits=4)(MODEL) as session:
+        four = session.prefill(tokens(1, 700)).nbytes()
+    found = solve(Press.parse("kivi"), MODEL, 700, four + 99)
+    assert found.bytes == four
+    assert str(found.press) == "kivi(bits=4)"
+
+
+@pytest.mark.parametrize("target", ["25%", "25 %", 0.25, "700KiB", "0.7MiB", 716800])
+def test_targets_in_every_unit(target: str | float | int) -> None:
+    found = solve(Press.parse("knorm"), MODEL, 700, target)
+    wanted = 716_800 if not isinstance(target, float) and "25" not in str(target) else found.dense // 4
+    assert 0.97 * wanted <= found.bytes <= max(wanted, 0.7 * 2**20)
+
+
+def test_what_cannot_be_reached_says_what_can() -> None:
+    with pytest.raises(BudgetError, match=r"by its keep: it reaches .*% to 15\.6%"):
+        solve(Press.parse("h2o | kivi(bits=4, group=32, residual=0)"), MODEL, 1280, 0.6)
+    with pytest.raises(BudgetError, match=r"in steps \(2, 4, 8 bits\)"):
+        solve(Press.parse("kivi"), MODEL, 700, "1%")
+    with pytest.raises(BudgetError, match="leaves nothing to solve for"):
+        solve(Press.parse("snapkv(keep=0.25)"), MODEL, 700, 0.5)
+    for wrong in ("a lot", "12 apples", "-3%", True):
+        with pytest.raises(BudgetError, match="bytes="):
+            solve(Press.parse("knorm"), MODEL, 700, wrong)
