@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache
 
-from kvpress.errors import SessionError
+from kvpress.errors import CropError, SessionError
 from kvpress.hf import own_layer
 from kvpress.press import Press
 from kvpress.store import State, StoreLayer
@@ -182,10 +182,21 @@ class PressCache(Cache):  # type: ignore[misc]
 
         Raises CropError where they are no longer dense, or where the press has counted their attention.
         """
-        for layer in self.stores:
-            layer.check_crop(tokens_to_remove)
+        for layer in self.layers:
+            if isinstance(layer, StoreLayer):
+                layer.check_crop(tokens_to_remove)
+            elif int(tokens_to_remove) and not _can_crop(layer):
+                raise CropError(
+                    "A sliding or linear layer of this model no longer holds what stood before the last tokens. Fork "
+                    "the cache before reading what you may want to undo."
+                )
         super().crop(tokens_to_remove)
         self.settle()
+
+    def reset(self) -> None:
+        """Back to a cache that has seen nothing."""
+        super().reset()
+        self.next_logits, self.broken = None, False
 
     def to_dense(self) -> DynamicCache:
         """Every surviving slot decoded, as a DynamicCache, when all heads and rows hold the same number of slots.
@@ -236,6 +247,13 @@ def own_tensors(layer: Any) -> dict[str, Tensor]:
         if isinstance(value, Tensor):
             found[name] = value
     return found
+
+
+def _can_crop(layer: Any) -> bool:
+    if not layer.is_initialized or getattr(layer, "record_past", True):
+        return True
+    window = getattr(layer, "sliding_window", None)
+    return window is not None and layer.get_seq_length() < window
 
 
 def _copy_layer(layer: Any) -> Any:

@@ -18,7 +18,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, GenerationConfig, PreTrainedModel
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    DynamicCache,
+    GenerationConfig,
+    PreTrainedModel,
+)
 from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, CacheLayerMixin, get_layer_types_and_kwargs
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -200,8 +206,8 @@ def attention_of(model: PreTrainedModel) -> Iterator[None]:
     saved = [(config, config._attn_implementation_internal) for config in configs.values()]
     if busy := [config for config, base in saved if base == NAME]:
         raise SessionError(
-            f"A press is entered on this model already ({type(busy[0]).__name__} runs under it). Leave the first "
-            "`with` block, or compose the presses: (a | b)(model)."
+            "A press is entered already on this model, or on one that shares its config object "
+            f"({type(busy[0]).__name__}). Leave the first `with` block, or compose the presses: (a | b)(model)."
         )
     try:
         for config, base in saved:
@@ -218,18 +224,32 @@ def attention_of(model: PreTrainedModel) -> Iterator[None]:
 @contextlib.contextmanager
 def generation_of(
     model: PreTrainedModel,
+    new_cache: Callable[[], Any],
     reading: Callable[[bool], contextlib.AbstractContextManager[None]],
     guessing: Callable[[], None],
 ) -> Iterator[None]:
     """Tell what `model.generate` is about, which its forwards alone cannot show.
 
-    reading(chunked): surrounds the reading of a prompt, in one forward or (prefill_chunk_size=) in several.
-    guessing(): called before generation that takes tokens back (assistant models, prompt lookup) begins.
+    new_cache(): stands in for the cache that `generate` makes where it is given none. reading(chunked): surrounds
+    the reading of a prompt, in one forward or (prefill_chunk_size=) in several. guessing(): called before
+    generation that takes tokens back (assistant models, prompt lookup) begins.
     """
     if not model.can_generate():
         yield
         return
-    prefill, candidates = model._prefill, model._get_candidate_generator
+    prefill, candidates, prepare = model._prefill, model._get_candidate_generator, model._prepare_cache_for_generation
+
+    def make(config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if config.use_cache is False:
+            raise UnsupportedError(
+                "generate(use_cache=False) keeps no cache that a press could compress. Leave it out."
+            )
+        given = model_kwargs.get("past_key_values")
+        out = prepare(config, model_kwargs, *args, **kwargs)
+        made = model_kwargs.get("past_key_values")
+        if given is None and type(made) is DynamicCache and not getattr(made, "offloading", False):
+            model_kwargs["past_key_values"] = new_cache()
+        return out
 
     def read(*args: Any, **kwargs: Any) -> Any:
         config = next(a for a in (*args, *kwargs.values()) if isinstance(a, GenerationConfig))
@@ -240,11 +260,11 @@ def generation_of(
         guessing()
         return candidates(*args, **kwargs)
 
-    model._prefill, model._get_candidate_generator = read, guess
+    model._prefill, model._get_candidate_generator, model._prepare_cache_for_generation = read, guess, make
     try:
         yield
     finally:
-        del model._prefill, model._get_candidate_generator
+        del model._prefill, model._get_candidate_generator, model._prepare_cache_for_generation
 
 
 def takes_cache(module: torch.nn.Module) -> bool:

@@ -189,6 +189,19 @@ class Preset:
         return {name: given.get(name, p.default) for name, p in self.signature.parameters.items()}
 
 
+def _with_texts(signature: inspect.Signature) -> inspect.Signature:
+    """Annotations as text, whether or not the module of a preset postpones their evaluation."""
+
+    def text(annotation: Any) -> str:
+        if isinstance(annotation, str):
+            return annotation
+        return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+
+    return signature.replace(
+        parameters=[p.replace(annotation=text(p.annotation)) for p in signature.parameters.values()]
+    )
+
+
 PRESETS: Registry[Preset] = Registry("press")
 
 
@@ -219,7 +232,7 @@ def preset(name: str) -> Callable[[Builder], Preset]:
 
     def wrap(build: Builder) -> Preset:
         summary = (inspect.getdoc(build) or "").split("\n")[0]
-        made = Preset(name, build, summary, inspect.signature(build))
+        made = Preset(name, build, summary, _with_texts(inspect.signature(build)))
         PRESETS.register(name)(made)
         return made
 
@@ -349,6 +362,8 @@ def _parse_part(text: str) -> Press:
         call = ast.parse(f"f({inside})", mode="eval").body
         assert isinstance(call, ast.Call)
         values = {k.arg or "**": _literal(k.value) for k in call.keywords}
+        if len(values) < len(call.keywords):
+            raise ValueError("an argument is given twice")
         names = list(chosen.signature.parameters)
         for at, node in enumerate(call.args):
             if names[at] in values:

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from kvpress import hf
 from kvpress.cache import PressCache
 from kvpress.errors import SessionError, UnsupportedError
+from kvpress.io import fingerprint
 from kvpress.press import Press
 from kvpress.rope import Rotate, rotation
 
@@ -101,8 +102,11 @@ class Session:
         self._check_open()
         if ids.dim() != 2 or ids.shape[1] == 0:
             raise SessionError(f"ids has shape {tuple(ids.shape)}; give (batch, tokens) with at least one token.")
-        cache = self.new_cache() if cache is None else cache
+        cache = self.new_cache() if cache is None else _ours(cache)
         past, new = cache.get_seq_length(), ids.shape[1]
+        self._check_rows(cache, ids.shape[0])
+        if attention_mask is not None:
+            _check_prompt_mask(attention_mask, ids, past)
         if attention_mask is None and past and cache.stores[0].seen_mask is not None:
             attention_mask = torch.ones_like(ids)  # earlier turns were padded, and positions count from there
         if attention_mask is not None and attention_mask.shape[1] == new and past:
@@ -159,6 +163,7 @@ class Session:
     def compress(self, cache: PressCache) -> None:
         """Fire the press now where it has not fired since the last prompt."""
         self._check_open()
+        _ours(cache)
         for layer in cache.stores:
             layer.hold, layer.rotate = False, self._rotate  # a loaded cache has not met this session yet
             if layer.pending:
@@ -166,6 +171,7 @@ class Session:
 
     def report(self, cache: PressCache) -> Report:
         """Slots and bytes of a cache, by layer and by kind."""
+        _ours(cache)
         ledger = cache.ledger()
         by_layer = ledger.by_layer()
         layers = []
@@ -195,38 +201,44 @@ class Session:
             raise SessionError("This session has ended; enter the press again: with press(model) as session.")
 
     def _before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Forward pre-hook: put our cache in place of an empty one, refuse what cannot work."""
+        """Forward pre-hook: put our cache in place of none, refuse what cannot work."""
         if self._running is not None:  # a part of the model whose forward was called
             return None
-        cache = self._cache_for(kwargs)
+        names = inspect.signature(module.forward).parameters
+        given = dict(zip(names, args, strict=False)) | kwargs
+        cache = self._cache_for(given)
         self._running = module
-        return None if cache is None else (args, {**kwargs, "past_key_values": cache})
+        return None if cache is None else ((), {**given, "past_key_values": cache})
 
-    def _cache_for(self, kwargs: dict[str, Any]) -> PressCache | None:
+    def _cache_for(self, given: dict[str, Any]) -> PressCache | None:
         """The cache of this forward, ready to be filled; None where the forward keeps no cache."""
-        cache = kwargs.get("past_key_values")
+        cache = given.get("past_key_values")
         hf.set_pressed(False)
-        if isinstance(cache, PressCache):
-            _check_mask(cache, kwargs.get("attention_mask"))
-            self._admit(cache)
-            return cache
-        if cache is None and not self._uses_cache(kwargs):
+        if cache is None and not self._uses_cache(given):
             return None
-        if cache is not None and (type(cache) is not DynamicCache or getattr(cache, "offloading", False)):
+        if cache is not None and not isinstance(cache, PressCache):
             raise UnsupportedError(
                 f"A {type(cache).__name__} was given (past_key_values= or cache_implementation=), but under a press "
-                "the session keeps the cache. Leave it out, or pass session.new_cache()."
+                "the session keeps the cache. Leave it out, or pass session.new_cache(); what a cache of another kind "
+                "holds already has to be read again, with session.prefill(ids)."
             )
-        if cache is not None and cache.get_seq_length() > 0:
-            raise UnsupportedError(
-                f"The DynamicCache given holds {cache.get_seq_length()} tokens that were read without the press. "
-                "Read them with session.prefill(ids) instead."
+        if given.get("output_attentions"):
+            raise UnsupportedError("output_attentions=True asks for what a press does not build. Leave it out.")
+        cache = self.new_cache() if cache is None else cache
+        tokens = given.get("input_ids") if given.get("inputs_embeds") is None else given["inputs_embeds"]
+        if isinstance(tokens, Tensor):
+            self._check_rows(cache, tokens.shape[0])
+        _check_mask(cache, given.get("attention_mask"))
+        self._admit(cache)
+        return cache
+
+    def _check_rows(self, cache: PressCache, rows: int) -> None:
+        held = cache.stores[0].batch_size
+        if held not in (-1, rows):
+            raise SessionError(
+                f"This cache holds {held} rows and {rows} were given. cache.fork({rows}) repeats a cache of one row, "
+                "cache.fork(torch.tensor([...])) picks rows."
             )
-        fresh = self.new_cache()
-        if cache is not None and any(getattr(layer, "record_past", False) for layer in cache.layers):
-            fresh.activate_past_recording()  # assisted generation rolls the sliding layers back
-        self._admit(fresh)
-        return fresh
 
     def _uses_cache(self, kwargs: dict[str, Any]) -> bool:
         use = kwargs.get("use_cache")
@@ -239,6 +251,12 @@ class Session:
             raise SessionError("A forward on this cache failed half-way, so its layers disagree. Make a new cache.")
         if len(cache.layers) != len(self._types):
             raise SessionError(f"This cache has {len(cache.layers)} layers, the model {len(self._types)}.")
+        filled = cache.model()
+        if filled is not None and filled is not self.model and fingerprint(filled) != fingerprint(self.model):
+            raise SessionError(
+                "This cache was filled by another model (other weights or config). Read the prompt with this one: "
+                "session.prefill(ids)."
+            )
         for layer in cache.stores:
             layer.rotate, layer.shared = self._rotate, self._shares
         if self._chunked is not None:
@@ -276,9 +294,36 @@ def _rotation_for(press: Press, model: PreTrainedModel) -> Rotate:
     return rotation(model, hf.head_dim(model), instead)
 
 
+def _ours(cache: Any) -> PressCache:
+    if not isinstance(cache, PressCache):
+        raise SessionError(f"A {type(cache).__name__} is not a cache of a press; use the one of session.new_cache().")
+    return cache
+
+
+def _check_prompt_mask(mask: Tensor, ids: Tensor, past: int) -> None:
+    allowed = {(ids.shape[0], ids.shape[1]), (ids.shape[0], past + ids.shape[1])}
+    if tuple(mask.shape) not in allowed:
+        raise SessionError(
+            f"attention_mask has shape {tuple(mask.shape)}; give one of {' or '.join(map(str, sorted(allowed)))}, "
+            "for the tokens given or for those in the cache too."
+        )
+    if not bool(mask[:, -1].all()):
+        raise SessionError(
+            "The prompt of a row ends in padding, but the last tokens are what a press looks at and what the next "
+            'token follows. Pad on the left: tokenizer.padding_side = "left".'
+        )
+
+
 def _check_mask(cache: PressCache, mask: Any) -> None:
     """Padding is left out of what is stored, so what was a token once stays one."""
     past = cache.get_seq_length()
+    if cache.press.recipe.needs.window and isinstance(mask, Tensor) and mask.dim() == 2:
+        ends = mask[:, -1].bool()
+        if not bool(ends.all()) and bool(mask[~ends].any()):
+            raise UnsupportedError(
+                f"A row ends in padding, and {cache.press} looks at the last tokens. Pad on the left: "
+                'tokenizer.padding_side = "left".'
+            )
     if not isinstance(mask, Tensor) or mask.dim() != 2 or mask.shape[1] <= past or past == 0:
         return
     if not torch.equal(mask[:, :past].bool(), _seen_mask(cache, mask.shape[0]).to(mask.device)):
@@ -307,7 +352,7 @@ def open_session(press: Press, model: PreTrainedModel) -> Iterator[Session]:
             hooks.append(module.register_forward_pre_hook(session._before, with_kwargs=True))
             hooks.append(module.register_forward_hook(session._after, with_kwargs=True, always_call=True))
         try:
-            with hf.generation_of(model, session._reading, session._guessing):
+            with hf.generation_of(model, session.new_cache, session._reading, session._guessing):
                 yield session
         finally:
             session.open = False

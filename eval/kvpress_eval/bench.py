@@ -187,25 +187,36 @@ def peak(names: Sequence[str], context: int, layers: int = LAYERS) -> list[Timin
     return [Timing("peak memory of prefill", n, context, 1, b, b / out[DENSE]) for n, b in out.items()]
 
 
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `kvpress bench`."""
+    from kvpress import Press
+
     parser = argparse.ArgumentParser(
         prog="kvpress bench",
         description="Time and memory of presses as ratios to DynamicCache, measured in one process.",
-        epilog="example: kvpress bench --contexts 1024 16384 --batches 1 --presses full 'snapkv(keep=0.25)'",
+        epilog="example: kvpress bench --contexts 1024 16384 --batches 1 --presses full 'snapkv(keep=0.25)'. "
+        "Exit codes: 0 done, 2 a mistake in the command.",
     )
     parser.add_argument("--presses", nargs="+", default=list(PRESSES), metavar="PRESS")
-    parser.add_argument("--contexts", nargs="+", type=int, default=[1024, 4096, 16384], metavar="N")
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4], metavar="B")
-    parser.add_argument("--steps", type=int, default=48, help="decode steps counted (default 48)")
-    parser.add_argument("--prompt", type=int, default=4096, help="tokens of the prefill timings (default 4096)")
-    parser.add_argument("--layers", type=int, default=LAYERS)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--contexts", nargs="+", type=_count, default=[1024, 4096, 16384], metavar="N")
+    parser.add_argument("--batches", nargs="+", type=_count, default=[1, 4], metavar="B")
+    parser.add_argument("--steps", type=_count, default=48, help="decode steps counted (default 48)")
+    parser.add_argument("--prompt", type=_count, default=4096, help="tokens of the prefill timings (default 4096)")
+    parser.add_argument("--layers", type=_count, default=LAYERS)
+    parser.add_argument("--threads", type=_count, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--only", choices=["decode", "prefill", "peak"], help="one part instead of all three")
     parser.add_argument("--output", type=Path, help="also write the figures as JSON")
     arguments = parser.parse_args(argv)
+    for text in arguments.presses:
+        Press.parse(text).recipe.ready()
     torch.set_num_threads(arguments.threads)
     rows = list(_rows(arguments))
     if arguments.output:

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 __all__ = ["build_parser", "main"]
 
-RESULTS = Path("leaderboards/results")
+RESULTS = Path("runs/results")
 _EXIT = "exit codes: 0 done, 1 a cell or check failed, 2 a mistake in what was asked, 130 interrupted"
 _RUN = """examples:
   kvpress run --press "snapkv(keep=0.25)" --task kv --length 1024 --sessions 20

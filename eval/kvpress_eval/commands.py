@@ -105,6 +105,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from .page.loading import read_rows
     from .report import print_summary, stale, write
 
     if not options.results.is_dir():
@@ -115,6 +116,10 @@ def _report(options: argparse.Namespace) -> int:
         for path in old:
             console.print(f"{escape(str(path))} is not what the rows say; run kvpress report without --check")
         return 1 if old else 0
+    rows, ignored = read_rows(options.results)
+    if not rows:
+        found = "; ".join(f"{item.path}: {item.reason}" for item in ignored[:3])
+        raise UsageError(f"no rows in {options.results}" + (f" ({found})" if found else "; run a sweep first"))
     print_summary(options.results, console)
     console.print(escape(f"written: {write(options.results, options.out)}"))
     return 0

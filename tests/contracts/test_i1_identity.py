@@ -88,6 +88,15 @@ def test_logits_and_not_only_tokens() -> None:
     assert gap(torch.stack(got.logits), torch.stack(wanted.logits)) < 3e-5
 
 
+def test_arguments_by_position() -> None:
+    model, ids = shared("llama"), tokens(2, 20)
+    wanted = model(torch.cat([ids, ids[:, :1]], 1)).logits[:, -1]
+    with full()(model) as session:
+        for cache in (None, session.new_cache()):
+            cache = model(ids, None, None, cache, use_cache=True).past_key_values
+            assert gap(model(ids[:, :1], None, None, cache).logits[:, -1], wanted) < 3e-5
+
+
 def test_without_a_cache_nothing_is_pressed() -> None:
     model, ids = shared("llama"), tokens(2, 33)
     wanted = model(ids, use_cache=False).logits

@@ -10,7 +10,7 @@ import transformers
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 from kvpress import Press, PressCache, full, kivi, snapkv
-from kvpress.errors import CacheFileError, KVPressError, PressConflictError, SessionError, UnsupportedError
+from kvpress.errors import CacheFileError, CropError, KVPressError, PressConflictError, SessionError, UnsupportedError
 from tests.helpers import forward
 from tests.models import build, shared, tokens
 
@@ -87,9 +87,10 @@ def quantized() -> Any:
         (lambda m: StaticCache(config=m.config, max_cache_len=64), "StaticCache.*new_cache"),
         (lambda m: quantized(), "QuantizedCache.*new_cache"),
         (lambda m: DynamicCache(config=m.config, offloading=True), "DynamicCache.*new_cache"),
-        (lambda m: m(tokens(1, 6)).past_key_values, "holds 6 tokens.*prefill"),
+        (lambda m: m(tokens(1, 6)).past_key_values, "DynamicCache.*prefill"),
+        (lambda m: DynamicCache(config=m.config), "DynamicCache.*new_cache"),
     ],
-    ids=["static", "quantized", "offloading", "not empty"],
+    ids=["static", "quantized", "offloading", "not empty", "empty"],
 )
 def test_caches_of_the_user(make: Any, words: str) -> None:
     model = build("llama")
@@ -98,11 +99,83 @@ def test_caches_of_the_user(make: Any, words: str) -> None:
         forward(model, tokens(1, 5), cache)
 
 
-def test_an_empty_dynamic_cache_is_taken_over() -> None:
+def test_generate_with_a_cache_of_the_user() -> None:
+    """Filling it would leave it dense, and leaving it empty would forget what was read."""
     model = shared("llama")
-    with snapkv(keep=0.3, window=3)(model):
-        out = model(tokens(1, 30), past_key_values=DynamicCache(config=model.config), use_cache=True)
-    assert out.past_key_values.press == snapkv(keep=0.3, window=3)
+    with snapkv(keep=0.3, window=3)(model), pytest.raises(UnsupportedError, match=r"DynamicCache.*new_cache"):
+        model.generate(tokens(1, 30), past_key_values=DynamicCache(config=model.config), max_new_tokens=3)
+
+
+def test_generate_without_a_cache_has_nothing_to_press() -> None:
+    model = build("llama")
+    with snapkv(window=3)(model):
+        with pytest.raises(UnsupportedError, match="use_cache=False"):
+            model.generate(tokens(1, 30), use_cache=False, max_new_tokens=3)
+        model.generation_config.use_cache = False
+        with pytest.raises(UnsupportedError, match="use_cache=False"):
+            model.generate(tokens(1, 30), max_new_tokens=3)
+
+
+@pytest.mark.parametrize("press", ["full", "h2o", "snapkv | kivi(group=4)"])
+def test_rows_that_the_cache_does_not_have(press: str) -> None:
+    model, ids = shared("llama"), tokens(3, 29)
+    with Press.parse(press)(model) as session:
+        cache, one = session.prefill(ids), session.prefill(ids[:1])
+        for new in (1, 5):
+            with pytest.raises(SessionError, match=r"holds 3 rows and 1 were given. cache.fork\(1\)"):
+                session.prefill(ids[:1, :new], cache=cache)
+        with pytest.raises(SessionError, match="holds 1 rows and 3 were given"):
+            forward(model, ids[:, :1], one)
+        forward(model, ids[:, :1], cache)  # a refusal leaves the cache as it was
+        assert cache.get_seq_length() == 30
+
+
+def test_masks_of_another_shape_and_padding_on_the_right() -> None:
+    model, ids = shared("llama"), tokens(2, 29)
+    right = torch.ones(2, 29, dtype=torch.long)
+    right[1, 20:] = 0
+    with snapkv(keep=0.5, window=4)(model) as session:
+        for shape in ((2, 40), (2, 20), (1, 29)):
+            with pytest.raises(SessionError, match="attention_mask has shape"):
+                session.prefill(ids, torch.ones(shape, dtype=torch.long))
+        with pytest.raises(SessionError, match="padding_side"):
+            session.prefill(ids, right)
+        with pytest.raises(UnsupportedError, match="padding_side"):
+            model(ids, attention_mask=right, use_cache=True)
+
+
+def test_attentions_are_not_there_to_be_given() -> None:
+    model = build("llama", impl="eager")
+    with full()(model), pytest.raises(UnsupportedError, match="output_attentions"):
+        model.generate(tokens(1, 9), output_attentions=True, return_dict_in_generate=True, max_new_tokens=2)
+
+
+def test_a_cache_of_another_model_of_the_same_shape() -> None:
+    model, other = build("llama"), build("llama", initializer_range=0.07)
+    with full()(model) as session:
+        cache = session.prefill(tokens(1, 9))
+    with full()(other), pytest.raises(SessionError, match="filled by another model"):
+        forward(other, tokens(1, 1), cache)
+    with full()(build("llama")) as session:  # equal weights are the same model
+        session.prefill(tokens(1, 3), cache=cache)
+
+
+def test_a_cache_that_is_not_ours() -> None:
+    with full()(shared("llama")) as session:
+        for call in (session.report, session.compress, lambda c: session.prefill(tokens(1, 3), cache=c)):
+            with pytest.raises(SessionError, match=r"DynamicCache.*new_cache"):
+                call(DynamicCache())
+
+
+def test_crop_of_sliding_layers_changes_nothing_where_it_cannot() -> None:
+    with full()(shared("gemma3")) as session:
+        cache = session.prefill(tokens(1, 29))
+        with pytest.raises(CropError, match="sliding or linear"):
+            cache.crop(-4)
+        assert {layer.get_seq_length() for layer in cache.layers} == {29}
+        short = session.prefill(tokens(1, 7))
+        short.crop(-2)
+        assert {layer.get_seq_length() for layer in short.layers} == {5}
 
 
 @pytest.mark.parametrize("word", ["static", "offloaded_static", "offloaded"])

@@ -10,6 +10,7 @@ import pytest
 
 from kvpress import PRESETS, KVPressError, Press, full, h2o, kivi, random, snapkv, streaming_llm, tova
 from kvpress.errors import BudgetError, PressConflictError, PressSyntaxError
+from kvpress.press import preset
 from tests.helpers import ALL
 
 TEXTS = [*ALL.values(), *sorted(PRESETS), "snapkv@paper | kivi@paper", "h2o(keep=0.2, recent=0.25) | kivi(bits=4)"]
@@ -94,6 +95,7 @@ def test_conflicts_name_both_and_the_matter(a: object, b: object, words: str) ->
     [
         ("snapvk(keep=0.5)", "Did you mean snapkv"),
         ("h20", "Did you mean h2o"),
+        ("snapkv(keep=0.25, keep=0.5)", "Cannot read the arguments"),
         ("zzz", "Known: .*full, .*h2o, .*kivi"),
         ("snapkv(kep=0.5)", "no argument 'kep'; it takes: keep, window"),
         ("full(keep=0.5)", "no argument 'keep'; it takes: none"),
@@ -175,3 +177,19 @@ def test_variants_have_other_defaults_and_keep_their_name() -> None:
     assert Press.parse("kivi@paper").recipe.residual == 128
     assert str(Press.parse("snapkv@paper(keep=256)")) == "snapkv@paper(keep=256)"
     assert "snapkv@paper(keep=256, window=32" in Press.parse("snapkv@paper(keep=256)").spec()
+
+
+def test_a_preset_of_a_module_that_evaluates_its_annotations() -> None:
+    """As a stranger's file without `from __future__ import annotations` has them."""
+
+    def build(keep=0.5, sinks=0, mode="a"):  # type: ignore[no-untyped-def]
+        return {"keep": keep, "sinks": sinks}
+
+    build.__annotations__ = {"keep": float | int, "sinks": int, "mode": str}
+    made = preset("evaluated")(build)
+    try:
+        assert Press.parse("evaluated(keep=7, sinks=2)").recipe.sinks == 2
+        with pytest.raises(PressSyntaxError, match="sinks='x' must be int"):
+            made(sinks="x")
+    finally:
+        del PRESETS._items["evaluated"]

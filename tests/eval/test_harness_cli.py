@@ -57,6 +57,8 @@ def test_run_writes_a_row_and_finds_it_again(
         (["report", "--results", "/no/such/folder"], "no such folder"),
         (["compare", "full", "h2o", "--results", "RESULTS"], "no finished row of full; there are: none"),
         (["compare", "full", "h2o", "--results", "/no/such/folder"], "no such folder"),
+        (["report", "--results", "RESULTS"], "no rows in"),
+        (["bench", "--presses", "snapkvv"], "Did you mean snapkv"),
         (["list", "colours"], "invalid choice"),
         (["fly"], "invalid choice"),
         ([], "required"),
