@@ -135,14 +135,6 @@ class Recipe:
         self.key.check(head_dim if kept is None else kept.count(kept.keys, head_dim))
         self.value.check(head_dim if kept is None else kept.count(kept.values, head_dim))
 
-    def ready(self) -> None:
-        """Raise for a press that is only a part of one: it may be composed, but not entered."""
-        if self.scorer is None and (self.layers is not None or self.heads.compares):
-            raise PressConflictError(
-                "A layer or head budget spreads the slots that an eviction press keeps; compose it with one, for "
-                "example ada | snapkv(keep=0.25)."
-            )
-
 
 Builder = Callable[..., Decisions]
 
@@ -285,7 +277,18 @@ class Press:
     parts: tuple[Part, ...]
 
     def __post_init__(self) -> None:
-        self.recipe.check()
+        try:
+            self.recipe.check()
+        except PressConflictError as error:
+            raise PressConflictError(f"{self}: {error}") from None
+
+    def ready(self) -> None:
+        """Raise PressConflictError for a press that is only a part of one: it may be composed, but not entered."""
+        if self.recipe.scorer is None and (self.recipe.layers is not None or self.recipe.heads.compares):
+            raise PressConflictError(
+                f"{self} says how slots are spread over heads or layers, but nothing evicts any. Compose it with an "
+                "eviction press, for example ada | snapkv(keep=0.25)."
+            )
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -332,7 +335,7 @@ class Press:
         """
         from kvpress.session import open_session
 
-        self.recipe.ready()
+        self.ready()
         return open_session(self, model)
 
 

@@ -216,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="also write the figures as JSON")
     arguments = parser.parse_args(argv)
     for text in arguments.presses:
-        Press.parse(text).recipe.ready()
+        Press.parse(text).ready()
     torch.set_num_threads(arguments.threads)
     rows = list(_rows(arguments))
     if arguments.output:

@@ -50,7 +50,7 @@ def check_presses(configs: Sequence[RunConfig]) -> None:
     from kvpress import Press
 
     for text in dict.fromkeys(config.press for config in configs):
-        Press.parse(text).recipe.ready()
+        Press.parse(text).ready()
 
 
 def prepare_all(configs: Sequence[RunConfig]) -> Iterator[list[Cell]]:

@@ -166,3 +166,21 @@ def test_report_reads_like_the_ledger() -> None:
     assert report.ratio == report.bytes / report.dense_bytes == report.to_dict()["ratio"]
     assert report.logical == 43 and report.layers[0].slots == 16 + 3
     assert str(report.bytes)[-3:] in str(report) and "snapkv" in str(report)
+
+
+def test_the_worked_example() -> None:
+    """32,768 tokens, a quarter kept, 80 of 128 key channels, 2 bits in groups of 32, a window of 128, bf16.
+
+    For one layer and KV head: 8,064 packed slots at 78 bytes, 128 dense ones at 512, 80 bytes of channel indices:
+    694,608 bytes. The ledger also counts the positions of slots that no longer follow each other.
+    """
+    parts = "snapkv(keep=0.25, window=128)", "think(keep_channels=0.625, recent=128)", "kivi(bits=2, residual=128)"
+    model = build("llama", num_hidden_layers=1, head_dim=128, num_key_value_heads=1, max_position_embeddings=32768)
+    with Press.parse(" | ".join(parts))(model.to(torch.bfloat16)) as session:
+        cache = session.prefill(tokens(1, 32768), chunk=4096)
+    kinds = cache.ledger().by_kind()
+    channels = cache.stores[0].key_channels
+    assert channels is not None and channels.shape == (1, 1, 80)
+    assert kinds["codes"] + kinds["scales"] + kinds["window"] + channels.numel() == 694_608
+    assert cache.nbytes() - 694_608 <= 4 * 8192 + 64
+    model.to(torch.float32)
