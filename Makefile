@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: run test lint type fmt bench report clean
+.PHONY: run test lint type fmt bench report docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +36,9 @@ bench: $(STAMP)
 
 report: $(STAMP)
 	$(BIN)/kvpress report --results leaderboards/results --out leaderboards
+
+docs: $(STAMP)
+	$(BIN)/python -m kvpress_eval.cards
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
