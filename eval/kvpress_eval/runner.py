@@ -74,9 +74,10 @@ def _press(config: RunConfig, loaded: Loaded) -> Press:
     press = Press.parse(config.press)
     if not config.bytes:
         return press
-    key = (config.press, config.bytes, config.length)
+    context = len(loaded.prompter.prompt(Cell(config, loaded, press, "").episode(0)).context)
+    key = (config.press, config.bytes, context)
     if key not in loaded.solved:
-        loaded.solved[key] = solve(press, loaded.model, config.length, config.bytes).press
+        loaded.solved[key] = solve(press, loaded.model, context, config.bytes).press
     return loaded.solved[key]
 
 
