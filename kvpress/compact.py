@@ -14,7 +14,7 @@ from torch import Tensor
 from kvpress import sharing
 from kvpress.block import choose
 from kvpress.policies.apportion import apportion
-from kvpress.segment import Held, Segment
+from kvpress.segment import Held, Segment, appended
 
 if TYPE_CHECKING:
     from kvpress.press import Recipe
@@ -208,7 +208,7 @@ def pack(layer: StoreLayer, freeze: bool) -> None:
     mass = None
     if tail.mass is not None:
         mass = tail.mass[:, :, : tail.count].gather(2, order)[..., : segment.width].contiguous()
-    add(layer, Held(segment, None, mass))
+    layer.held = appended(layer.held, Held(segment, None, mass))
     _leave(layer, pos, order, counts)
 
 
@@ -227,31 +227,6 @@ def _leave(layer: StoreLayer, pos: Tensor, order: Tensor, counts: Tensor) -> Non
         tail.start = layer.logical
     # With a gapless tail the newest dense tokens can still be cropped; otherwise columns are not tokens.
     layer.fixed = max(layer.fixed, tail.start) if tail.pos is None else layer.logical
-
-
-def add(layer: StoreLayer, new: Held) -> None:
-    """Append a segment, joining it with its predecessors of the same form while they are not much larger.
-
-    As in a log-structured merge, the number of segments grows with the logarithm of the length. Joining
-    makes new segments out of the same codes; a fork keeps reading the old ones.
-    """
-    held = list(layer.held)
-    while alike := [i for i, old in enumerate(held) if old.segment.form == new.segment.form]:
-        last = held[alike[-1]]
-        if last.rows is not None or last.segment.width > 2 * new.segment.width:
-            break
-        joined = last.segment.join(new.segment)
-        if joined is None:
-            break
-        mass = new.mass
-        if mass is not None and last.mass is not None:
-            whole = joined.width == last.segment.width + new.segment.width and len(joined.slabs) == 1
-            if not whole:
-                break
-            mass = torch.cat([last.mass, mass], -1)
-        held.pop(alike[-1])
-        new = Held(joined, None, mass)
-    layer.held = [*held, new]
 
 
 def _by_position(pos: Tensor, keep: Tensor) -> Tensor:

@@ -287,3 +287,28 @@ class Held:
     def per_row(self, values: Tensor) -> Tensor:
         """(S, ...) values of the stored rows as (B, ...)."""
         return values if self.rows is None else values[self.rows]
+
+
+def appended(held: Sequence[Held], new: Held) -> list[Held]:
+    """The list with one more, joined with its predecessors of the same form while they are not much larger.
+
+    As in a log-structured merge, the number of segments grows with the logarithm of the length. Joining
+    makes new segments out of the same codes; a fork keeps reading the old ones.
+    """
+    out = list(held)
+    while alike := [i for i, old in enumerate(out) if old.segment.form == new.segment.form]:
+        last = out[alike[-1]]
+        if last.rows is not None or last.segment.width > 2 * new.segment.width:
+            break
+        joined = last.segment.join(new.segment)
+        if joined is None:
+            break
+        mass = new.mass
+        if mass is not None and last.mass is not None:
+            whole = joined.width == last.segment.width + new.segment.width and len(joined.slabs) == 1
+            if not whole:
+                break
+            mass = torch.cat([last.mass, mass], -1)
+        out.pop(alike[-1])
+        new = Held(joined, None, mass)
+    return [*out, new]

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kvpress import compact
 from kvpress.codec import Dense, Packed, ScaledPacked
-from kvpress.segment import Held, Segment, Slab
+from kvpress.segment import Held, Segment, Slab, appended
 
 if TYPE_CHECKING:
     from kvpress.store import StoreLayer
@@ -64,9 +63,10 @@ def merge(lower: StoreLayer, upper: StoreLayer, order: Tensor, most: Tensor) -> 
     )
     for layer, segment, (k, v) in zip((lower, upper), (first, second), sides, strict=True):
         if segment.slabs:
-            compact.add(layer, Held(segment))
+            layer.held = appended(layer.held, Held(segment))
         if bool(whole.any()):
-            compact.add(layer, Held(Segment.encode((Dense(), Dense()), k, v, pos, parted[1], whole)))
+            exact = Segment.encode((Dense(), Dense()), k, v, pos, parted[1], whole)
+            layer.held = appended(layer.held, Held(exact))
     relink(lower, upper)
     return counts
 
