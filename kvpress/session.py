@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import weakref
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -204,8 +205,9 @@ class Session:
         """Forward pre-hook: put our cache in place of none, refuse what cannot work."""
         if self._running is not None:  # a part of the model whose forward was called
             return None
-        names = inspect.signature(module.forward).parameters
-        given = dict(zip(names, args, strict=False)) | kwargs
+        given = kwargs
+        if args:
+            given = dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | kwargs
         cache = self._cache_for(given)
         self._running = module
         return None if cache is None else ((), {**given, "past_key_values": cache})
@@ -252,11 +254,13 @@ class Session:
         if len(cache.layers) != len(self._types):
             raise SessionError(f"This cache has {len(cache.layers)} layers, the model {len(self._types)}.")
         filled = cache.model()
-        if filled is not None and filled is not self.model and fingerprint(filled) != fingerprint(self.model):
-            raise SessionError(
-                "This cache was filled by another model (other weights or config). Read the prompt with this one: "
-                "session.prefill(ids)."
-            )
+        if filled is not self.model:
+            if filled is not None and fingerprint(filled) != fingerprint(self.model):
+                raise SessionError(
+                    "This cache was filled by another model (other weights or config). Read the prompt with this one: "
+                    "session.prefill(ids)."
+                )
+            cache.model = weakref.ref(self.model)  # an equal one: not to be compared again at every step
         for layer in cache.stores:
             layer.rotate, layer.shared = self._rotate, self._shares
         if self._chunked is not None:
@@ -317,7 +321,8 @@ def _check_prompt_mask(mask: Tensor, ids: Tensor, past: int) -> None:
 def _check_mask(cache: PressCache, mask: Any) -> None:
     """Padding is left out of what is stored, so what was a token once stays one."""
     past = cache.get_seq_length()
-    if cache.press.recipe.needs.window and isinstance(mask, Tensor) and mask.dim() == 2:
+    prompt = isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] > past + 1
+    if prompt and cache.press.recipe.needs.window:
         ends = mask[:, -1].bool()
         if not bool(ends.all()) and bool(mask[~ends].any()):
             raise UnsupportedError(

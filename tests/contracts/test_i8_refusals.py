@@ -10,8 +10,10 @@ import transformers
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 from kvpress import Press, PressCache, full, kivi, snapkv
+from kvpress import session as session_module
 from kvpress.errors import CacheFileError, CropError, KVPressError, PressConflictError, SessionError, UnsupportedError
-from tests.helpers import forward
+from kvpress.io import fingerprint
+from tests.helpers import decode, forward
 from tests.models import build, shared, tokens
 
 _SIZE = {"vocab_size": 97, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -150,14 +152,18 @@ def test_attentions_are_not_there_to_be_given() -> None:
         model.generate(tokens(1, 9), output_attentions=True, return_dict_in_generate=True, max_new_tokens=2)
 
 
-def test_a_cache_of_another_model_of_the_same_shape() -> None:
+def test_a_cache_of_another_model_of_the_same_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     model, other = build("llama"), build("llama", initializer_range=0.07)
     with full()(model) as session:
         cache = session.prefill(tokens(1, 9))
     with full()(other), pytest.raises(SessionError, match="filled by another model"):
         forward(other, tokens(1, 1), cache)
-    with full()(build("llama")) as session:  # equal weights are the same model
+    compared: list[Any] = []
+    monkeypatch.setattr(session_module, "fingerprint", lambda model: compared.append(model) or fingerprint(model))
+    with full()(build("llama")) as session:  # equal weights are the same model, which is found out once
         session.prefill(tokens(1, 3), cache=cache)
+        decode(session.model, cache, tokens(1, 5))
+    assert len(compared) == 2
 
 
 def test_a_cache_that_is_not_ours() -> None:
