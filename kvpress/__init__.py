@@ -7,31 +7,8 @@ from __future__ import annotations
 
 from kvpress.cache import Ledger, PressCache
 from kvpress.errors import KVPressError
-from kvpress.presets import (
-    ada,
-    cur,
-    expected_attention,
-    fp8,
-    full,
-    gear,
-    gear_l,
-    h2o,
-    int8,
-    keydiff,
-    kivi,
-    knorm,
-    lagkv,
-    leverage,
-    list_presses,
-    minicache,
-    pyramid,
-    random,
-    snapkv,
-    streaming_llm,
-    think,
-    tova,
-    zigzag,
-)
+from kvpress.presets import *  # noqa: F403  every press by its name, as presets lists them
+from kvpress.presets import __all__ as _presses
 from kvpress.press import PRESETS, Press, Recipe
 from kvpress.session import Report, Session
 
@@ -47,27 +24,5 @@ __all__ = [
     "Report",
     "Session",
     "__version__",
-    "ada",
-    "cur",
-    "expected_attention",
-    "fp8",
-    "full",
-    "gear",
-    "gear_l",
-    "h2o",
-    "int8",
-    "keydiff",
-    "kivi",
-    "knorm",
-    "lagkv",
-    "leverage",
-    "list_presses",
-    "minicache",
-    "pyramid",
-    "random",
-    "snapkv",
-    "streaming_llm",
-    "think",
-    "tova",
-    "zigzag",
 ]
+__all__ += _presses

@@ -95,22 +95,21 @@ def _scores(name: str, analysis: Analysis) -> list[str]:
 def pages(results: Path, tests: Path) -> dict[str, str]:
     """File name -> text of every page, the index included."""
     analysis = analyse(*read_rows(results))
+    files = sorted(path for path in tests.rglob("test_*.py") if path.parent.name not in ("contracts", "core"))
+    sources = {path.relative_to(tests.parent).as_posix(): path.read_text(encoding="utf-8") for path in files}
     found: dict[str, str] = {}
     index = ["# Methods", "", "Written by `python -m kvpress_eval.cards` from the heads of the methods' files.", ""]
     index += ["| press | what it does | paper |", "|---|---|---|"]
     for name in bases():
-        module = module_of(name).rsplit(".", 1)[-1]
-        own = sorted(
-            path.relative_to(tests.parent).as_posix()
-            for path in tests.rglob("test_*.py")
-            if path.stem in (f"test_{name}", f"test_{module}")
-            or (module in ("ada", "pyramid", "zigzag") and path.stem == "test_budgets")
-            or (module in ("random", "streaming_llm") and path.stem in ("test_simple", "test_streaming_slots"))
-        )
+        own = [file for file, text in sources.items() if f"from {module_of(name)} import" in text or _named(file, name)]
         found[f"{name}.md"] = card(name, analysis, own)
         index.append(f"| [`{name}`]({name}.md) | {PRESETS[name].summary} | {header(module_of(name))['paper']} |")
     found["README.md"] = "\n".join(index) + "\n"
     return found
+
+
+def _named(file: str, name: str) -> bool:
+    return Path(file).stem == f"test_{name}"
 
 
 def stale(texts: Mapping[str, str], out: Path) -> list[str]:

@@ -146,6 +146,4 @@ def gear_l(
     prefill_rank: int = 4,
 ) -> Decisions:
     """Quantized keys and values, with the low-rank part of the error stored beside (2403.05527)."""
-    key = Gear("channel", bits, backbone, group, block, rank, prefill_rank, 0.0)
-    value = Gear("token", bits, backbone, group, block, rank, prefill_rank, 0.0)
-    return {"key": key, "value": value, "residual": residual}
+    return gear.build(bits, backbone, group, block, residual, rank, prefill_rank, outliers=0.0)
