@@ -15,7 +15,9 @@ STEPS = 26  # with blocks of 4 and of 8 slots: several packings
 TOLERANCE = {True: 3e-5, False: 2e-2}
 
 
-def alone_and_padded(family: str, press: Press, lengths: tuple[int, ...] = LENGTHS, steps: int = STEPS) -> None:
+def alone_and_padded(family: str, press: Press, lengths: tuple[int, ...] = LENGTHS, steps: int = STEPS) -> int:
+    """How many rows were compared with themselves alone, logits and slots kept."""
+    compared = 0
     model = shared(family)
     rows = [tokens(1, length)[0] for length in lengths]
     follow = tokens(len(rows), steps, seed=1)
@@ -29,28 +31,30 @@ def alone_and_padded(family: str, press: Press, lengths: tuple[int, ...] = LENGT
             pad = width - len(row)
             shifted = [[[[p - pad for p in head] for head in layer[number]]] for layer in kept(cache)]
             assert shifted == kept(own)
+            compared += 1
+    return compared
 
 
 @over(ALL)
 def test_every_press(press: Press) -> None:
-    alone_and_padded("llama", press)
+    assert alone_and_padded("llama", press) == 4
 
 
 @over({k: ALL[k] for k in ("h2o-slots", "snapkv", "tova|kivi")})
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != "llama"])
 def test_every_family(family: str, press: Press) -> None:
-    alone_and_padded(family, press, LENGTHS[1:], 13)
+    assert alone_and_padded(family, press, LENGTHS[1:], 13) == 3
 
 
 @over({**EXACT, **COMPOSED})
 @pytest.mark.parametrize("family", ["gemma3", "gpt_oss"])
 def test_learned_sinks_and_sliding_layers(family: str, press: Press) -> None:
-    alone_and_padded(family, press, LENGTHS[1:3], 17)
+    assert alone_and_padded(family, press, LENGTHS[1:3], 17) == 2
 
 
 @pytest.mark.parametrize("press", ["full", "h2o(keep=9)", "snapkv(keep=0.4, window=5) | kivi(bits=8, group=4)"])
 def test_layers_that_share_keys(press: str) -> None:
-    alone_and_padded("gemma3n", Press.parse(press), LENGTHS[1:3], 9)
+    assert alone_and_padded("gemma3n", Press.parse(press), LENGTHS[1:3], 9) == 2
 
 
 def test_special_families_are_the_two_tested_here_and_in_hybrid() -> None:

@@ -115,8 +115,9 @@ def test_no_square_mask_is_built_for_full_layers(monkeypatch: pytest.MonkeyPatch
     with full()(model) as session:
         cache = session.prefill(tokens(1, 9))
         monkeypatch.setattr(hf, "_base_mask", never)
-        model(tokens(1, 6), past_key_values=cache)
-        model(tokens(1, 1), past_key_values=cache)
+        for count in (6, 1):
+            assert torch.isfinite(model(tokens(1, count), past_key_values=cache).logits).all()
+    assert cache.get_seq_length() == 16
 
 
 def test_layer_types_come_with_the_arguments_of_their_layers() -> None:

@@ -33,8 +33,11 @@ def padded(
     return Block(k, v, pos), Evidence(1, Rule(dim**-0.5), rank, rotate=rotate)
 
 
-def compare(scorer: Scorer, formula: Formula, block: Block, seen: Evidence, tolerance: float) -> None:
-    """The scores of every row and head are those of the formula for its real slots (n, D), in order, in fp64."""
+def compare(scorer: Scorer, formula: Formula, block: Block, seen: Evidence, tolerance: float) -> int:
+    """The scores of every row and head are those of the formula for its real slots (n, D), in order, in fp64.
+
+    Returns how many slots were compared.
+    """
     scores = scorer(block, seen)
     assert scores.dtype == torch.float32 and scores.shape == block.pos.shape
     for row in range(scores.shape[0]):
@@ -43,6 +46,7 @@ def compare(scorer: Scorer, formula: Formula, block: Block, seen: Evidence, tole
             wanted = torch.tensor(formula(block.k[row, head, there].double(), block.v[row, head, there].double()))
             error = (scores[row, head, there].double() - wanted).abs() / wanted.abs().clamp(min=1e-3)
             assert error.max() < tolerance, (row, head, float(error.max()))
+    return int(block.valid.sum())
 
 
 def shuffled(block: Block, seen: Evidence) -> tuple[Block, Evidence, Tensor]:

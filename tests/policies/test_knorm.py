@@ -12,7 +12,7 @@ from kvpress import knorm
 from kvpress.policies.knorm import KeyNorm
 from tests.helpers import kept
 from tests.models import shared, tokens
-from tests.policies.scoring import ROUNDED, compare, padded
+from tests.policies.scoring import LENGTHS, ROUNDED, compare, padded
 
 
 def by_hand(k: Tensor, v: Tensor) -> list[float]:
@@ -21,7 +21,7 @@ def by_hand(k: Tensor, v: Tensor) -> list[float]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_formula(dtype: torch.dtype) -> None:
-    compare(KeyNorm(), by_hand, *padded(dtype=dtype), ROUNDED)
+    assert compare(KeyNorm(), by_hand, *padded(dtype=dtype), ROUNDED) == 3 * sum(LENGTHS)
 
 
 def test_small_keys_stay() -> None:
