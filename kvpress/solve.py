@@ -49,9 +49,9 @@ def solve(press: Press, model: PreTrainedModel, length: int, target: str | float
     number, name = _free(press)
     ruler = _Ruler(model, length)
     wanted = _bytes(target, ruler.dense)
-    presses: dict[float | int, Press] = {}
+    presses: dict[float, Press] = {}
 
-    def at(value: float | int) -> int:
+    def at(value: float) -> int:
         part = press.parts[number]
         given = tuple(sorted({**dict(part.given), name: value}.items()))
         names = list(PRESETS[part.name].signature.parameters)
@@ -59,6 +59,7 @@ def solve(press: Press, model: PreTrainedModel, length: int, target: str | float
         presses[value] = Press((*press.parts[:number], Part(part.name, given), *press.parts[number + 1 :]))
         return ruler.measure(presses[value])
 
+    sizes: dict[float, int]
     if name in _CHOICES:
         sizes = {value: at(value) for value in _CHOICES[name]}
     else:  # a head that packs blocks of slots holds fewer bytes each time one is full
@@ -107,7 +108,7 @@ def _free(press: Press) -> tuple[int, str]:
     )
 
 
-def _reach(at: Callable[[float | int], int], sizes: Mapping[float | int, int], dense: int) -> str:
+def _reach(at: Callable[[float], int], sizes: Mapping[float, int], dense: int) -> str:
     """What a press can hold, in words: `0.4% to 15.6%`."""
     if len(sizes) == 1:  # the largest value was all that was tried
         try:
