@@ -47,9 +47,13 @@ def totals(layers: Sequence[StoreLayer]) -> list[Tensor]:
         measured.append(recipe.layers.measure(block, layer.evidence(block)))
     fixed = recipe.sinks + (recipe.recent if isinstance(recipe.recent, int) else 0)
     least = lengths.clamp(max=max(1, fixed))
-    weights = recipe.layers.weights(torch.stack(measured), total, total.clamp(max=fixed))
+    weights = recipe.layers.weights(torch.stack(measured), total, total.clamp(max=fixed), lengths)
     shape = (len(lengths), len(layers))
-    shares = apportion(weights.T, total * len(layers), least[:, None].expand(shape), lengths[:, None].expand(shape))
+    low, high = least[:, None].expand(shape), lengths[:, None].expand(shape)
+    if recipe.layers.exact:
+        shares = apportion(weights.T, total * len(layers), low, high)
+    else:
+        shares = weights.T.floor().long().clamp(low, high)
     # A row that is shorter than its slots has nothing to spread, and may still grow to them.
     shares = torch.where((total >= lengths)[:, None], total[:, None], shares)
     columns = shares.T.contiguous()

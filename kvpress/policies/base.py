@@ -42,16 +42,24 @@ class HeadBudget(Protocol):
 
 
 class LayerBudget(Protocol):
-    """How slots are spread over layers, from one number measured in each. All layers are dense until then."""
+    """How slots are spread over layers, from one number measured in each. All layers are dense until then.
+
+    exact: shares are proportions, made whole so that they sum to layers * total; otherwise each is taken as it is,
+    rounded down and bounded by the layer's slots, whatever they sum to.
+    """
 
     needs: Needs
+    exact: bool
 
     def measure(self, block: Block, seen: Evidence) -> Tensor:
         """(B,) fp64: how much the layer asks for."""
         ...
 
-    def weights(self, measured: Tensor, total: Tensor, fixed: Tensor) -> Tensor:
-        """measured (L, B), total (B,) slots per head on average, fixed (B,) of them protected -> (L, B) shares."""
+    def weights(self, measured: Tensor, total: Tensor, fixed: Tensor, lengths: Tensor) -> Tensor:
+        """(L, B) shares from measured (L, B), total (B,) slots per head on average, fixed (B,) of them protected.
+
+        lengths: (B,) real tokens of each row.
+        """
         ...
 
 

@@ -25,6 +25,7 @@ class Uncertainty:
     tau: float = 0.9
     floor: float = 0.2
     window: int = 32
+    exact = True
 
     @property
     def needs(self) -> Needs:
@@ -37,7 +38,7 @@ class Uncertainty:
         short = ordered < self.tau * ordered[..., -1:]
         return (short.sum(-1) + 1).double().mean(1)
 
-    def weights(self, measured: Tensor, total: Tensor, fixed: Tensor) -> Tensor:
+    def weights(self, measured: Tensor, total: Tensor, fixed: Tensor, lengths: Tensor) -> Tensor:
         layers = measured.shape[0]
         floor = self.floor * total.double()
         return floor + (total - floor) * layers * measured / measured.sum(0)
