@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kvpress.codec import Codec, Dense
 from kvpress.errors import BudgetError, PressConflictError, PressSyntaxError
 from kvpress.evidence import Needs
-from kvpress.policies.base import AfterPrefill, Even, HeadBudget, LayerBudget, Schedule, Scorer
-from kvpress.policies.minicache import SlerpPairs
+from kvpress.policies.base import AfterPrefill, Even, HeadBudget, LayerBudget, Schedule, Scorer, Sharer
 from kvpress.registry import Registry
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Recipe:
     key: Codec = Dense()
     value: Codec = Dense()
     channels: Channels | None = None
-    sharer: SlerpPairs | None = None
+    sharer: Sharer | None = None
     schedule: Schedule = AfterPrefill()
     sinks: int = 0
     recent: int | float = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,20 +15,17 @@ from kvpress import compact, kernels
 from kvpress.block import Block
 from kvpress.errors import CropError, SessionError, UnsupportedError
 from kvpress.evidence import Evidence, Rule, dense_mass, received_mass
-from kvpress.moments import add_queries
 from kvpress.partial import Partial, fold_queries, merge
 from kvpress.press import Recipe
 from kvpress.rope import Rotate
 from kvpress.segment import Held
 from kvpress.tail import Tail
+from kvpress.witness import Witness
 
 TAG = "_kvpress_layer"
 # Tensors (B, ...) of a layer besides its slots, with their kind in the ledger.
 STATE = {
     "seen_mask": "masks",
-    "queries": "evidence",
-    "query_pos": "evidence",
-    "moments": "evidence",
     "total": "indices",
     "shift": "indices",
     "key_channels": "indices",
@@ -62,9 +60,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         self.seen_mask: Tensor | None = None  # (B, logical) bool, only once padding was seen
         self.staged: tuple[Tensor, Tensor] | None = None
         self.rule: Rule | None = None
-        self.queries: Tensor | None = None
-        self.query_pos: Tensor | None = None
-        self.moments: Tensor | None = None
+        self.witness = Witness(recipe.needs)
         self.state = State()
         self.pending = False  # a prompt was read and the press has not fired on it yet
         self.eager = False  # fire as soon as the attention of this forward is computed
@@ -209,25 +205,12 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         if needs.mass and first and new > 1:  # `attend` counts the others
             assert self.tail.mass is not None
             self.tail.mass[:, :, : self.tail.count] = received_mass(q, self.tail.keys, rule, 0, self.seen_mask)
-        if self.fired and not self.recipe.schedule.every_prompt:
+        if not (needs.window or needs.moments) or (self.fired and not self.recipe.schedule.every_prompt):
             return
-        if needs.moments:
-            assert self.rotate is not None
-            rank = self._ranks()[:, -new:]
-            counted = torch.where(rank >= needs.skip, rank, -1).expand(q.shape[0], -1)
-            self.moments = add_queries(self.moments, q, counted, self.rotate)
-        if needs.window:
-            at = torch.arange(self.logical - new, self.logical, device=q.device, dtype=torch.int32)
-            at = at.expand(q.shape[0], -1)
-            if self.seen_mask is not None:
-                at = torch.where(self.seen_mask[:, -new:], at, -1)
-            q, at = q[:, :, -needs.window :], at[:, -needs.window :]
-            if self.queries is not None and q.shape[2] < needs.window:
-                short = needs.window - q.shape[2]
-                q = torch.cat([self.queries[:, :, -short:], q], 2)
-                assert self.query_pos is not None
-                at = torch.cat([self.query_pos[:, -short:], at], 1)
-            self.queries, self.query_pos = q.clone(memory_format=torch.contiguous_format), at.contiguous().clone()
+        at = torch.arange(self.logical - new, self.logical, device=q.device, dtype=torch.int32).expand(len(q), -1)
+        if self.seen_mask is not None:
+            at = torch.where(self.seen_mask[:, -new:], at, -1)
+        self.witness.see(q, at, self._ranks()[:, -new:], self.rotate)
 
     def after_forward(self, new: int) -> None:
         """Decide what is due after the attention of `new` tokens: fire on a prompt, evict or pack while decoding."""
@@ -281,7 +264,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             pruned = compact.prune(self)
             compact.pack(self, freeze=evicted or pruned)
         if not self.recipe.schedule.every_prompt:
-            self.queries = self.query_pos = self.moments = None
+            self.witness.forget()
 
     # What the press sees
 
@@ -319,7 +302,8 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         if self.tail.mass is not None:
             mass = [item.mass for item in self.held if item.mass is not None]
             received = torch.cat([*mass, self.tail.mass[:, :, : self.tail.count]], 2)
-        return Evidence(self.index, self.rule, rank, self.queries, self.query_pos, received, self.moments, self.rotate)
+        known = dict(self.witness.tensors())
+        return Evidence(self.index, self.rule, rank, received=received, rotate=self.rotate, **known)
 
     def _ranks(self) -> Tensor:
         """(B or 1, logical) int32 number of each token among the real tokens of its row, -1 = padding."""
@@ -347,6 +331,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             value = getattr(self, name)
             if value is not None:
                 setattr(self, name, value.index_select(0, rows))
+        self.witness.take_rows(rows)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self.take_rows(beam_idx)
@@ -373,7 +358,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
                 f"crop({tokens_to_remove}): give minus the number of tokens to remove, for example crop(-5)."
             )
         reserve = self.logical - self.fixed
-        if remove and (self.recipe.needs.mass or self.queries is not None or self.moments is not None):
+        if remove and (self.recipe.needs.mass or not self.witness.empty):
             raise CropError(
                 f"Cannot remove {remove} tokens: the press scores with the attention of their queries, which is "
                 "counted already. Fork the cache before reading what you may want to undo."
@@ -406,6 +391,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         other = StoreLayer(self.recipe, self.index)
         shared = {k: v for k, v in self.__dict__.items() if k not in ("tail", "held", "state", "upper")}
         other.__dict__.update(shared)
+        other.witness = copy(self.witness)
         other.held = [Held(item.segment, item.rows, item.mass) for item in self.held]
         if self.is_initialized:
             other.tail = self.tail.clone()
@@ -428,3 +414,5 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             value = getattr(self, name)
             if value is not None:
                 yield name, "-", kind, value
+        for name, value in self.witness.tensors():
+            yield name, "-", "evidence", value

@@ -55,6 +55,28 @@ class LayerBudget(Protocol):
         ...
 
 
+class Sharer(Protocol):
+    """Which layers store something in common, and what. block: slots are merged in multiples of this."""
+
+    block: int
+
+    def pairs(self, layers: int) -> list[tuple[int, int]]:
+        """(lower, upper) of `layers` layers."""
+        ...
+
+    def angle(self, a: Tensor, b: Tensor) -> Tensor:
+        """(..., n) fp32 distance of the vectors a and b (..., n, D): the larger, the sooner both stay whole."""
+        ...
+
+    def keep_whole(self, angle: Tensor, there: Tensor) -> Tensor:
+        """(B, H) int64 slots that stay whole, of the slots `there` (B, H, n) bool."""
+        ...
+
+    def merge(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What a and b (R, n, D) share (R, n, D), and the scale (R, n) of each."""
+        ...
+
+
 def rounded(scores: Tensor) -> Tensor:
     """Scores to 12 binary digits, for methods that score equal tokens alike wherever they stand.
 
