@@ -17,6 +17,7 @@ from kvpress.errors import CropError, SessionError, UnsupportedError
 from kvpress.evidence import Evidence, Rule, dense_mass, received_mass
 from kvpress.partial import Partial, fold_queries, merge
 from kvpress.press import Recipe
+from kvpress.repeat import Part, strongest
 from kvpress.rope import Rotate
 from kvpress.segment import Held
 from kvpress.tail import Tail
@@ -26,6 +27,7 @@ TAG = "_kvpress_layer"
 # Tensors (B, ...) of a layer besides its slots, with their kind in the ledger.
 STATE = {
     "seen_mask": "masks",
+    "prompt": "evidence",
     "total": "indices",
     "shift": "indices",
     "key_channels": "indices",
@@ -35,9 +37,13 @@ STATE = {
 
 @dataclass
 class State:
-    """Shared by the layers of one cache. live: a forward of a session that knows this cache is running."""
+    """Shared by the layers of one cache.
+
+    live: a forward of a session that knows this cache is running. part: what of the prompt it repeats, if it does.
+    """
 
     live: bool = False
+    part: Part | None = None
     layers: list[StoreLayer] = field(default_factory=list)
 
 
@@ -58,6 +64,8 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         self.logical = 0
         self.held: list[Held] = []
         self.seen_mask: Tensor | None = None  # (B, logical) bool, only once padding was seen
+        self.prompt: Tensor | None = None  # (B, logical) int64 in the first layer, for presses that read it twice
+        self.repeated: Tensor | None = None  # (B, H, logical) fp32, by logical index, while such a press fires
         self.staged: tuple[Tensor, Tensor] | None = None
         self.rule: Rule | None = None
         self.witness = Witness(recipe.needs)
@@ -102,7 +110,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
                 f"Layer {self.index} was given keys twice without its attention running through kvpress. "
                 "Its attention changes keys after they are cached; use the model without a press."
             )
-        if self.pending and not self.hold and key_states.shape[2] == 1:
+        if self.due_now and key_states.shape[2] == 1:
             self.fire()
         self.staged = (key_states, value_states)
         tagged = key_states.view(key_states.shape)
@@ -120,6 +128,11 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def get_max_cache_shape(self) -> int:
         return -1
+
+    @property
+    def due_now(self) -> bool:
+        """The press waits to be applied, and nobody holds it back."""
+        return self.pending and not self.hold
 
     # Attention
 
@@ -154,7 +167,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
     def attend(self, q: Tensor, rule: Rule) -> Tensor:
         """q (B, Hq, n, D), queries of the tokens committed last -> (B, Hq, n, D), exact over all slots held."""
         part, folded = self._attend(q, rule)
-        if self.recipe.needs.mass:
+        if self.recipe.needs.mass and self.state.part is None:
             self._add_mass(q, folded, part)
         return part.out.reshape(*q.shape[:3], -1).to(q.dtype)
 
@@ -202,6 +215,10 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         """Remember what the press needs of the queries q (B, Hq, n, D) of the tokens committed last."""
         self.rule = rule
         needs, new = self.recipe.needs, q.shape[2]
+        if self.state.part is not None:
+            assert self.repeated is not None
+            strongest(q, self.tail.keys, rule, self.state.part, self.repeated)
+            return
         if needs.mass and first and new > 1:  # `attend` counts the others
             assert self.tail.mass is not None
             self.tail.mass[:, :, : self.tail.count] = received_mass(q, self.tail.keys, rule, 0, self.seen_mask)
@@ -265,6 +282,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             compact.pack(self, freeze=evicted or pruned)
         if not self.recipe.schedule.every_prompt:
             self.witness.forget()
+            self.prompt = self.repeated = None
 
     # What the press sees
 
@@ -303,6 +321,8 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             mass = [item.mass for item in self.held if item.mass is not None]
             received = torch.cat([*mass, self.tail.mass[:, :, : self.tail.count]], 2)
         known = dict(self.witness.tensors())
+        if self.repeated is not None:
+            known["repeated"] = self.repeated.gather(2, block.pos.clamp(min=0).long())
         return Evidence(self.index, self.rule, rank, received=received, rotate=self.rotate, **known)
 
     def _ranks(self) -> Tensor:
@@ -379,6 +399,8 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         self.logical -= remove
         if self.seen_mask is not None:
             self.seen_mask = self.seen_mask[:, : self.logical].clone()
+        if self.prompt is not None:
+            self.prompt = self.prompt[:, : self.logical].clone()
 
     def reset(self) -> None:
         """Back to a layer that has seen nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,16 +43,23 @@ class HeadBudget(Protocol):
 
 
 class LayerBudget(Protocol):
-    """How slots are spread over layers, from one number measured in each. All layers are dense until then."""
+    """How slots are spread over layers, from what is measured in each. All layers are dense until then.
+
+    compares: scores of different layers are compared, so they must be on one scale.
+    """
 
     needs: Needs
+    compares: bool
 
-    def measure(self, block: Block, seen: Evidence) -> Tensor:
-        """(B,) fp64: how much the layer asks for."""
+    def measure(self, block: Block, seen: Evidence, scores: Callable[[], Tensor]) -> Tensor:
+        """(B, ...) what tells how much the layer needs.
+
+        scores(): (B, H, n) of the scorer, where a budget asks for them; as in HeadBudget.
+        """
         ...
 
-    def weights(self, measured: Tensor, total: Tensor, fixed: Tensor) -> Tensor:
-        """measured (L, B), total (B,) slots per head on average, fixed (B,) of them protected -> (L, B) shares."""
+    def weights(self, measured: Sequence[Tensor], total: Tensor, fixed: Tensor) -> Tensor:
+        """measured of every layer, total (B,) slots per head on average, fixed (B,) of them protected -> (L, B)."""
         ...
 
 

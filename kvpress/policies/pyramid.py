@@ -9,6 +9,7 @@ deviates  exact sums (the authors' rounding gives 4 % more at C = 128), and what
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,12 +25,13 @@ class Pyramid:
 
     beta: float = 20.0
     needs = Needs()
+    compares = False
 
-    def measure(self, block: Block, seen: Evidence) -> Tensor:
+    def measure(self, block: Block, seen: Evidence, scores: Callable[[], Tensor]) -> Tensor:
         return torch.ones(block.pos.shape[0], dtype=torch.float64, device=block.pos.device)
 
-    def weights(self, measured: Tensor, total: Tensor, fixed: Tensor) -> Tensor:
-        layers = measured.shape[0]
+    def weights(self, measured: Sequence[Tensor], total: Tensor, fixed: Tensor) -> Tensor:
+        layers = len(measured)
         past = (total - fixed).clamp(min=0).double()
         low = past / self.beta
         high = 2 * past - low

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -76,11 +77,11 @@ def test_pyramid_gives_the_figures_of_the_paper() -> None:
     assert [layer[0][0] for layer in slots(pyramid() | snapkv(keep=0.3, window=5))] == [65, 36, 7]  # 65.45, 36, 6.55
 
 
-def evidence(q: Tensor, k: Tensor) -> tuple[Block, Evidence]:
+def evidence(q: Tensor, k: Tensor) -> tuple[Block, Evidence, Callable[[], Tensor]]:
     n, w = k.shape[2], q.shape[2]
     pos = torch.arange(n, dtype=torch.int32).expand(*k.shape[:2], n)
     at = torch.arange(n - w, n, dtype=torch.int32)[None]
-    return Block(k, k, pos), Evidence(0, Rule(1.0), pos, q, at)
+    return Block(k, k, pos), Evidence(0, Rule(1.0), pos, q, at), pos.float
 
 
 def test_layer_need_counts_slots_up_to_tau() -> None:
