@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kvpress.evidence import Repeat, Rule
-from kvpress.partial import soft_cap, softmax_partial
+from kvpress.partial import soft_cap
 
 if TYPE_CHECKING:
     from kvpress.cache import PressCache
@@ -92,13 +92,13 @@ def strongest(q: Tensor, k: Tensor, rule: Rule, part: Part, out: Tensor) -> None
         for head in range(heads):
             keys = k[row, head, index].float().mT
             mine = q[row, head * group : (head + 1) * group]
-            best = torch.zeros(len(columns), device=q.device)
+            best = torch.full((len(columns),), -torch.inf, device=q.device)
             for some in real.split(tile):
                 logits = soft_cap(mine[:, some].float() * rule.scale @ keys, rule.cap)
                 logits[..., len(before) + len(columns) :].masked_fill_(~causal[some], -torch.inf)
+                lse = logits.logsumexp(-1, keepdim=True)
                 if rule.sink is not None:
-                    sink = rule.sink[head * group : (head + 1) * group].float().view(-1, 1, 1)
-                    logits = torch.cat([logits, sink.expand(*logits.shape[:2], 1)], -1)
-                probs = softmax_partial(logits)[0][..., len(before) : len(before) + len(columns)]
-                best = torch.maximum(best, probs.amax((0, 1)))
-            out[row, head, columns] = torch.maximum(out[row, head, columns], best)
+                    lse = torch.logaddexp(lse, rule.sink[head * group : (head + 1) * group].float().view(-1, 1, 1))
+                slots = logits[..., len(before) : len(before) + len(columns)].sub_(lse)
+                best = torch.maximum(best, slots.amax((0, 1)))
+            out[row, head, columns] = torch.maximum(out[row, head, columns], best.exp())
