@@ -6,13 +6,15 @@ Sinks, the recent window, padding and exact totals are enforced here, so that no
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from kvpress import sharing
-from kvpress.block import choose
+from kvpress.block import Block, choose
+from kvpress.evidence import Evidence
 from kvpress.policies.apportion import apportion
 from kvpress.segment import Held, Segment, appended
 
@@ -44,10 +46,11 @@ def totals(layers: Sequence[StoreLayer]) -> list[Tensor]:
     measured = []
     for layer in layers:
         block = layer.block()
-        measured.append(recipe.layers.measure(block, layer.evidence(block)))
+        seen = layer.evidence(block)
+        measured.append(recipe.layers.measure(block, seen, partial(_marked, layer, block, seen, total)))
     fixed = recipe.sinks + (recipe.recent if isinstance(recipe.recent, int) else 0)
     least = lengths.clamp(max=max(1, fixed))
-    weights = recipe.layers.weights(torch.stack(measured), total, total.clamp(max=fixed), lengths)
+    weights = recipe.layers.weights(measured, total, total.clamp(max=fixed), lengths)
     shape = (len(lengths), len(layers))
     low, high = least[:, None].expand(shape), lengths[:, None].expand(shape)
     if recipe.layers.exact:
@@ -71,8 +74,7 @@ def protected(recipe: Recipe, rank: Tensor, lengths: Tensor, total: Tensor) -> T
 def evict(layer: StoreLayer, total: Tensor) -> bool:
     """Reduce a layer to `total` (B,) slots per KV head on average; False when it holds no more than that."""
     recipe = layer.recipe
-    scorer = recipe.scorer
-    if scorer is None:
+    if recipe.scorer is None:
         return False
     block = layer.block()
     held = block.valid.sum(-1)
@@ -81,18 +83,23 @@ def evict(layer: StoreLayer, total: Tensor) -> bool:
     if bool((held <= total.unsqueeze(1)).all()):
         return False
     seen = layer.evidence(block)
-    scores = scorer(block, seen)
+    marked = _marked(layer, block, seen, total)
     # A head that stores less than its share (it was reduced before) keeps what it has.
-    safe = protected(recipe, seen.rank, layer.lengths(), total)
-    marked = scores.float().nan_to_num(nan=-torch.inf)
-    marked = marked.masked_fill(safe, torch.inf).masked_fill(~block.valid, -torch.inf)
     counts = torch.minimum(recipe.heads(total, marked), block.valid.sum(-1))
-    keep = choose(scores, block.pos, counts, safe)
+    keep = choose(marked, block.pos, counts, protected(recipe, seen.rank, layer.lengths(), total))
     retain(layer, keep)
     if layer.upper is not None:  # layers that share directions hold the same slots
         retain(layer.upper, keep)
         sharing.relink(layer, layer.upper)
     return True
+
+
+def _marked(layer: StoreLayer, block: Block, seen: Evidence, total: Tensor) -> Tensor:
+    """(B, H, n) scores, +inf for slots that always stay and -inf for those that do not exist."""
+    assert layer.recipe.scorer is not None
+    scores = layer.recipe.scorer(block, seen).float().nan_to_num(nan=-torch.inf)
+    safe = protected(layer.recipe, seen.rank, layer.lengths(), total)
+    return scores.masked_fill(safe, torch.inf).masked_fill(~block.valid, -torch.inf)
 
 
 def retain(layer: StoreLayer, keep: Tensor) -> None:

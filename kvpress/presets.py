@@ -6,6 +6,8 @@ libraries are in kvpress/variants.py.
 
 from __future__ import annotations
 
+from typing import Any
+
 from kvpress.errors import PressSyntaxError
 from kvpress.lowrank.gear import gear, gear_l
 from kvpress.policies.ada import AdaptiveHeads
@@ -15,9 +17,11 @@ from kvpress.policies.expected_attention import ExpectedAttention
 from kvpress.policies.h2o import HeavyHitters
 from kvpress.policies.keydiff import KeyDifference
 from kvpress.policies.knorm import FirstWhole, KeyNorm
+from kvpress.policies.kvzip import Reconstruction
 from kvpress.policies.lagkv import LagRelative
 from kvpress.policies.leverage import Leverage
 from kvpress.policies.minicache import SlerpPairs
+from kvpress.policies.pooled import Pooled
 from kvpress.policies.pyramid import Pyramid
 from kvpress.policies.random import Random
 from kvpress.policies.snapkv import WindowVotes
@@ -43,10 +47,12 @@ __all__ = [
     "keydiff",
     "kivi",
     "knorm",
+    "kvzip",
     "lagkv",
     "leverage",
     "list_presses",
     "minicache",
+    "pooled",
     "pyramid",
     "random",
     "snapkv",
@@ -166,6 +172,12 @@ def zigzag(tau: float = 0.9, floor: float = 0.2, window: int = 32) -> Decisions:
     return {"layers": Uncertainty(tau, floor, window)}
 
 
+@preset("pooled")
+def pooled() -> Decisions:
+    """Slots go to the layers whose scores need them, by one threshold for all. Compose with an eviction press."""
+    return {"layers": Pooled()}
+
+
 @preset("knorm")
 def knorm(keep: float | int = 0.25, sinks: int = 0, recent: int = 0, skip: int = 0) -> Decisions:
     """Slots with the smallest keys, after the prompt; the first `skip` layers stay whole (2406.11430)."""
@@ -248,6 +260,24 @@ def expected_attention(
         raise PressSyntaxError(f"future={future} must be positive and epsilon={epsilon} not negative.")
     scorer = ExpectedAttention(future, sinks, epsilon, covariance, values)
     return {"keep": keep, "scorer": scorer, "sinks": sinks, "recent": recent, "schedule": AfterPrefill()}
+
+
+@preset("kvzip")
+def kvzip(
+    keep: float | int = 0.25, sinks: int = 4, recent: int = 0, chunk: int = 2000, overlap: int = 8, spread: str = "all"
+) -> Decisions:
+    """Slots the model attends to when it repeats the prompt, which is read a second time (2505.23416)."""
+    if chunk < 1 or overlap < 0 or spread not in ("all", "layer", "even"):
+        raise PressSyntaxError(
+            f'chunk={chunk} must be positive, overlap={overlap} not negative, and spread={spread!r} is "all" (the best '
+            'slots of all layers and heads stay), "layer" (those of all heads of a layer) or "even".'
+        )
+    chosen: dict[str, Any] = {"keep": keep, "scorer": Reconstruction(chunk, overlap, sinks), "sinks": sinks}
+    if spread != "even":
+        chosen["heads"] = AdaptiveHeads(alpha=0.0)
+    if spread == "all":
+        chosen["layers"] = Pooled()
+    return chosen | {"recent": recent, "schedule": AfterPrefill()}
 
 
 def list_presses() -> dict[str, str]:

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kvpress.codec import Codec, Dense
 from kvpress.errors import BudgetError, PressConflictError, PressSyntaxError
 from kvpress.evidence import Needs
-from kvpress.policies.base import AfterPrefill, Even, HeadBudget, LayerBudget, Schedule, Scorer
-from kvpress.policies.minicache import SlerpPairs
+from kvpress.policies.base import AfterPrefill, Even, HeadBudget, LayerBudget, Schedule, Scorer, Sharer
 from kvpress.registry import Registry
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Recipe:
     key: Codec = Dense()
     value: Codec = Dense()
     channels: Channels | None = None
-    sharer: SlerpPairs | None = None
+    sharer: Sharer | None = None
     schedule: Schedule = AfterPrefill()
     sinks: int = 0
     recent: int | float = 0
@@ -71,7 +70,15 @@ class Recipe:
     @cached_property
     def together(self) -> bool:
         """All layers have to be read before the press can be applied to any."""
-        return self.sharer is not None or (self.evicts and self.layers is not None)
+        spread = self.evicts and self.layers is not None
+        return self.sharer is not None or self.needs.repeat is not None or spread
+
+    @cached_property
+    def compares(self) -> str:
+        """The budget that compares scores of different heads, "" for none."""
+        if self.heads.compares:
+            return "ada"
+        return "pooled" if self.layers is not None and self.layers.compares else ""
 
     @cached_property
     def rotates(self) -> bool:
@@ -95,10 +102,10 @@ class Recipe:
 
     def check(self) -> None:
         """Raise for decisions that cannot work together, and for a budget its protected slots leave no room in."""
-        if self.heads.compares and self.scorer is not None and not getattr(self.scorer, "comparable", False):
+        if self.compares and self.scorer is not None and not getattr(self.scorer, "comparable", False):
             raise PressConflictError(
-                f"{type(self.scorer).__name__} scores mean nothing across heads, so ada cannot compare heads by them. "
-                "Use ada with a press that scores by attention (snapkv, h2o, tova)."
+                f"{type(self.scorer).__name__} scores mean nothing across heads, so {self.compares} cannot compare "
+                "heads by them. Use it with a press that scores by attention (snapkv, h2o, tova)."
             )
         if self.sharer is not None:
             for other, reason in (

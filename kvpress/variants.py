@@ -19,6 +19,7 @@ from kvpress.presets import (
     h2o,
     kivi,
     knorm,
+    kvzip,
     lagkv,
     leverage,
     minicache,
@@ -32,6 +33,7 @@ from kvpress.press import variant
 
 UNSETTLED = {
     "zigzag": "no code was published, and the paper's tau and floor are not known here",
+    "pooled": "it is the threshold of KVzip by itself; kvzip@paper has it",
     "keydiff": "the paper evicts block by block while it reads a prompt, which no schedule here does",
     "leverage": "the paper adds a chunked attention term, which is not built",
     "lagkv": "the paper's tables go over several lags and shares; @authors has the defaults of their code",
@@ -124,6 +126,8 @@ variant(
     "Expected attention with the epsilon of NVIDIA's leaderboard, 0.01 (there with adaptive head budgets).",
     epsilon=0.01,
 )
+
+variant(kvzip, "paper", "KVzip as its authors run it: 30 % of the slots, parts of 2000 tokens.", keep=0.3)
 
 # How slots are spread
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,24 +43,51 @@ class HeadBudget(Protocol):
 
 
 class LayerBudget(Protocol):
-    """How slots are spread over layers, from one number measured in each. All layers are dense until then.
+    """How slots are spread over layers, from what is measured in each. All layers are dense until then.
 
-    exact: shares are proportions, made whole so that they sum to layers * total; otherwise each is taken as it is,
-    rounded down and bounded by the layer's slots, whatever they sum to.
+    compares: scores of different layers are compared, so they must be on one scale. exact: shares are proportions,
+    made whole so that they sum to layers * total; otherwise each is taken as it is, rounded down and bounded by the
+    layer's slots, whatever they sum to.
     """
 
     needs: Needs
+    compares: bool
     exact: bool
 
-    def measure(self, block: Block, seen: Evidence) -> Tensor:
-        """(B,) fp64: how much the layer asks for."""
+    def measure(self, block: Block, seen: Evidence, scores: Callable[[], Tensor]) -> Tensor:
+        """(B, ...) what tells how much the layer needs.
+
+        scores(): (B, H, n) of the scorer, where a budget asks for them; as in HeadBudget.
+        """
         ...
 
-    def weights(self, measured: Tensor, total: Tensor, fixed: Tensor, lengths: Tensor) -> Tensor:
-        """(L, B) shares from measured (L, B), total (B,) slots per head on average, fixed (B,) of them protected.
+    def weights(self, measured: Sequence[Tensor], total: Tensor, fixed: Tensor, lengths: Tensor) -> Tensor:
+        """(L, B) shares from what was measured in every layer.
 
-        lengths: (B,) real tokens of each row.
+        total: (B,) slots per head on average, fixed: (B,) of them protected, lengths: (B,) real tokens of each row.
         """
+        ...
+
+
+class Sharer(Protocol):
+    """Which layers store something in common, and what. block: slots are merged in multiples of this."""
+
+    block: int
+
+    def pairs(self, layers: int) -> list[tuple[int, int]]:
+        """(lower, upper) of `layers` layers."""
+        ...
+
+    def angle(self, a: Tensor, b: Tensor) -> Tensor:
+        """(..., n) fp32 distance of the vectors a and b (..., n, D): the larger, the sooner both stay whole."""
+        ...
+
+    def keep_whole(self, angle: Tensor, there: Tensor) -> Tensor:
+        """(B, H) int64 slots that stay whole, of the slots `there` (B, H, n) bool."""
+        ...
+
+    def merge(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What a and b (R, n, D) share (R, n, D), and the scale (R, n) of each."""
         ...
 
 

@@ -10,6 +10,7 @@ deviates  slots are chosen once, after the prompt; every layer is compressed unl
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,11 +39,12 @@ class FirstWhole:
 
     skip: int
     needs = Needs()
+    compares = False
     exact = False
 
-    def measure(self, block: Block, seen: Evidence) -> Tensor:
+    def measure(self, block: Block, seen: Evidence, scores: Callable[[], Tensor]) -> Tensor:
         return torch.zeros(block.pos.shape[0], dtype=torch.float64, device=block.pos.device)
 
-    def weights(self, measured: Tensor, total: Tensor, fixed: Tensor, lengths: Tensor) -> Tensor:
-        number = torch.arange(measured.shape[0], device=total.device)[:, None]
+    def weights(self, measured: Sequence[Tensor], total: Tensor, fixed: Tensor, lengths: Tensor) -> Tensor:
+        number = torch.arange(len(measured), device=total.device)[:, None]
         return torch.where(number < self.skip, lengths, total).double()

@@ -10,6 +10,7 @@ deviates  exact sums, and what exceeds the prompt is redistributed; exact=False 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,12 +30,13 @@ class Pyramid:
     beta: float = 20.0
     exact: bool = True
     needs = Needs()
+    compares = False
 
-    def measure(self, block: Block, seen: Evidence) -> Tensor:
+    def measure(self, block: Block, seen: Evidence, scores: Callable[[], Tensor]) -> Tensor:
         return torch.ones(block.pos.shape[0], dtype=torch.float64, device=block.pos.device)
 
-    def weights(self, measured: Tensor, total: Tensor, fixed: Tensor, lengths: Tensor) -> Tensor:
-        layers = measured.shape[0]
+    def weights(self, measured: Sequence[Tensor], total: Tensor, fixed: Tensor, lengths: Tensor) -> Tensor:
+        layers = len(measured)
         past = (total - fixed).clamp(min=0).double()
         number = torch.arange(layers, dtype=torch.float64, device=total.device)[:, None]
         if layers == 1:

@@ -8,6 +8,7 @@ from kvpress import PRESETS, Press
 from kvpress.lowrank.gear import Gear
 from kvpress.policies.ada import AdaptiveHeads
 from kvpress.policies.expected_attention import ExpectedAttention
+from kvpress.policies.kvzip import Reconstruction
 from kvpress.policies.minicache import SlerpPairs
 from kvpress.policies.pyramid import Pyramid
 from kvpress.policies.snapkv import WindowVotes
@@ -33,6 +34,7 @@ WHICH = {
     "leverage@kvpress": (0.5, 0, 0, ONCE, "keep"),
     "cur@random": (0.25, 4, 0, ONCE, "keep"),
     "lagkv@authors": (0.5, 16, 0, ONCE, "keep"),
+    "kvzip@paper": (0.3, 4, 0, ONCE, "keep"),
     "expected_attention@paper": (0.5, 4, 0, ONCE, "keep"),
     "expected_attention@leaderboard": (0.25, 4, 0, ONCE, "keep"),
 }
@@ -41,6 +43,7 @@ HOW = {
     "snapkv@authors": ("scorer", WindowVotes(32, 5, "avg", "mean")),
     "snapkv@kvpress": ("scorer", WindowVotes(64, 5, "avg", "mean")),
     "snapkv@factory": ("scorer", WindowVotes(8, 7, "max", "mean")),
+    "kvzip@paper": ("scorer", Reconstruction(2000, 8, 4)),
     "expected_attention@paper": ("scorer", ExpectedAttention(512, 4, 0.0)),
     "expected_attention@leaderboard": ("scorer", ExpectedAttention(512, 4, 0.01)),
     "ada@paper": ("heads", AdaptiveHeads(0.2, "interpolate")),

@@ -89,7 +89,7 @@ def test_decoded_tokens_are_kept_and_a_later_prompt_counts_only_if_asked() -> No
 def test_evidence_is_let_go_after_firing() -> None:
     with snapkv(keep=0.25, window=4)(build("llama")) as session:
         cache = session.prefill(tokens(1, 40))
-    assert all(layer.queries is None and layer.query_pos is None for layer in cache.stores)
+    assert all(layer.witness.empty for layer in cache.stores)
     assert "evidence" not in cache.ledger().by_kind()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random as chance
+from collections.abc import Callable
 from functools import cache
 
 import pytest
@@ -17,11 +18,11 @@ from tests.helpers import positions_of
 from tests.models import left_padded, shared, tokens
 
 
-def evidence(q: Tensor, k: Tensor) -> tuple[Block, Evidence]:
+def evidence(q: Tensor, k: Tensor) -> tuple[Block, Evidence, Callable[[], Tensor]]:
     n, w = k.shape[2], q.shape[2]
     pos = torch.arange(n, dtype=torch.int32).expand(*k.shape[:2], n)
     at = torch.arange(n - w, n, dtype=torch.int32)[None]
-    return Block(k, k, pos), Evidence(0, Rule(1.0), pos, q, at)
+    return Block(k, k, pos), Evidence(0, Rule(1.0), pos, q, at), pos.float
 
 
 def test_layer_need_counts_slots_up_to_tau() -> None:
@@ -62,7 +63,7 @@ def test_need_and_budgets_of_a_model(family: str) -> None:
         read = session.prefill(ids, mask, compress=False)
         blocks = [layer.block() for layer in read.stores]
         measured = [
-            Uncertainty(window=window).measure(block, layer.evidence(block))
+            Uncertainty(window=window).measure(block, layer.evidence(block), block.pos.float)
             for layer, block in zip(read.stores, blocks, strict=True)
         ]
         session.compress(read)
@@ -92,7 +93,7 @@ def test_need_and_budgets_of_a_model(family: str) -> None:
 def test_what_a_layer_cannot_hold_goes_to_the_others(
     asked: tuple[float, ...], slots: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measure(self: Uncertainty, block: Block, seen: Evidence) -> Tensor:
+    def measure(self: Uncertainty, block: Block, seen: Evidence, scores: Callable[[], Tensor]) -> Tensor:
         return torch.full((block.pos.shape[0],), asked[seen.layer], dtype=torch.float64)
 
     monkeypatch.setattr(Uncertainty, "measure", measure)
@@ -116,7 +117,7 @@ def bundled(kind: str, seed: int) -> tuple[list[float], list[float], list[int], 
         for layer in read.stores:
             block = layer.block()
             seen = layer.evidence(block)
-            asked.append(float(Uncertainty().measure(block, seen)))
+            asked.append(float(Uncertainty().measure(block, seen, block.pos.float)))
             probs = seen.window(block, 32).mean((2, 3)).double()
             spread.append(float(torch.special.entr(probs).sum(-1).mean()))
         session.compress(read)
