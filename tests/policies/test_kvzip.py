@@ -128,7 +128,7 @@ def test_pooled_counts_the_best_of_all_layers() -> None:
     b = torch.tensor([[[0.0, 3.0, -torch.inf], [torch.inf, 4.0, 0.5]]])
     weights = Pooled().weights([a, b], torch.tensor([1]), torch.tensor([0]), torch.tensor([3]))
     assert weights.tolist() == [[1.5], [0.5]]  # inf, 9, 8, 7: three of layer a, one of layer b, by two heads
-    weights = Pooled().weights([a, b], torch.tensor([2]), torch.tensor([0]))
+    weights = Pooled().weights([a, b], torch.tensor([2]), torch.tensor([0]), torch.tensor([3]))
     assert weights.tolist() == [[2.5], [1.5]]  # then 6, 4, 3, 2
 
 
