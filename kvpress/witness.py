@@ -42,13 +42,19 @@ class Witness:
             counted = torch.where(rank >= self.needs.skip, rank, -1).expand(q.shape[0], -1)
             self.moments = add_queries(self.moments, q, counted, rotate)
         if self.needs.window:
-            q, at = q[:, :, -self.needs.window :], at[:, -self.needs.window :]
-            if self.queries is not None and q.shape[2] < self.needs.window:
+            q, at = self._last(q, at)
+            if self.queries is not None:
                 assert self.query_pos is not None
-                short = self.needs.window - q.shape[2]
-                q = torch.cat([self.queries[:, :, -short:], q], 2)
-                at = torch.cat([self.query_pos[:, -short:], at], 1)
+                q, at = self._last(torch.cat([self.queries, q], 2), torch.cat([self.query_pos, at], 1))
             self.queries, self.query_pos = q.clone(memory_format=torch.contiguous_format), at.contiguous().clone()
+
+    def _last(self, q: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        """The last `window` queries of every row that are no padding, as if the row were alone."""
+        count = self.needs.window
+        if bool((at[:, -count:] >= 0).all()):
+            return q[:, :, -count:], at[:, -count:]
+        order = (at >= 0).to(torch.int8).argsort(dim=1, stable=True)[:, -count:]
+        return q.gather(2, order[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3])), at.gather(1, order)
 
     def forget(self) -> None:
         """The press will not ask again."""
