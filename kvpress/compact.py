@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from kvpress import sharing
-from kvpress.block import choose
+from kvpress.block import Block, choose
+from kvpress.evidence import Evidence
+from kvpress.output import remembered
 from kvpress.policies.apportion import apportion
 from kvpress.segment import Held, Segment, appended
 
@@ -83,12 +85,34 @@ def evict(layer: StoreLayer, total: Tensor) -> bool:
     marked = scores.float().nan_to_num(nan=-torch.inf)
     marked = marked.masked_fill(safe, torch.inf).masked_fill(~block.valid, -torch.inf)
     counts = torch.minimum(recipe.heads(total, marked), block.valid.sum(-1))
+    added = weighed(layer, block, seen)
+    if recipe.refine is not None and added is not None:
+        scores = recipe.refine(scores, added, block.pos, counts, safe)
     keep = choose(scores, block.pos, counts, safe)
+    if recipe.in_place and added is not None:
+        remember(layer, torch.where(keep, block.pos, -1), added)
     retain(layer, keep)
     if layer.upper is not None:  # layers that share directions hold the same slots
         retain(layer.upper, keep)
         sharing.relink(layer, layer.upper)
     return True
+
+
+def weighed(layer: StoreLayer, block: Block, seen: Evidence) -> Tensor | None:
+    """(B, H, n) fp32: what each slot's value can add to the layer's output; None where the recipe does not ask."""
+    if layer.recipe.refine is None:
+        return None
+    if layer.added is None or layer.added_pos is None:
+        return seen.added(block.v)
+    return remembered(block.v, block.pos, seen.added, layer.added, layer.added_pos)
+
+
+def remember(layer: StoreLayer, pos: Tensor, added: Tensor) -> None:
+    """Keep `added` (B, H, n) of the slots at `pos` (B, H, n), -1 = none: most of them come again at the next step."""
+    ordered, order = pos.sort(dim=-1)
+    width = int((pos >= 0).sum(-1).max())
+    layer.added_pos = ordered[..., -width:].clone(memory_format=torch.contiguous_format)
+    layer.added = added.gather(2, order[..., -width:])
 
 
 def retain(layer: StoreLayer, keep: Tensor) -> None:
@@ -152,9 +176,13 @@ def evict_one(layer: StoreLayer, total: Tensor) -> bool:
         return False
     block = layer.block()
     seen = layer.evidence(block)
-    scores = recipe.scorer(block, seen).float().nan_to_num(nan=-torch.inf)
-    out = (pos < 0) | protected(recipe, seen.rank, layer.lengths(), total)
-    scores = scores.masked_fill(out, torch.inf)
+    safe = protected(recipe, seen.rank, layer.lengths(), total)
+    scores = recipe.scorer(block, seen)
+    added = weighed(layer, block, seen)
+    if recipe.refine is not None and added is not None:
+        scores = recipe.refine(scores, added, block.pos, total.unsqueeze(1).expand(pos.shape[:2]), safe)
+        remember(layer, block.pos, added)
+    scores = scores.float().nan_to_num(nan=-torch.inf).masked_fill((pos < 0) | safe, torch.inf)
     # Among equal scores the later token goes, as in `choose`.
     lowest = scores == scores.amin(-1, keepdim=True)
     tail.drop_one(torch.where(lowest, pos, -2).argmax(-1))

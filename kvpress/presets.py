@@ -9,6 +9,7 @@ from kvpress.errors import PressSyntaxError
 from kvpress.lowrank.gear import gear, gear_l
 from kvpress.policies.ada import AdaptiveHeads
 from kvpress.policies.base import AfterPrefill, EveryStep, Schedule
+from kvpress.policies.criticalkv import OutputPerturbation
 from kvpress.policies.cur import ValueGuided
 from kvpress.policies.expected_attention import ExpectedAttention
 from kvpress.policies.h2o import HeavyHitters
@@ -31,6 +32,7 @@ from kvpress.quant.think import think
 
 __all__ = [
     "ada",
+    "criticalkv",
     "cur",
     "expected_attention",
     "fp8",
@@ -135,6 +137,19 @@ def ada(alpha: float = 0.2, mode: str = "interpolate") -> Decisions:
 
 
 variant(ada, "kvpress", "Ada-KV with the hard floor of NVIDIA's kvpress.", mode="floor")
+
+
+@preset("criticalkv")
+def criticalkv(ratio: float = 0.5, epsilon: float = 1e-4, protected: bool = False) -> Decisions:
+    """Attention first, then attention weighted by what values add to the output (2502.03805). Compose with a scorer."""
+    if not 0 <= ratio <= 1 or epsilon < 0:
+        raise PressSyntaxError(f"ratio={ratio} lies in [0, 1] and epsilon={epsilon} is not negative.")
+    return {"refine": OutputPerturbation(ratio, epsilon, protected)}
+
+
+variant(
+    criticalkv, "kvpress", "CriticalKV of NVIDIA's kvpress: protected slots use up the first stage.", protected=True
+)
 
 
 @preset("minicache")
