@@ -74,9 +74,9 @@ def evict(layer: StoreLayer, total: Tensor) -> bool:
         return False
     block = layer.block()
     held = block.valid.sum(-1)
-    if recipe.heads.compares:
-        held = held.double().mean(1, keepdim=True)
-    if bool((held <= total.unsqueeze(1)).all()):
+    more = held.double().mean(1, keepdim=True) if recipe.heads.compares else held
+    due = (more > total.unsqueeze(1)).any(1, keepdim=True)
+    if not bool(due.any()):
         return False
     seen = layer.evidence(block)
     scores = scorer(block, seen)
@@ -84,7 +84,8 @@ def evict(layer: StoreLayer, total: Tensor) -> bool:
     safe = protected(recipe, seen.rank, layer.lengths(), total)
     marked = scores.float().nan_to_num(nan=-torch.inf)
     marked = marked.masked_fill(safe, torch.inf).masked_fill(~block.valid, -torch.inf)
-    counts = torch.minimum(recipe.heads(total, marked), block.valid.sum(-1))
+    # A row that is not due stays as it is, as it would alone: its heads are not compared anew.
+    counts = torch.where(due, torch.minimum(recipe.heads(total, marked), held), held)
     added = weighed(layer, block, seen)
     if recipe.refine is not None and added is not None:
         scores = recipe.refine(scores, added, block.pos, counts, safe)
@@ -168,7 +169,7 @@ def follow(layer: StoreLayer) -> None:
 def evict_one(layer: StoreLayer, total: Tensor) -> bool:
     """One decoded token came, one slot per head goes, in place. False when the layer does not allow that."""
     recipe, tail = layer.recipe, layer.tail
-    if layer.held or recipe.scorer is None or not recipe.in_place:
+    if layer.held or recipe.scorer is None or not recipe.in_place or recipe.heads.compares:
         return False
     pos = tail.explicit()
     surplus = (pos >= 0).sum(-1) - total.unsqueeze(1)
