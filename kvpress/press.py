@@ -105,8 +105,8 @@ class Recipe:
         if self.refine is not None and self.scorer is not None and not getattr(self.scorer, "attention", False):
             raise PressConflictError(
                 f"criticalkv weights attention by what a value adds to the output, and {type(self.scorer).__name__} "
-                "scores are not attention, or are weighted by values already. Use criticalkv with snapkv, h2o, tova or "
-                "expected_attention(values=false)."
+                "scores are not what the slots of each head get of it, or are weighted by values already. Use "
+                "criticalkv with snapkv, h2o or expected_attention(values=false)."
             )
         if self.sharer is not None:
             for other, reason in (

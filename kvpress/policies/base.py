@@ -18,7 +18,7 @@ class Scorer(Protocol):
     """How good a slot is. Padding, sinks, the recent window and exact totals are not its business.
 
     comparable: scores of different heads are on one scale, so that head budgets may compare them. attention: scores
-    are attention that a slot gets, not negative and not weighted by its value yet, so that a refiner may do that.
+    are attention a slot gets from its own head, not negative and not weighted by its value, which a refiner may do.
     """
 
     needs: Needs
