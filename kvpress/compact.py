@@ -15,6 +15,7 @@ from torch import Tensor
 from kvpress import sharing
 from kvpress.block import Block, choose
 from kvpress.evidence import Evidence
+from kvpress.output import remembered
 from kvpress.policies.apportion import apportion
 from kvpress.segment import Held, Segment, appended
 
@@ -47,7 +48,8 @@ def totals(layers: Sequence[StoreLayer]) -> list[Tensor]:
     for layer in layers:
         block = layer.block()
         seen = layer.evidence(block)
-        measured.append(recipe.layers.measure(block, seen, partial(_marked, layer, block, seen, total)))
+        safe = protected(recipe, seen.rank, lengths, total)
+        measured.append(recipe.layers.measure(block, seen, partial(_scored, recipe, block, seen, safe)))
     fixed = recipe.sinks + (recipe.recent if isinstance(recipe.recent, int) else 0)
     least = lengths.clamp(max=max(1, fixed))
     weights = recipe.layers.weights(measured, total, total.clamp(max=fixed), lengths)
@@ -78,15 +80,22 @@ def evict(layer: StoreLayer, total: Tensor) -> bool:
         return False
     block = layer.block()
     held = block.valid.sum(-1)
-    if recipe.heads.compares:
-        held = held.double().mean(1, keepdim=True)
-    if bool((held <= total.unsqueeze(1)).all()):
+    more = held.double().mean(1, keepdim=True) if recipe.heads.compares else held
+    due = (more > total.unsqueeze(1)).any(1, keepdim=True)
+    if not bool(due.any()):
         return False
     seen = layer.evidence(block)
-    marked = _marked(layer, block, seen, total)
-    # A head that stores less than its share (it was reduced before) keeps what it has.
-    counts = torch.minimum(recipe.heads(total, marked), block.valid.sum(-1))
-    keep = choose(marked, block.pos, counts, protected(recipe, seen.rank, layer.lengths(), total))
+    scores = recipe.scorer(block, seen)
+    safe = protected(recipe, seen.rank, layer.lengths(), total)
+    # A head that stores less than its share (it was reduced before) keeps what it has; so does a row that is not due,
+    # whose heads are not compared anew, as they would not be if it were alone.
+    counts = torch.where(due, torch.minimum(recipe.heads(total, _marked(scores, block, safe)), held), held)
+    added = weighed(layer, block, seen)
+    if recipe.refine is not None and added is not None:
+        scores = recipe.refine(scores, added, block.pos, counts, safe)
+    keep = choose(scores, block.pos, counts, safe)
+    if recipe.in_place and added is not None:
+        remember(layer, torch.where(keep, block.pos, -1), added)
     retain(layer, keep)
     if layer.upper is not None:  # layers that share directions hold the same slots
         retain(layer.upper, keep)
@@ -94,12 +103,32 @@ def evict(layer: StoreLayer, total: Tensor) -> bool:
     return True
 
 
-def _marked(layer: StoreLayer, block: Block, seen: Evidence, total: Tensor) -> Tensor:
-    """(B, H, n) scores, +inf for slots that always stay and -inf for those that do not exist."""
-    assert layer.recipe.scorer is not None
-    scores = layer.recipe.scorer(block, seen).float().nan_to_num(nan=-torch.inf)
-    safe = protected(layer.recipe, seen.rank, layer.lengths(), total)
+def _scored(recipe: Recipe, block: Block, seen: Evidence, safe: Tensor) -> Tensor:
+    assert recipe.scorer is not None
+    return _marked(recipe.scorer(block, seen), block, safe)
+
+
+def _marked(scores: Tensor, block: Block, safe: Tensor) -> Tensor:
+    """(B, H, n) fp32 scores, +inf for slots that always stay and -inf for those that do not exist."""
+    scores = scores.float().nan_to_num(nan=-torch.inf)
     return scores.masked_fill(safe, torch.inf).masked_fill(~block.valid, -torch.inf)
+
+
+def weighed(layer: StoreLayer, block: Block, seen: Evidence) -> Tensor | None:
+    """(B, H, n) fp32: what each slot's value can add to the layer's output; None where the recipe does not ask."""
+    if layer.recipe.refine is None:
+        return None
+    if layer.added is None or layer.added_pos is None:
+        return seen.added(block.v)
+    return remembered(block.v, block.pos, seen.added, layer.added, layer.added_pos)
+
+
+def remember(layer: StoreLayer, pos: Tensor, added: Tensor) -> None:
+    """Keep `added` (B, H, n) of the slots at `pos` (B, H, n), -1 = none: most of them come again at the next step."""
+    ordered, order = pos.sort(dim=-1)
+    width = int((pos >= 0).sum(-1).max())
+    layer.added_pos = ordered[..., -width:].clone(memory_format=torch.contiguous_format)
+    layer.added = added.gather(2, order[..., -width:])
 
 
 def retain(layer: StoreLayer, keep: Tensor) -> None:
@@ -155,7 +184,7 @@ def follow(layer: StoreLayer) -> None:
 def evict_one(layer: StoreLayer, total: Tensor) -> bool:
     """One decoded token came, one slot per head goes, in place. False when the layer does not allow that."""
     recipe, tail = layer.recipe, layer.tail
-    if layer.held or recipe.scorer is None or not recipe.in_place:
+    if layer.held or recipe.scorer is None or not recipe.in_place or recipe.heads.compares:
         return False
     pos = tail.explicit()
     surplus = (pos >= 0).sum(-1) - total.unsqueeze(1)
@@ -163,9 +192,13 @@ def evict_one(layer: StoreLayer, total: Tensor) -> bool:
         return False
     block = layer.block()
     seen = layer.evidence(block)
-    scores = recipe.scorer(block, seen).float().nan_to_num(nan=-torch.inf)
-    out = (pos < 0) | protected(recipe, seen.rank, layer.lengths(), total)
-    scores = scores.masked_fill(out, torch.inf)
+    safe = protected(recipe, seen.rank, layer.lengths(), total)
+    scores = recipe.scorer(block, seen)
+    added = weighed(layer, block, seen)
+    if recipe.refine is not None and added is not None:
+        scores = recipe.refine(scores, added, block.pos, total.unsqueeze(1).expand(pos.shape[:2]), safe)
+        remember(layer, block.pos, added)
+    scores = scores.float().nan_to_num(nan=-torch.inf).masked_fill((pos < 0) | safe, torch.inf)
     # Among equal scores the later token goes, as in `choose`.
     lowest = scores == scores.amin(-1, keepdim=True)
     tail.drop_one(torch.where(lowest, pos, -2).argmax(-1))

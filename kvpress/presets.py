@@ -12,6 +12,7 @@ from kvpress.errors import PressSyntaxError
 from kvpress.lowrank.gear import gear, gear_l
 from kvpress.policies.ada import AdaptiveHeads
 from kvpress.policies.base import AfterPrefill, EveryStep, Schedule
+from kvpress.policies.criticalkv import OutputPerturbation
 from kvpress.policies.cur import ValueGuided
 from kvpress.policies.expected_attention import ExpectedAttention
 from kvpress.policies.h2o import HeavyHitters
@@ -36,6 +37,7 @@ from kvpress.quant.think import think
 
 __all__ = [
     "ada",
+    "criticalkv",
     "cur",
     "expected_attention",
     "fp8",
@@ -135,6 +137,14 @@ def ada(alpha: float = 0.2, mode: str = "interpolate") -> Decisions:
     if mode not in ("interpolate", "floor") or not 0 <= alpha <= 1:
         raise PressSyntaxError(f'alpha={alpha} lies in [0, 1] and mode={mode!r} is "interpolate" or "floor".')
     return {"heads": AdaptiveHeads(alpha, mode)}  # type: ignore[arg-type]
+
+
+@preset("criticalkv")
+def criticalkv(ratio: float = 0.5, epsilon: float = 1e-4, protected: bool = False) -> Decisions:
+    """Attention first, then attention weighted by what values add to the output (2502.03805). Compose with a scorer."""
+    if not 0 <= ratio <= 1 or epsilon < 0:
+        raise PressSyntaxError(f"ratio={ratio} lies in [0, 1] and epsilon={epsilon} is not negative.")
+    return {"refine": OutputPerturbation(ratio, epsilon, protected)}
 
 
 @preset("minicache")

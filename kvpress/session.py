@@ -80,6 +80,7 @@ class Session:
         self._shares = hf.shares_keys(model)
         self._accepts = set(inspect.signature(model.forward).parameters)
         self._rotate = _rotation_for(press, model) if press.recipe.rotates else None
+        self._outputs = hf.output_projections(model) if press.recipe.needs.output else {}
         self._running: torch.nn.Module | None = None  # whose forward was called, the outermost one
         self._chunked: bool | None = None  # how `generate` reads its prompt, while it does
         self._read: PressCache | None = None  # the cache it reads into
@@ -177,6 +178,7 @@ class Session:
             read_again(self, cache)
         for layer in cache.stores:
             layer.hold, layer.rotate = False, self._rotate  # a loaded cache has not met this session yet
+            layer.output = self._outputs.get(layer.index)
             if layer.pending:
                 layer.fire()
 
@@ -289,6 +291,7 @@ class Session:
             cache.model = weakref.ref(self.model)  # an equal one: not to be compared again at every step
         for layer in cache.stores:
             layer.rotate, layer.shared = self._rotate, self._shares
+            layer.output = self._outputs.get(layer.index)
         if self._chunked is not None:
             self._when(cache, hold=self._chunked, eager=not self._chunked)
             self._read = cache
@@ -382,6 +385,9 @@ def open_session(press: Press, model: PreTrainedModel) -> Iterator[Session]:
         for module in filter(hf.takes_cache, model.modules()):  # model.model(ids) is under the press too
             hooks.append(module.register_forward_pre_hook(session._before, with_kwargs=True))
             hooks.append(module.register_forward_hook(session._after, with_kwargs=True, always_call=True))
+        for output in session._outputs.values():
+            if (linear := output.linear()) is not None:
+                hooks.append(linear.register_forward_pre_hook(output.check))
         try:
             with hf.generation_of(model, session.new_cache, session._reading, session._guessing):
                 yield session

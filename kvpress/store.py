@@ -15,6 +15,7 @@ from kvpress import compact, kernels
 from kvpress.block import Block
 from kvpress.errors import CropError, SessionError, UnsupportedError
 from kvpress.evidence import Evidence, Rule, dense_mass, received_mass
+from kvpress.output import Projection
 from kvpress.partial import Partial, fold_queries, merge
 from kvpress.press import Recipe
 from kvpress.repeat import Part, strongest
@@ -32,6 +33,8 @@ STATE = {
     "shift": "indices",
     "key_channels": "indices",
     "value_channels": "indices",
+    "added": "evidence",
+    "added_pos": "evidence",
 }
 
 
@@ -78,6 +81,9 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         self.shared = False  # later layers attend to these slots, so nothing goes before the forward ends
         self.due = False  # a decode step's eviction or packing waits for that end
         self.rotate: Rotate | None = None  # moves keys to other positions, for recipes that need it
+        self.output: Projection | None = None  # of this layer, for recipes that need it
+        self.added: Tensor | None = None  # (B, H, n) what it gave for slots that are evicted one by one
+        self.added_pos: Tensor | None = None  # and the positions of those slots, ascending
         self.shift: Tensor | None = None  # (B,) positions the sinks were moved by
         self.total: Tensor | None = None  # (B,) slots per head since the press fired
         self.key_channels: Tensor | None = None  # (B, H, kept) that packed slots keep, None = all
@@ -323,7 +329,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         known = dict(self.witness.tensors())
         if self.repeated is not None:
             known["repeated"] = self.repeated.gather(2, block.pos.clamp(min=0).long())
-        return Evidence(self.index, self.rule, rank, received=received, rotate=self.rotate, **known)
+        return Evidence(self.index, self.rule, rank, received=received, rotate=self.rotate, output=self.output, **known)
 
     def _ranks(self) -> Tensor:
         """(B or 1, logical) int32 number of each token among the real tokens of its row, -1 = padding."""
@@ -397,6 +403,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             return
         self.tail.trim(self.tail.count - remove)
         self.logical -= remove
+        self.added = self.added_pos = None  # other tokens may come at the same positions
         if self.seen_mask is not None:
             self.seen_mask = self.seen_mask[:, : self.logical].clone()
         if self.prompt is not None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from kvpress.lowrank.gear import gear, gear_l
 from kvpress.presets import (
     ada,
+    criticalkv,
     cur,
     expected_attention,
     h2o,
@@ -128,6 +129,11 @@ variant(
 )
 
 variant(kvzip, "paper", "KVzip as its authors run it: 30 % of the slots, parts of 2000 tokens.", keep=0.3)
+
+variant(criticalkv, "paper", "CriticalKV with half of each budget by attention alone.", ratio=0.5)
+variant(
+    criticalkv, "kvpress", "CriticalKV of NVIDIA's kvpress: protected slots use up the first stage.", protected=True
+)
 
 # How slots are spread
 

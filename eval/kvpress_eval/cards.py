@@ -25,7 +25,7 @@ from .page.numbers import percent, points
 OUT = Path("docs/methods")
 RESULTS = Path("leaderboards/results")
 _FIELDS = ("paper", "idea", "formula", "cost", "deviates")
-_DECISIONS = ("scorer", "heads", "layers", "channels", "sharer", "key")
+_DECISIONS = ("scorer", "refine", "heads", "layers", "channels", "sharer", "key")
 _HEADINGS = {"paper": "Paper", "idea": "Idea", "formula": "Formula", "cost": "Cost", "deviates": "Deviates"}
 
 

@@ -18,11 +18,13 @@ _DIGITS = 4096
 class Scorer(Protocol):
     """How good a slot is. Padding, sinks, the recent window and exact totals are not its business.
 
-    comparable: scores of different heads are on one scale, so that head budgets may compare them.
+    comparable: scores of different heads are on one scale, so that head budgets may compare them. attention: scores
+    are attention a slot gets from its own head, not negative and not weighted by its value, which a refiner may do.
     """
 
     needs: Needs
     comparable: bool
+    attention: bool
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         """(B, H, n) fp32 scores of the block's slots, higher = keep."""
@@ -38,6 +40,20 @@ class HeadBudget(Protocol):
         """total (B,) int64 slots per head on average, scores (B, H, n) -> (B, H) int64, rows sum to H * total.
 
         Scores of protected slots are +inf and those of slots that do not exist are -inf.
+        """
+        ...
+
+
+class Refiner(Protocol):
+    """How a scorer's scores change once the budget of each head is known. Head budgets go by the scores before."""
+
+    needs: Needs
+
+    def __call__(self, scores: Tensor, added: Tensor, pos: Tensor, counts: Tensor, protected: Tensor) -> Tensor:
+        """(B, H, n) fp32 scores to choose by, from those of a scorer (B, H, n).
+
+        added: (B, H, n) fp32 what each value can add to the layer's output. pos: (B, H, n), -1 = no slot. counts:
+        (B, H) slots that stay, protected ones (B, H, n) bool among them.
         """
         ...
 

@@ -34,6 +34,7 @@ class Reconstruction:
     overlap: int = 8
     skip: int = 4
     comparable = True
+    attention = True
 
     @property
     def needs(self) -> Needs:

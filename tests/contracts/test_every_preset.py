@@ -19,8 +19,9 @@ def small(name: str) -> Press:
     known = PRESETS[name].signature.parameters
     given = ", ".join(f"{argument}={value}" for argument, value in SMALLER.items() if argument in known)
     press = Press.parse(f"{name}({given})" if given else name)
-    alone = press.recipe.layers is None and not press.recipe.heads.compares
-    return press if alone or press.recipe.scorer is not None else press | Press.parse(EVICTION)
+    recipe = press.recipe
+    part = recipe.layers is not None or recipe.heads.compares or recipe.refine is not None
+    return press | Press.parse(EVICTION) if part and recipe.scorer is None else press
 
 
 def test_every_preset_is_in_the_list_of_the_contracts() -> None:

@@ -89,11 +89,15 @@ def test_what_composes_is_what_should() -> None:
     assert {a for a in EVICT if works("ada", a)} == {
         "snapkv", "h2o", "keydiff", "leverage", "cur", "expected_attention"
     }  # fmt: skip
+    assert {a for a in EVICT if works("criticalkv", a)} == {"snapkv", "h2o", "kvzip"}
     assert {a for a in EVICT if not works("minicache", a)} == {"h2o", "tova", "streaming_llm", "kvzip"}
     for whole in (
         "snapkv(keep=0.25) | think(keep_channels=0.625) | kivi(bits=2)",
         "zigzag | h2o",
         "ada | snapkv | gear_l(bits=2)",
         "minicache | kivi(bits=4)",
+        "criticalkv | expected_attention(values=false)",
+        "criticalkv | zigzag | ada | h2o | kivi(bits=4)",
+        "criticalkv | snapkv | minicache",
     ):
         Press.parse(whole).ready()

@@ -7,6 +7,7 @@ import pytest
 from kvpress import PRESETS, Press
 from kvpress.lowrank.gear import Gear
 from kvpress.policies.ada import AdaptiveHeads
+from kvpress.policies.criticalkv import OutputPerturbation
 from kvpress.policies.expected_attention import ExpectedAttention
 from kvpress.policies.kvzip import Reconstruction
 from kvpress.policies.minicache import SlerpPairs
@@ -48,6 +49,8 @@ HOW = {
     "expected_attention@leaderboard": ("scorer", ExpectedAttention(512, 4, 0.01)),
     "ada@paper": ("heads", AdaptiveHeads(0.2, "interpolate")),
     "ada@kvpress": ("heads", AdaptiveHeads(0.2, "floor")),
+    "criticalkv@paper": ("refine", OutputPerturbation(0.5, 1e-4)),
+    "criticalkv@kvpress": ("refine", OutputPerturbation(0.5, 1e-4, protected=True)),
     "pyramid@paper": ("layers", Pyramid(20.0)),
     "pyramid@authors": ("layers", Pyramid(20.0, exact=False)),
     "think@paper": ("channels", Channels(0.6, 1.0, 32)),
