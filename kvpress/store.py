@@ -173,7 +173,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
     def attend(self, q: Tensor, rule: Rule) -> Tensor:
         """q (B, Hq, n, D), queries of the tokens committed last -> (B, Hq, n, D), exact over all slots held."""
         part, folded = self._attend(q, rule)
-        if self.recipe.needs.mass and self.state.part is None:
+        if self.tail.mass is not None and self.state.part is None:
             self._add_mass(q, folded, part)
         return part.out.reshape(*q.shape[:3], -1).to(q.dtype)
 
@@ -225,8 +225,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             assert self.repeated is not None
             strongest(q, self.tail.keys, rule, self.state.part, self.repeated)
             return
-        if needs.mass and first and new > 1:  # `attend` counts the others
-            assert self.tail.mass is not None
+        if self.tail.mass is not None and first and new > 1:  # `attend` counts the others
             self.tail.mass[:, :, : self.tail.count] = received_mass(q, self.tail.keys, rule, 0, self.seen_mask)
         if not (needs.window or needs.moments) or (self.fired and not self.recipe.schedule.every_prompt):
             return
@@ -288,6 +287,8 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             compact.pack(self, freeze=evicted or pruned)
         if not self.recipe.schedule.every_prompt:
             self.witness.forget()
+            self.tail.mass = None
+            self.held = [Held(item.segment, item.rows) for item in self.held]
             self.prompt = self.repeated = None
 
     # What the press sees
@@ -384,7 +385,8 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
                 f"crop({tokens_to_remove}): give minus the number of tokens to remove, for example crop(-5)."
             )
         reserve = self.logical - self.fixed
-        if remove and (self.recipe.needs.mass or not self.witness.empty):
+        counted = self.is_initialized and self.tail.mass is not None
+        if remove and (counted or not self.witness.empty):
             raise CropError(
                 f"Cannot remove {remove} tokens: the press scores with the attention of their queries, which is "
                 "counted already. Fork the cache before reading what you may want to undo."

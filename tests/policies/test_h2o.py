@@ -173,3 +173,14 @@ def test_once_after_the_prompt_as_in_kvcache_factory(family: str) -> None:
                 wanted = sorted(pad + slot for slot in [*heavy, *range(n - 8, n)])
                 assert before[row][head] == wanted
                 assert after[row][head] == [*wanted, *range(61, 67)]
+
+
+def test_a_press_that_chooses_once_lets_the_mass_go() -> None:
+    model = shared("llama")
+    with Press.parse("h2o@factory(keep=13)")(model) as session:
+        cache = session.prefill(tokens(1, 30))
+        assert all(layer.tail.mass is None for layer in cache.stores)
+        decode(model, cache, tokens(1, 4, 1))
+        assert "evidence" not in cache.ledger().by_kind()
+        cache.crop(-2)
+        assert cache.get_seq_length() == 32
