@@ -17,7 +17,7 @@ from kvpress.press import PRESETS, Press
 from kvpress.variants import UNSETTLED
 
 from .page.analysis import analyse
-from .page.claims import Analysis
+from .page.claims import Analysis, dtype_of
 from .page.loading import read_rows
 from .page.markdown import code
 from .page.numbers import percent, points
@@ -90,10 +90,11 @@ def _scores(name: str, analysis: Analysis) -> list[str]:
     rows = []
     for table in analysis.tables:
         for cell in analysis.macros(table):
-            if name in {part.name.split("@")[0] for part in Press.parse(cell.method.press).parts}:
-                where = f"{table.model}, {table.length:,}, {table.mode}"
+            if name in {part.name.split("@")[0] for part in Press.parse(cell.method.asked).parts}:
+                dtype = dtype_of(table, analysis.tables)
+                where = f"{table.model}, {table.length:,}, {table.mode}" + (f", {dtype}" if dtype else "")
                 figures = percent(cell.bytes_ratio), points(cell.score.mean), points(cell.first), points(cell.later)
-                rows.append(f"| {code(cell.method.press)} | {where} | {' | '.join(figures)} |")
+                rows.append(f"| {code(cell.method.name)} | {where} | {' | '.join(figures)} |")
     if not rows:
         return ["No committed row measures it yet."]
     head = ["| press | where | bytes/dense | score | first turn | later turns |", "|---|---|---:|---:|---:|---:|"]
