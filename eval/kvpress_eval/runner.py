@@ -5,12 +5,15 @@ row.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from kvpress.policies.kvzip import instructions
 
 from .asking import Answers, ask, press_seconds
 from .config import RunConfig
@@ -23,7 +26,7 @@ from .rows import Row, run_id
 from .tasks import build, get_task
 
 if TYPE_CHECKING:
-    from kvpress import Press
+    from kvpress import Press, Session
 
 __all__ = ["Cell", "prepare", "run_cell"]
 
@@ -62,6 +65,14 @@ class Cell:
         )
         self.loaded.episodes[key] = build(request)
         return self.loaded.episodes[key]
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """The press entered on the model, with the instruction of presses that make it repeat a prompt."""
+        with self.press(self.loaded.model) as session:
+            if self.loaded.rendering == "natural":
+                session.instructions = instructions(self.loaded.prompter.tokenizer)
+            yield session
 
     @property
     def batch(self) -> int:
@@ -182,7 +193,7 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
 
 def _press_seconds(cell: Cell) -> float:
     prompt = cell.loaded.prompter.prompt(cell.episode(0))
-    with cell.press(cell.loaded.model) as session:
+    with cell.session() as session:
         small = cell.loaded.rendering == "dialect"
         return press_seconds(cell.loaded.model, session, prompt, cell.config, rehearse=small)
 
@@ -194,7 +205,7 @@ def _sessions(cell: Cell, tick: Tick | None) -> tuple[list[Episode], list[Answer
     ends = [ends] if isinstance(ends, int) else list(ends or [])
     stops = cell.loaded.prompter.stops(ends)
     episodes, answers = [], []
-    with cell.press(model) as session:
+    with cell.session() as session:
         for number in range(cell.config.sessions):
             episode = cell.episode(number)
             prompt = cell.loaded.prompter.prompt(episode)
