@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kvpress.codec import Codec, Packed, joinable
 from kvpress.conformance.case import digest, gap
+from kvpress.conformance.reach import storages
 from kvpress.conformance.trial import BrokenError, DoubtfulError, InapplicableError, Trial
 
 _RUNS = 5
@@ -164,6 +165,25 @@ def _frozen(case: Format) -> str:
     return "no operation writes into packed slots"
 
 
+def _owned(case: Format) -> str:
+    packed = case.packed()
+    found = {"encode": packed, "take": packed.take(torch.tensor([1]), torch.tensor([[0, 2]]))}
+    if joinable(packed, other := case.packed(1, 3)):
+        found["cat"] = packed.cat([other])
+    for made, each in found.items():
+        named = 0
+        for name, (kind, tensor) in each.tensors().items():
+            if not isinstance(kind, str) or not isinstance(tensor, Tensor):
+                raise BrokenError(f"tensors() gives {name!r}: expected (ledger kind, tensor)")
+            if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
+                raise BrokenError(f"{name} is a view after {made}: a larger storage stays in memory behind it")
+            named += tensor.untyped_storage().nbytes()
+        held = sum(storages(each).values())
+        if held != named:
+            raise BrokenError(f"{held:,} bytes are held after {made}, and tensors() names {named:,}")
+    return "every tensor is named, and a whole storage"
+
+
 def _shrinks(case: Format) -> str:
     if case.codec.block == 0:
         raise InapplicableError("block = 0 says that the format is exact")
@@ -172,11 +192,6 @@ def _shrinks(case: Format) -> str:
     for dtype in (torch.float32, torch.bfloat16):
         x = case.rows(blocks, dtype=dtype)
         packed = case.codec.encode(x)
-        for name, (kind, tensor) in packed.tensors().items():
-            if not isinstance(kind, str) or not isinstance(tensor, Tensor):
-                raise BrokenError(f"tensors() gives {name!r}: expected (ledger kind, tensor)")
-            if tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size():
-                raise BrokenError(f"{name} is a view: a larger storage stays in memory behind it")
         held = sum(tensor.untyped_storage().nbytes() for _, tensor in packed.tensors().values())
         dense = x.numel() * x.element_size()
         if held >= dense:
@@ -236,9 +251,14 @@ TRIALS = [
     ),
     Trial("finite numbers", _odd_numbers, "Guard what is divided by (a range of 0), and clamp what overflows fp16."),
     Trial(
+        "I5 tensors are whole and named",
+        _owned,
+        "tensors() names every tensor a Packed holds; .clone() or .contiguous() what is a view.",
+    ),
+    Trial(
         "I5 bytes shrink",
         _shrinks,
-        "Own whole, small tensors: pack codes into bytes, and .clone() or .contiguous() what is a view.",
+        "Pack codes into bytes, and keep few numbers of more than one byte.",
     ),
     Trial(
         "I10 tensors and load",

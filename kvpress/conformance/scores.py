@@ -110,14 +110,27 @@ def _stateless(case: Case) -> str:
         for views in (ours, ours, other, ours):
             _reseed()  # a scorer that draws from the global generators is another check's finding
             runs.append(scored(case, views))
-    first, again, _, after = runs
+        if (new := _unused(case.recipe.scorer)) is not None:
+            _reseed()
+            runs.append([new(*fresh(view)) for view in other])
+    first, again, elsewhere, after, *pristine = runs
     for name, run in (("asked again", again), ("asked again after another prompt", after)):
         if any(gap(a, b) for a, b in zip(first, run, strict=True)):
             raise BrokenError(
                 f"{name}, the same slots get other scores: something is kept from call to call "
                 "(or drawn from a source of its own)"
             )
+    if pristine and any(gap(a, b) for a, b in zip(elsewhere, pristine[0], strict=True)):
+        raise BrokenError("an equal scorer that has seen no prompt gives other scores: something is kept in the object")
     return "the same scores before and after another prompt"
+
+
+def _unused(scorer: Any) -> Any:
+    """An equal scorer that has seen no prompt, None where one cannot be made."""
+    try:
+        return replace(scorer)
+    except (TypeError, ValueError):  # no dataclass, or one that is made of more than its fields
+        return None
 
 
 def _deterministic(case: Case) -> str:

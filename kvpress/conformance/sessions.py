@@ -44,7 +44,7 @@ def _identity(case: Case) -> str:
     presses = [keeping_all(case.press, keep) for keep in (1.0, _NEVER)]
     for name, prompt, real in prompts:
         for way, how in ways.items():
-            run = {"attention_mask": real, "max_new_tokens": 9, "do_sample": False, **how}
+            run = {"attention_mask": real, "max_new_tokens": 5, "do_sample": False, **how}
             wanted = model.generate(prompt, **run)
             for press in presses:
                 with press(model):

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from kvpress.cache import PressCache
 from kvpress.conformance.case import Case, decode, digest, gap, kept, rollout, tokens
+from kvpress.conformance.reach import storages
 from kvpress.conformance.trial import BrokenError, InapplicableError, Trial
 from kvpress.store import StoreLayer
 
 _EXACT = 1e-4
-# References from a cache to what it does not own: the model, its rules and the logits of the last token.
-_NOT_HELD = ("rule", "rotate", "next_logits", "model", "press", "recipe", "_arguments")
-_FOREIGN = ("torch", "builtins", "weakref", "functools", "types")
 
 
 def _dense(q: Tensor, layer: StoreLayer) -> Tensor:
@@ -59,37 +56,8 @@ def attends(case: Case) -> str:
     return f"one query and many, after a fork and a turn; within {worst:.0e}"
 
 
-def _storages(cache: PressCache) -> dict[int, int]:
-    """Address -> bytes of every storage a cache reaches, found without its own list."""
-    found: dict[int, int] = {}
-    seen: set[int] = set()
-
-    def walk(thing: Any) -> None:
-        if id(thing) in seen:
-            return
-        seen.add(id(thing))
-        if isinstance(thing, Tensor):
-            storage = thing.untyped_storage()
-            if storage.nbytes():
-                found[storage.data_ptr()] = storage.nbytes()
-        elif isinstance(thing, list | tuple | set):
-            for item in thing:
-                walk(item)
-        elif isinstance(thing, dict):
-            for item in thing.values():
-                walk(item)
-        elif type(thing).__module__.split(".")[0] not in _FOREIGN:
-            slots = {name: getattr(thing, name, None) for name in getattr(type(thing), "__slots__", ())}
-            for name, item in {**slots, **getattr(thing, "__dict__", {})}.items():
-                if name not in _NOT_HELD:
-                    walk(item)
-
-    walk(cache)
-    return found
-
-
 def _honest(cache: PressCache, when: str) -> None:
-    ledger, held = cache.ledger(), sum(_storages(cache).values())
+    ledger, held = cache.ledger(), sum(storages(cache).values())
     if ledger.total != held:
         raise BrokenError(f"{when} the ledger says {ledger.total:,} bytes, and {held:,} are held")
     for layer, name, _, _, tensor in cache.tensors():
@@ -129,7 +97,7 @@ def _frozen(case: Case) -> str:
 
 def round_trip(case: Case) -> str:
     """A saved cache reads back exactly and goes on exactly."""
-    (ids, mask), follow = case.batch, tokens(3, 5, 2)
+    (ids, mask), follow = case.batch, tokens(3, 3, 2)
     with tempfile.TemporaryDirectory() as folder, case.press(case.model) as session:
         path = Path(folder) / "cache.safetensors"
         _, cache = rollout(session, ids, tokens(3, case.steps, 1), mask)
