@@ -129,8 +129,8 @@ def _composed_with(other: str) -> Callable[[Case], str]:
 def _all_of(press: Press) -> str:
     case = Case.of(press)
     try:
-        for part in (sessions.decodes, budgets.exact, storage.attends, storage.ledger, storage.round_trip):
+        for part in (budgets.exact, storage.attends, storage.ledger, storage.round_trip):
             part(case)
     except BrokenError as error:
         raise BrokenError(f"{press}: {error}") from error
-    return f"{press} decodes, keeps what was asked, attends exactly, counts its bytes, saves and loads"
+    return f"{press} keeps what was asked, also while decoding, attends exactly, counts its bytes, saves and loads"

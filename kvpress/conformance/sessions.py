@@ -180,8 +180,7 @@ def _questions(case: Case) -> str:
     return "three questions in two orders, the same answers"
 
 
-def decodes(case: Case) -> str:
-    """Decoding many tokens after compression: finite logits, and lengths that count the tokens seen."""
+def _decodes(case: Case) -> str:
     ids, mask = case.batch
     with case.press(case.model) as session:
         logits, cache = rollout(session, ids, tokens(len(ids), case.steps, 4), mask)
@@ -194,7 +193,7 @@ def decodes(case: Case) -> str:
 
 _PURE = "Decide from the block and the evidence of this call alone."
 TRIALS = [
-    Trial("decoding", decodes, "See the checks above: the parts of the press are checked one by one.", gate=True),
+    Trial("decoding", _decodes, "See the checks above: the parts of the press are checked one by one.", gate=True),
     Trial(
         "I1 keep=1 is no press",
         _identity,

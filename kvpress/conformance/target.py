@@ -74,7 +74,7 @@ def _imported(reference: re.Match[str], made: contextlib.ExitStack) -> Press:
             f"there is no module {module!r} here. Run this where it lies, install it (pip install -e .), or put its "
             "folder on PYTHONPATH."
         ) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BrokenError(f"importing {module} failed: {told(error)}") from error
     for part in name.split("."):
         if not hasattr(found, part):
