@@ -11,6 +11,7 @@ from kvpress.presets import *  # noqa: F403  every press by its name, as presets
 from kvpress.presets import __all__ as _presses
 from kvpress.press import PRESETS, Press, Recipe
 from kvpress.session import Report, Session
+from kvpress.variants import UNSETTLED as _unsettled  # noqa: F401  importing it registers name@whose
 
 __version__ = "0.1.0"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections import defaultdict
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ from kvpress.store import State, StoreLayer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from kvpress.repeat import Part
+    from kvpress.session import Session
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,11 @@ class PressCache(Cache):  # type: ignore[misc]
     next_logits: (B, V) logits after the last token given to `session.prefill`, or None.
     """
 
+    layers: list[Any]
+
     def __init__(self, press: Press, types: list[str], arguments: list[dict[str, Any]], model: PreTrainedModel) -> None:
         self.press, self.model = press, weakref.ref(model)
+        self.session: weakref.ref[Session] | None = None  # the last one that ran this cache
         self._types, self._arguments = types, arguments
         recipe = press.recipe
         layers = [
@@ -147,9 +154,32 @@ class PressCache(Cache):  # type: ignore[misc]
 
     def settle(self) -> None:
         """Fire the press where a prompt was read and the press waits for the prompt to be complete."""
+        if self.press.recipe.needs.repeat is not None and any(layer.due_now for layer in self.stores):
+            session = self.session() if self.session is not None else None
+            if session is None or not session.open:
+                raise SessionError(
+                    f"{self.press} reads the prompt a second time. Enter it and session.compress(cache)."
+                )
+            session.compress(self)
         for layer in self.stores:
-            if layer.pending and not layer.hold:
+            if layer.due_now:
                 layer.fire()
+
+    @contextlib.contextmanager
+    def borrowed(self, part: Part) -> Iterator[None]:
+        """Within, the prompt is repeated: what a forward adds to the cache is taken out again at the end."""
+        own = self.layers
+        before = [(layer, layer.logical, layer.seen_mask, layer.tail.count, layer.tail.valid) for layer in self.stores]
+        self.layers = [layer if isinstance(layer, StoreLayer) else _copy_layer(layer) for layer in own]
+        self.state.part = part
+        try:
+            yield
+        finally:
+            self.layers, self.state.part = own, None
+            for layer, logical, mask, count, valid in before:
+                layer.logical, layer.seen_mask = logical, mask
+                layer.tail.trim(count)
+                layer.tail.valid = None if valid is None else layer.tail.valid
 
     def fork(self, rows: int | Tensor | None = None) -> PressCache:
         """An independent continuation: segments are shared, the dense tail is copied.

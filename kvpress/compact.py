@@ -6,13 +6,16 @@ Sinks, the recent window, padding and exact totals are enforced here, so that no
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from kvpress import sharing
-from kvpress.block import choose
+from kvpress.block import Block, choose
+from kvpress.evidence import Evidence
+from kvpress.output import remembered
 from kvpress.policies.apportion import apportion
 from kvpress.segment import Held, Segment, appended
 
@@ -44,12 +47,18 @@ def totals(layers: Sequence[StoreLayer]) -> list[Tensor]:
     measured = []
     for layer in layers:
         block = layer.block()
-        measured.append(recipe.layers.measure(block, layer.evidence(block)))
+        seen = layer.evidence(block)
+        safe = protected(recipe, seen.rank, lengths, total)
+        measured.append(recipe.layers.measure(block, seen, partial(_scored, recipe, block, seen, safe)))
     fixed = recipe.sinks + (recipe.recent if isinstance(recipe.recent, int) else 0)
     least = lengths.clamp(max=max(1, fixed))
-    weights = recipe.layers.weights(torch.stack(measured), total, total.clamp(max=fixed))
+    weights = recipe.layers.weights(measured, total, total.clamp(max=fixed), lengths)
     shape = (len(lengths), len(layers))
-    shares = apportion(weights.T, total * len(layers), least[:, None].expand(shape), lengths[:, None].expand(shape))
+    low, high = least[:, None].expand(shape), lengths[:, None].expand(shape)
+    if recipe.layers.exact:
+        shares = apportion(weights.T, total * len(layers), low, high)
+    else:
+        shares = weights.T.floor().long().clamp(low, high)
     # A row that is shorter than its slots has nothing to spread, and may still grow to them.
     shares = torch.where((total >= lengths)[:, None], total[:, None], shares)
     columns = shares.T.contiguous()
@@ -67,28 +76,59 @@ def protected(recipe: Recipe, rank: Tensor, lengths: Tensor, total: Tensor) -> T
 def evict(layer: StoreLayer, total: Tensor) -> bool:
     """Reduce a layer to `total` (B,) slots per KV head on average; False when it holds no more than that."""
     recipe = layer.recipe
-    scorer = recipe.scorer
-    if scorer is None:
+    if recipe.scorer is None:
         return False
     block = layer.block()
     held = block.valid.sum(-1)
-    if recipe.heads.compares:
-        held = held.double().mean(1, keepdim=True)
-    if bool((held <= total.unsqueeze(1)).all()):
+    more = held.double().mean(1, keepdim=True) if recipe.heads.compares else held
+    due = (more > total.unsqueeze(1)).any(1, keepdim=True)
+    if not bool(due.any()):
         return False
     seen = layer.evidence(block)
-    scores = scorer(block, seen)
-    # A head that stores less than its share (it was reduced before) keeps what it has.
+    scores = recipe.scorer(block, seen)
     safe = protected(recipe, seen.rank, layer.lengths(), total)
-    marked = scores.float().nan_to_num(nan=-torch.inf)
-    marked = marked.masked_fill(safe, torch.inf).masked_fill(~block.valid, -torch.inf)
-    counts = torch.minimum(recipe.heads(total, marked), block.valid.sum(-1))
+    # A head that stores less than its share (it was reduced before) keeps what it has; so does a row that is not due,
+    # whose heads are not compared anew, as they would not be if it were alone.
+    counts = torch.where(due, torch.minimum(recipe.heads(total, _marked(scores, block, safe)), held), held)
+    added = weighed(layer, block, seen)
+    if recipe.refine is not None and added is not None:
+        scores = recipe.refine(scores, added, block.pos, counts, safe)
     keep = choose(scores, block.pos, counts, safe)
+    if recipe.in_place and added is not None:
+        remember(layer, torch.where(keep, block.pos, -1), added)
     retain(layer, keep)
     if layer.upper is not None:  # layers that share directions hold the same slots
         retain(layer.upper, keep)
         sharing.relink(layer, layer.upper)
     return True
+
+
+def _scored(recipe: Recipe, block: Block, seen: Evidence, safe: Tensor) -> Tensor:
+    assert recipe.scorer is not None
+    return _marked(recipe.scorer(block, seen), block, safe)
+
+
+def _marked(scores: Tensor, block: Block, safe: Tensor) -> Tensor:
+    """(B, H, n) fp32 scores, +inf for slots that always stay and -inf for those that do not exist."""
+    scores = scores.float().nan_to_num(nan=-torch.inf)
+    return scores.masked_fill(safe, torch.inf).masked_fill(~block.valid, -torch.inf)
+
+
+def weighed(layer: StoreLayer, block: Block, seen: Evidence) -> Tensor | None:
+    """(B, H, n) fp32: what each slot's value can add to the layer's output; None where the recipe does not ask."""
+    if layer.recipe.refine is None:
+        return None
+    if layer.added is None or layer.added_pos is None:
+        return seen.added(block.v)
+    return remembered(block.v, block.pos, seen.added, layer.added, layer.added_pos)
+
+
+def remember(layer: StoreLayer, pos: Tensor, added: Tensor) -> None:
+    """Keep `added` (B, H, n) of the slots at `pos` (B, H, n), -1 = none: most of them come again at the next step."""
+    ordered, order = pos.sort(dim=-1)
+    width = int((pos >= 0).sum(-1).max())
+    layer.added_pos = ordered[..., -width:].clone(memory_format=torch.contiguous_format)
+    layer.added = added.gather(2, order[..., -width:])
 
 
 def retain(layer: StoreLayer, keep: Tensor) -> None:
@@ -144,7 +184,7 @@ def follow(layer: StoreLayer) -> None:
 def evict_one(layer: StoreLayer, total: Tensor) -> bool:
     """One decoded token came, one slot per head goes, in place. False when the layer does not allow that."""
     recipe, tail = layer.recipe, layer.tail
-    if layer.held or recipe.scorer is None or not recipe.in_place:
+    if layer.held or recipe.scorer is None or not recipe.in_place or recipe.heads.compares:
         return False
     pos = tail.explicit()
     surplus = (pos >= 0).sum(-1) - total.unsqueeze(1)
@@ -152,9 +192,13 @@ def evict_one(layer: StoreLayer, total: Tensor) -> bool:
         return False
     block = layer.block()
     seen = layer.evidence(block)
-    scores = recipe.scorer(block, seen).float().nan_to_num(nan=-torch.inf)
-    out = (pos < 0) | protected(recipe, seen.rank, layer.lengths(), total)
-    scores = scores.masked_fill(out, torch.inf)
+    safe = protected(recipe, seen.rank, layer.lengths(), total)
+    scores = recipe.scorer(block, seen)
+    added = weighed(layer, block, seen)
+    if recipe.refine is not None and added is not None:
+        scores = recipe.refine(scores, added, block.pos, total.unsqueeze(1).expand(pos.shape[:2]), safe)
+        remember(layer, block.pos, added)
+    scores = scores.float().nan_to_num(nan=-torch.inf).masked_fill((pos < 0) | safe, torch.inf)
     # Among equal scores the later token goes, as in `choose`.
     lowest = scores == scores.amin(-1, keepdim=True)
     tail.drop_one(torch.where(lowest, pos, -2).argmax(-1))

@@ -173,6 +173,16 @@ def _prompts(model: Any) -> str:
     return ""
 
 
+def _projects(model: Any) -> str:
+    from kvpress import criticalkv, hf, snapkv
+
+    with (criticalkv() | snapkv(keep=0.5, window=2))(model) as session:  # raises where attention gives another tensor
+        report = session.report(session.prefill(_ids()))
+    found = sorted(hf.output_projections(model))
+    held = report.layers[0].slots
+    return "" if found == [1] and held == 11 else f"output projections found in layers {found}, {held} slots held"
+
+
 def _restores(model: Any) -> str:
     from kvpress import full
 
@@ -206,6 +216,7 @@ _ASSUMPTIONS: dict[str, Callable[[Any], str]] = {
     "slots really dropped": _shrinks,
     "positions follow what was seen": _logical,
     "generate reads its prompt in one place": _prompts,
+    "attention ends in one linear layer": _projects,
     "model restored on leaving": _restores,
     "other caches refused": _refuses,
 }

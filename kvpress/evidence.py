@@ -14,10 +14,24 @@ from torch import Tensor
 from kvpress.block import Block
 from kvpress.errors import KVPressError
 from kvpress.moments import read_moments
+from kvpress.output import Output
 from kvpress.partial import fold_queries, soft_cap, softmax_partial
 from kvpress.rope import Rotate
 
 _TILE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A prompt is read a second time, see kvpress.repeat.
+
+    chunk: tokens of a part. overlap: tokens before it that lead into it. skip: first tokens of a row that are not
+    repeated, and that every part attends to.
+    """
+
+    chunk: int
+    overlap: int
+    skip: int
 
 
 @dataclass(frozen=True)
@@ -26,6 +40,8 @@ class Needs:
 
     window: the last so many queries. mass: attention of every query. moments: mean and covariance of all queries
     as before RoPE, without the first `skip` tokens of a row. rotation: the model's rotary embedding, to turn keys.
+    repeat: the attention that slots get while the prompt is repeated.
+    output: the output projection of the layer, to see what values add to its output.
     """
 
     window: int = 0
@@ -33,6 +49,8 @@ class Needs:
     moments: bool = False
     skip: int = 0
     rotation: bool = False
+    repeat: Repeat | None = None
+    output: bool = False
 
     @property
     def rotates(self) -> bool:
@@ -47,6 +65,8 @@ class Needs:
             self.moments or other.moments,
             max(self.skip, other.skip),
             self.rotation or other.rotation,
+            self.repeat or other.repeat,
+            self.output or other.output,
         )
 
 
@@ -67,7 +87,9 @@ class Evidence:
     query_pos: (B, w) int32 logical index of those queries, -1 = padding. received: (B, H, n) fp32 attention
     mass summed over queries and over the query heads of a KV head, or None. rank: (B, H, n) int32 number of
     the slot's token among the real tokens of its row (equal to its position id), -1 = no slot. moments: see
-    kvpress.moments, or None. rotate: moves keys to other positions, or None.
+    kvpress.moments, or None. rotate: moves keys to other positions, or None. repeated: (B, H, n) fp32 largest
+    attention a slot got while the prompt was repeated, or None. output: what values can add to the layer's output
+    (see kvpress.output), or None.
     """
 
     layer: int
@@ -78,12 +100,20 @@ class Evidence:
     received: Tensor | None = None
     moments: Tensor | None = None
     rotate: Rotate | None = None
+    repeated: Tensor | None = None
+    output: Output | None = None
 
     def mass(self) -> Tensor:
         """(B, H, n) fp32: attention every slot received from all queries so far."""
         if self.received is None:
             raise KVPressError("This scorer reads attention mass but does not declare Needs(mass=True).")
         return self.received
+
+    def strongest(self) -> Tensor:
+        """(B, H, n) fp32: largest attention every slot received while the prompt was repeated."""
+        if self.repeated is None:
+            raise KVPressError("This scorer reads what a repetition attends to but does not declare Needs(repeat=...).")
+        return self.repeated
 
     def query_moments(self) -> tuple[Tensor, Tensor]:
         """Mean (B, Hq, D) and covariance (B, Hq, D, D) fp32 of the queries so far, as before RoPE, padding left out."""
@@ -96,6 +126,12 @@ class Evidence:
         if self.rotate is None:
             raise KVPressError("This scorer turns keys but does not declare Needs(rotation=True).")
         return self.rotate(x, by)
+
+    def added(self, v: Tensor) -> Tensor:
+        """(B, H, n) fp32: L1 norm of values v (B, H, n, D) behind the output projection, mean over query heads."""
+        if self.output is None:
+            raise KVPressError("This refiner reads the output projection but does not declare Needs(output=True).")
+        return self.output(v)
 
     def unrotated(self, k: Tensor, rank: Tensor) -> Tensor:
         """Keys k (B, H, n, D) of the tokens `rank` (B, H, n) as before RoPE, fp32. Scaled RoPE keeps its factor."""

@@ -31,6 +31,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kvpress.errors import SessionError, UnsupportedError
 from kvpress.evidence import Rule
+from kvpress.output import Projection, projections
 from kvpress.store import TAG, StoreLayer
 
 NAME = "kvpress"  # neutral on purpose: names with flash, sdpa or flex in them take special paths
@@ -136,6 +137,8 @@ def _attention(
         layer.observe(query, rule, first)
         out, weights = layer.attend(query, rule).transpose(1, 2).contiguous(), None
     layer.after_forward(new)
+    if layer.output is not None:
+        layer.output.expect(out)
     return out, weights
 
 
@@ -195,6 +198,13 @@ def head_dim(model: PreTrainedModel) -> int:
     """Channels of one head."""
     config = text_config(model)
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def output_projections(model: PreTrainedModel) -> dict[int, Projection]:
+    """Index of every full-attention layer -> its output projection; UnsupportedError where one cannot be told."""
+    full = [index for index, kind in enumerate(layer_types(model)[0]) if kind == "full_attention"]
+    config = text_config(model)
+    return projections(model, config, full, config.num_attention_heads * head_dim(model))
 
 
 @contextlib.contextmanager

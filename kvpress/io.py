@@ -194,6 +194,8 @@ def _restore(layer: StoreLayer, meta: dict[str, Any], tensors: dict[str, Tensor]
         setattr(tail, name, tensors.get(f"tail.{name}"))
     for name in STATE:
         setattr(layer, name, tensors.get(name))
+    for name in layer.witness.NAMES:
+        setattr(layer.witness, name, tensors.get(name))
     if meta["rule"] is not None:
         layer.rule = Rule(meta["rule"]["scale"], meta["rule"]["cap"], tensors.get("rule.sink"))
     for number, described in enumerate(meta["segments"]):

@@ -1,29 +1,35 @@
 """Every eviction press of the library by its name, one small function each; quant/ and lowrank/ have their own.
 
-A preset only maps arguments to decisions. The method itself is the scorer it names.
+A preset only maps arguments to decisions. The method itself is the scorer it names. Settings of papers and of other
+libraries are in kvpress/variants.py.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from kvpress.errors import PressSyntaxError
 from kvpress.lowrank.gear import gear, gear_l
 from kvpress.policies.ada import AdaptiveHeads
 from kvpress.policies.base import AfterPrefill, EveryStep, Schedule
+from kvpress.policies.criticalkv import OutputPerturbation
 from kvpress.policies.cur import ValueGuided
 from kvpress.policies.expected_attention import ExpectedAttention
 from kvpress.policies.h2o import HeavyHitters
 from kvpress.policies.keydiff import KeyDifference
-from kvpress.policies.knorm import KeyNorm
+from kvpress.policies.knorm import FirstWhole, KeyNorm
+from kvpress.policies.kvzip import Reconstruction
 from kvpress.policies.lagkv import LagRelative
 from kvpress.policies.leverage import Leverage
 from kvpress.policies.minicache import SlerpPairs
+from kvpress.policies.pooled import Pooled
 from kvpress.policies.pyramid import Pyramid
 from kvpress.policies.random import Random
 from kvpress.policies.snapkv import WindowVotes
 from kvpress.policies.streaming_llm import Recency
 from kvpress.policies.tova import LastQuery
 from kvpress.policies.zigzag import Uncertainty
-from kvpress.press import PRESETS, Decisions, preset, variant
+from kvpress.press import PRESETS, Decisions, preset
 from kvpress.quant.fp8 import fp8
 from kvpress.quant.int8 import int8
 from kvpress.quant.kivi import kivi
@@ -31,6 +37,7 @@ from kvpress.quant.think import think
 
 __all__ = [
     "ada",
+    "criticalkv",
     "cur",
     "expected_attention",
     "fp8",
@@ -42,10 +49,12 @@ __all__ = [
     "keydiff",
     "kivi",
     "knorm",
+    "kvzip",
     "lagkv",
     "leverage",
     "list_presses",
     "minicache",
+    "pooled",
     "pyramid",
     "random",
     "snapkv",
@@ -54,6 +63,12 @@ __all__ = [
     "tova",
     "zigzag",
 ]
+
+
+def _schedule(name: str) -> Schedule:
+    if name not in ("every_step", "after_prefill"):
+        raise PressSyntaxError(f'schedule={name!r}: slots are chosen at "every_step" or once "after_prefill".')
+    return EveryStep() if name == "every_step" else AfterPrefill()
 
 
 @preset("full")
@@ -69,7 +84,9 @@ def random(keep: float | int = 0.25, seed: int = 0, sinks: int = 4, recent: int 
 
 
 @preset("streaming_llm")
-def streaming_llm(keep: float | int = 0.25, sinks: int = 4, positions: str = "slots") -> Decisions:
+def streaming_llm(
+    keep: float | int = 0.25, sinks: int = 4, positions: str = "slots", schedule: str = "every_step"
+) -> Decisions:
     """Attention sinks and a sliding window, at every step (2309.17453)."""
     if positions not in ("slots", "keep"):
         raise PressSyntaxError(f'positions={positions!r}: use "slots" (the paper) or "keep" (original rotations).')
@@ -78,21 +95,21 @@ def streaming_llm(keep: float | int = 0.25, sinks: int = 4, positions: str = "sl
         "scorer": Recency(),
         "sinks": sinks,
         "recent": 0,
-        "schedule": EveryStep(),
+        "schedule": _schedule(schedule),
         "positions": positions,
     }
 
 
 @preset("tova")
-def tova(keep: float | int = 0.25) -> Decisions:
+def tova(keep: float | int = 0.25, recent: int = 0, schedule: str = "every_step") -> Decisions:
     """Drop the token the last query attends to least, at every step (2401.06104)."""
-    return {"keep": keep, "scorer": LastQuery(), "sinks": 0, "recent": 0, "schedule": EveryStep()}
+    return {"keep": keep, "scorer": LastQuery(), "sinks": 0, "recent": recent, "schedule": _schedule(schedule)}
 
 
 @preset("h2o")
-def h2o(keep: float | int = 0.25, recent: float | int = 0.5, sinks: int = 0) -> Decisions:
+def h2o(keep: float | int = 0.25, recent: float | int = 0.5, sinks: int = 0, schedule: str = "every_step") -> Decisions:
     """Heavy hitters by accumulated attention, and the recent half of the budget, at every step (2306.14048)."""
-    return {"keep": keep, "scorer": HeavyHitters(), "sinks": sinks, "recent": recent, "schedule": EveryStep()}
+    return {"keep": keep, "scorer": HeavyHitters(), "sinks": sinks, "recent": recent, "schedule": _schedule(schedule)}
 
 
 @preset("snapkv")
@@ -114,18 +131,6 @@ def snapkv(
     return {"keep": keep, "scorer": votes, "sinks": 0, "recent": window, "schedule": schedule}
 
 
-variant(snapkv, "paper", "SnapKV as in the paper's LongBench tables: 1024 slots, window 32, max pooling 7.", keep=1024)
-variant(
-    snapkv,
-    "kvpress",
-    "SnapKV with the defaults of NVIDIA's kvpress: window 64, average pooling 5.",
-    keep=0.5,
-    window=64,
-    kernel_size=5,
-    pooling="avg",
-)
-
-
 @preset("ada")
 def ada(alpha: float = 0.2, mode: str = "interpolate") -> Decisions:
     """Slots of a layer go to the heads whose scores need them (2407.11550). Compose with an eviction press."""
@@ -134,7 +139,12 @@ def ada(alpha: float = 0.2, mode: str = "interpolate") -> Decisions:
     return {"heads": AdaptiveHeads(alpha, mode)}  # type: ignore[arg-type]
 
 
-variant(ada, "kvpress", "Ada-KV with the hard floor of NVIDIA's kvpress.", mode="floor")
+@preset("criticalkv")
+def criticalkv(ratio: float = 0.5, epsilon: float = 1e-4, protected: bool = False) -> Decisions:
+    """Attention first, then attention weighted by what values add to the output (2502.03805). Compose with a scorer."""
+    if not 0 <= ratio <= 1 or epsilon < 0:
+        raise PressSyntaxError(f"ratio={ratio} lies in [0, 1] and epsilon={epsilon} is not negative.")
+    return {"refine": OutputPerturbation(ratio, epsilon, protected)}
 
 
 @preset("minicache")
@@ -157,11 +167,11 @@ def minicache(
 
 
 @preset("pyramid")
-def pyramid(beta: float = 20.0) -> Decisions:
+def pyramid(beta: float = 20.0, exact: bool = True) -> Decisions:
     """Slots fall linearly from the first layer to the last (2406.02069). Compose with an eviction press."""
     if beta < 1:
         raise PressSyntaxError(f"beta={beta} must be at least 1: the last layer gets 1 / beta of the average.")
-    return {"layers": Pyramid(beta)}
+    return {"layers": Pyramid(beta, exact)}
 
 
 @preset("zigzag")
@@ -172,10 +182,19 @@ def zigzag(tau: float = 0.9, floor: float = 0.2, window: int = 32) -> Decisions:
     return {"layers": Uncertainty(tau, floor, window)}
 
 
+@preset("pooled")
+def pooled() -> Decisions:
+    """Slots go to the layers whose scores need them, by one threshold for all. Compose with an eviction press."""
+    return {"layers": Pooled()}
+
+
 @preset("knorm")
-def knorm(keep: float | int = 0.25, sinks: int = 0, recent: int = 0) -> Decisions:
-    """Slots with the smallest keys, after the prompt (2406.11430)."""
-    return {"keep": keep, "scorer": KeyNorm(), "sinks": sinks, "recent": recent, "schedule": AfterPrefill()}
+def knorm(keep: float | int = 0.25, sinks: int = 0, recent: int = 0, skip: int = 0) -> Decisions:
+    """Slots with the smallest keys, after the prompt; the first `skip` layers stay whole (2406.11430)."""
+    if skip < 0:
+        raise PressSyntaxError(f"skip={skip} is a number of layers and cannot be negative.")
+    whole = {"layers": FirstWhole(skip)} if skip else {}
+    return {"keep": keep, "scorer": KeyNorm(), "sinks": sinks, "recent": recent, "schedule": AfterPrefill(), **whole}
 
 
 @preset("keydiff")
@@ -203,17 +222,6 @@ def leverage(
     return {"keep": keep, "scorer": scorer, "sinks": sinks, "recent": recent, "schedule": AfterPrefill()}
 
 
-variant(
-    leverage,
-    "kvpress",
-    "Leverage scores as NVIDIA's kvpress takes them: nothing protected, a ridge of 0.01.",
-    keep=0.5,
-    sinks=0,
-    recent=0,
-    ridge=0.01,
-)
-
-
 @preset("cur")
 def cur(
     keep: float | int = 0.25,
@@ -233,9 +241,6 @@ def cur(
     return {"keep": keep, "scorer": scorer, "sinks": sinks, "recent": recent, "schedule": AfterPrefill()}
 
 
-variant(cur, "random", "CurDKV with random leverage scores: a Gaussian projection to 20 channels first.", sketch=20)
-
-
 @preset("lagkv")
 def lagkv(keep: float | int = 0.25, sinks: int = 4, lag: int = 128, cross: bool = False) -> Decisions:
     """Tokens that stand out against the next partition of the prompt; its last partitions stay (2504.04704)."""
@@ -248,9 +253,6 @@ def lagkv(keep: float | int = 0.25, sinks: int = 4, lag: int = 128, cross: bool 
         "recent": 0,
         "schedule": AfterPrefill(),
     }
-
-
-variant(lagkv, "authors", "LagKV with the defaults of the authors' own cache: half, and 16 sinks.", keep=0.5, sinks=16)
 
 
 @preset("expected_attention")
@@ -270,12 +272,22 @@ def expected_attention(
     return {"keep": keep, "scorer": scorer, "sinks": sinks, "recent": recent, "schedule": AfterPrefill()}
 
 
-variant(
-    expected_attention,
-    "leaderboard",
-    "Expected attention with the epsilon of NVIDIA's leaderboard, 0.01 (there with adaptive head budgets).",
-    epsilon=0.01,
-)
+@preset("kvzip")
+def kvzip(
+    keep: float | int = 0.25, sinks: int = 4, recent: int = 0, chunk: int = 2000, overlap: int = 8, spread: str = "all"
+) -> Decisions:
+    """Slots the model attends to when it repeats the prompt, which is read a second time (2505.23416)."""
+    if chunk < 1 or overlap < 0 or spread not in ("all", "layer", "even"):
+        raise PressSyntaxError(
+            f'chunk={chunk} must be positive, overlap={overlap} not negative, and spread={spread!r} is "all" (the best '
+            'slots of all layers and heads stay), "layer" (those of all heads of a layer) or "even".'
+        )
+    chosen: dict[str, Any] = {"keep": keep, "scorer": Reconstruction(chunk, overlap, sinks), "sinks": sinks}
+    if spread != "even":
+        chosen["heads"] = AdaptiveHeads(alpha=0.0)
+    if spread == "all":
+        chosen["layers"] = Pooled()
+    return chosen | {"recent": recent, "schedule": AfterPrefill()}
 
 
 def list_presses() -> dict[str, str]:

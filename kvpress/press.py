@@ -16,8 +16,7 @@ from kvpress.codec import Codec, Dense
 from kvpress.errors import BudgetError, PressConflictError, PressSyntaxError
 from kvpress.evidence import Needs
 from kvpress.plugins import load_plugins
-from kvpress.policies.base import AfterPrefill, Even, HeadBudget, LayerBudget, Schedule, Scorer
-from kvpress.policies.minicache import SlerpPairs
+from kvpress.policies.base import AfterPrefill, Even, HeadBudget, LayerBudget, Refiner, Schedule, Scorer, Sharer
 from kvpress.registry import Registry
 
 if TYPE_CHECKING:
@@ -33,21 +32,22 @@ class Recipe:
     """Every decision of a press, resolved. What a preset does not decide stays at these defaults.
 
     keep: fraction of the real tokens of a row, or slots per KV head (on average, where heads or layers
-    differ). layers: None gives every layer the same. channels: which channels are stored, None = all. sharer:
-    which layers store something in common. sinks: first tokens that always stay. recent: last tokens that always
-    stay, as a count or as a fraction of the slots kept. residual: newest slots per head that stay dense when slots
-    are packed. positions: "keep" leaves keys as they were rotated, "slots" rotates the sinks along with the window,
-    so that positions are those inside the cache.
+    differ). refine: changes scores once the budgets of heads are known. layers: None gives every layer the same.
+    channels: which channels are stored, None = all. sharer: which layers store something in common. sinks: first
+    tokens that always stay. recent: last tokens that always stay, as a count or as a fraction of the slots kept.
+    residual: newest slots per head that stay dense when slots are packed. positions: "keep" leaves keys as they were
+    rotated, "slots" rotates the sinks along with the window, so that positions are those inside the cache.
     """
 
     keep: float | int = 1.0
     scorer: Scorer | None = None
+    refine: Refiner | None = None
     heads: HeadBudget = Even()
     layers: LayerBudget | None = None
     key: Codec = Dense()
     value: Codec = Dense()
     channels: Channels | None = None
-    sharer: SlerpPairs | None = None
+    sharer: Sharer | None = None
     schedule: Schedule = AfterPrefill()
     sinks: int = 0
     recent: int | float = 0
@@ -60,8 +60,9 @@ class Recipe:
         needs = Needs() if self.channels is None else self.channels.needs
         if self.scorer is not None and self.evicts:
             needs |= self.scorer.needs
-            if self.layers is not None:
-                needs |= self.layers.needs
+            for other in (self.layers, self.refine):
+                if other is not None:
+                    needs |= other.needs
         return needs
 
     @cached_property
@@ -72,7 +73,15 @@ class Recipe:
     @cached_property
     def together(self) -> bool:
         """All layers have to be read before the press can be applied to any."""
-        return self.sharer is not None or (self.evicts and self.layers is not None)
+        spread = self.evicts and self.layers is not None
+        return self.sharer is not None or self.needs.repeat is not None or spread
+
+    @cached_property
+    def compares(self) -> str:
+        """The budget that compares scores of different heads, "" for none."""
+        if self.heads.compares:
+            return "ada"
+        return "pooled" if self.layers is not None and self.layers.compares else ""
 
     @cached_property
     def rotates(self) -> bool:
@@ -96,10 +105,16 @@ class Recipe:
 
     def check(self) -> None:
         """Raise for decisions that cannot work together, and for a budget its protected slots leave no room in."""
-        if self.heads.compares and self.scorer is not None and not getattr(self.scorer, "comparable", False):
+        if self.compares and self.scorer is not None and not getattr(self.scorer, "comparable", False):
             raise PressConflictError(
-                f"{type(self.scorer).__name__} scores mean nothing across heads, so ada cannot compare heads by them. "
-                "Use ada with a press that scores by attention (snapkv, h2o, tova)."
+                f"{type(self.scorer).__name__} scores mean nothing across heads, so {self.compares} cannot compare "
+                "heads by them. Use it with a press that scores by attention (snapkv, h2o, tova)."
+            )
+        if self.refine is not None and self.scorer is not None and not getattr(self.scorer, "attention", False):
+            raise PressConflictError(
+                f"criticalkv weights attention by what a value adds to the output, and {type(self.scorer).__name__} "
+                "scores are not what the slots of each head get of it, or are weighted by values already. Use "
+                "criticalkv with snapkv, h2o or expected_attention(values=false)."
             )
         if self.sharer is not None:
             for other, reason in (
@@ -285,6 +300,11 @@ class Press:
 
     def ready(self) -> None:
         """Raise PressConflictError for a press that is only a part of one: it may be composed, but not entered."""
+        if self.recipe.scorer is None and self.recipe.refine is not None:
+            raise PressConflictError(
+                f"{self} refines scores by what values add to the output, but nothing gives any. Compose it with a "
+                "press that scores by attention, for example criticalkv | snapkv(keep=0.25)."
+            )
         if self.recipe.scorer is None and (self.recipe.layers is not None or self.recipe.heads.compares):
             raise PressConflictError(
                 f"{self} says how slots are spread over heads or layers, but nothing evicts any. Compose it with an "
@@ -342,6 +362,7 @@ class Press:
 
 _WORDS = {
     "scorer": "which slots stay",
+    "refine": "how scores are refined",
     "heads": "how slots are spread over heads",
     "layers": "how slots are spread over layers",
     "keep": "how many slots stay",

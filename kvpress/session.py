@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from kvpress.cache import PressCache
 from kvpress.errors import SessionError, UnsupportedError
 from kvpress.io import fingerprint
 from kvpress.press import Press
+from kvpress.repeat import read_again
 from kvpress.rope import Rotate, rotation
 
 
@@ -67,7 +68,11 @@ class Report:
 
 
 class Session:
-    """A press at work on a model. Made by `with press(model) as session`."""
+    """A press at work on a model. Made by `with press(model) as session`.
+
+    instructions: token ids that come before the first and before each later part of a prompt that a press (kvzip)
+    makes the model repeat, without a begin token; see kvpress.policies.kvzip.instructions. None by default.
+    """
 
     def __init__(self, press: Press, model: PreTrainedModel) -> None:
         self.press, self.model = press, model
@@ -75,9 +80,11 @@ class Session:
         self._shares = hf.shares_keys(model)
         self._accepts = set(inspect.signature(model.forward).parameters)
         self._rotate = _rotation_for(press, model) if press.recipe.rotates else None
+        self._outputs = hf.output_projections(model) if press.recipe.needs.output else {}
         self._running: torch.nn.Module | None = None  # whose forward was called, the outermost one
         self._chunked: bool | None = None  # how `generate` reads its prompt, while it does
         self._read: PressCache | None = None  # the cache it reads into
+        self.instructions: tuple[Sequence[int], Sequence[int]] = ((), ())
         self.open = True
 
     def new_cache(self) -> PressCache:
@@ -121,7 +128,7 @@ class Session:
             stop = min(start + step, new)
             self._when(cache, hold=True, eager=compress and stop == new)
             mask = None if attention_mask is None else attention_mask[:, : past + stop]
-            logits = self._forward(ids[:, start:stop], mask, cache)
+            logits = self.forward(ids[:, start:stop], mask, cache)
         cache.next_logits = logits
         self._when(cache, hold=True, eager=False)
         if compress:
@@ -152,7 +159,8 @@ class Session:
                 "that keeps every token (full, kivi)."
             )
 
-    def _forward(self, ids: Tensor, mask: Tensor | None, cache: PressCache) -> Tensor:
+    def forward(self, ids: Tensor, mask: Tensor | None, cache: PressCache) -> Tensor:
+        """(B, V) logits after the tokens ids (B, n), read into the cache; mask (B, logical + n) or None."""
         extra: dict[str, Any] = {}
         if mask is not None and "position_ids" in self._accepts:
             extra["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
@@ -165,8 +173,12 @@ class Session:
         """Fire the press now where it has not fired since the last prompt."""
         self._check_open()
         _ours(cache)
+        if self.press.recipe.needs.repeat is not None and cache.stores[0].pending:
+            self._when(cache, hold=True, eager=False)
+            read_again(self, cache)
         for layer in cache.stores:
             layer.hold, layer.rotate = False, self._rotate  # a loaded cache has not met this session yet
+            layer.output = self._outputs.get(layer.index)
             if layer.pending:
                 layer.fire()
 
@@ -231,8 +243,23 @@ class Session:
         if isinstance(tokens, Tensor):
             self._check_rows(cache, tokens.shape[0])
         _check_mask(cache, given.get("attention_mask"))
+        if self.press.recipe.needs.repeat is not None and cache.state.part is None:
+            self._note_prompt(cache, given.get("input_ids"))
         self._admit(cache)
         return cache
+
+    def _note_prompt(self, cache: PressCache, ids: Tensor | None) -> None:
+        """Remember the tokens of a prompt that will be read again, or do so now where the prompt is complete."""
+        first = cache.stores[0]
+        if ids is None:
+            raise UnsupportedError(
+                f"{self.press} reads the prompt a second time and needs input_ids, not inputs_embeds."
+            )
+        if ids.shape[1] == 1 and first.due_now:
+            self.compress(cache)
+        if first.fired == 0:
+            before = ids[:, :0] if first.prompt is None else first.prompt
+            first.prompt = torch.cat([before, ids], 1)
 
     def _check_rows(self, cache: PressCache, rows: int) -> None:
         held = cache.stores[0].batch_size
@@ -253,6 +280,7 @@ class Session:
             raise SessionError("A forward on this cache failed half-way, so its layers disagree. Make a new cache.")
         if len(cache.layers) != len(self._types):
             raise SessionError(f"This cache has {len(cache.layers)} layers, the model {len(self._types)}.")
+        cache.session = weakref.ref(self)
         filled = cache.model()
         if filled is not self.model:
             if filled is not None and fingerprint(filled) != fingerprint(self.model):
@@ -263,6 +291,7 @@ class Session:
             cache.model = weakref.ref(self.model)  # an equal one: not to be compared again at every step
         for layer in cache.stores:
             layer.rotate, layer.shared = self._rotate, self._shares
+            layer.output = self._outputs.get(layer.index)
         if self._chunked is not None:
             self._when(cache, hold=self._chunked, eager=not self._chunked)
             self._read = cache
@@ -356,6 +385,9 @@ def open_session(press: Press, model: PreTrainedModel) -> Iterator[Session]:
         for module in filter(hf.takes_cache, model.modules()):  # model.model(ids) is under the press too
             hooks.append(module.register_forward_pre_hook(session._before, with_kwargs=True))
             hooks.append(module.register_forward_hook(session._after, with_kwargs=True, always_call=True))
+        for output in session._outputs.values():
+            if (linear := output.linear()) is not None:
+                hooks.append(linear.register_forward_pre_hook(output.check))
         try:
             with hf.generation_of(model, session.new_cache, session._reading, session._guessing):
                 yield session

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from kvpress.errors import BudgetError
 from kvpress.press import PRESETS, Part, Press
+from kvpress.search import STEPS, Search
 
-_STEPS = 10_000  # a fraction is found to four decimals
 _FRACTIONS = ("keep", "keep_channels")
 _CHOICES = {"bits": (2, 4, 8)}
 _CLOSE = 0.02
@@ -30,6 +29,12 @@ class Solved:
     dense: int
 
 
+def check(press: Press, target: str | float | int) -> None:
+    """Raise BudgetError where `press` has no free parameter or `target` is no amount; needs no model."""
+    _free(press)
+    _bytes(target, 1 << 62)
+
+
 def solve(press: Press, model: PreTrainedModel, length: int, target: str | float | int) -> Solved:
     """Find the free parameter of `press` so that a cache of `length` tokens holds at most `target` bytes.
 
@@ -41,28 +46,35 @@ def solve(press: Press, model: PreTrainedModel, length: int, target: str | float
     Raises BudgetError when there is no free parameter, or no value of it comes within 2 % under the target; the
     message says what is reachable.
     """
+    number, name = _free(press)
     ruler = _Ruler(model, length)
     wanted = _bytes(target, ruler.dense)
-    number, name = _free(press)
+    presses: dict[float, Press] = {}
 
-    def at(value: float | int) -> tuple[Press, int]:
+    def at(value: float) -> int:
         part = press.parts[number]
         given = tuple(sorted({**dict(part.given), name: value}.items()))
         names = list(PRESETS[part.name].signature.parameters)
         given = tuple(sorted(given, key=lambda pair: names.index(pair[0])))
-        found = Press((*press.parts[:number], Part(part.name, given), *press.parts[number + 1 :]))
-        return found, ruler.measure(found)
+        presses[value] = Press((*press.parts[:number], Part(part.name, given), *press.parts[number + 1 :]))
+        return ruler.measure(presses[value])
 
-    best = _largest(at, wanted, _CHOICES.get(name))
-    if best is None or best[1] < (1 - _CLOSE) * wanted:
-        low, high = _reach(at, _CHOICES.get(name))
+    sizes: dict[float, int]
+    if name in _CHOICES:
+        sizes = {value: at(value) for value in _CHOICES[name]}
+    else:  # a head that packs blocks of slots holds fewer bytes each time one is full
+        block = press.recipe.block if name == "keep" else 0
+        sizes = Search(at, wanted, STEPS * block / length).search()
+    best = max((value for value, size in sizes.items() if size <= wanted), default=None)
+    if best is None or sizes[best] < (1 - _CLOSE) * wanted:
         raise BudgetError(
             f"{press} cannot hold {wanted:,} bytes ({wanted / ruler.dense:.1%} of the dense cache of {length} tokens) "
-            f"by its {name}: it reaches {low / ruler.dense:.1%} to {high / ruler.dense:.1%}"
+            f"by its {name}: it reaches {_reach(at, sizes, ruler.dense)}"
             + (f", in steps ({', '.join(map(str, _CHOICES[name]))} bits)" if name in _CHOICES else "")
+            + (f", and {sizes[best] / ruler.dense:.1%} is the most that fits" if best is not None else "")
             + ". Ask for another share, or compose it with another press."
         )
-    return Solved(best[0], best[1], ruler.dense)
+    return Solved(presses[best], sizes[best], ruler.dense)
 
 
 @dataclass(frozen=True)
@@ -96,33 +108,14 @@ def _free(press: Press) -> tuple[int, str]:
     )
 
 
-def _largest(
-    at: Callable[[float | int], tuple[Press, int]], wanted: int, choices: tuple[int, ...] | None
-) -> tuple[Press, int] | None:
-    """The press with the most bytes among those that hold at most `wanted`."""
-    if choices is not None:
-        fitting = [found for found in map(at, choices) if found[1] <= wanted]
-        return max(fitting, key=lambda found: found[1], default=None)
-    best: tuple[Press, int] | None = None
-    low, high = 0, _STEPS + 1
-    while high - low > 1:
-        middle = (low + high) // 2
+def _reach(at: Callable[[float], int], sizes: Mapping[float, int], dense: int) -> str:
+    """What a press can hold, in words: `0.4% to 15.6%`."""
+    if len(sizes) == 1:  # the largest value was all that was tried
         try:
-            found = at(middle / _STEPS)
-        except BudgetError:  # too few slots for those it protects
-            low = middle
-            continue
-        if found[1] <= wanted:
-            low, best = middle, found
-        else:
-            high = middle
-    return best
-
-
-def _reach(at: Callable[[float | int], tuple[Press, int]], choices: tuple[int, ...] | None) -> tuple[int, int]:
-    values: tuple[Any, ...] = choices or (1 / _STEPS, 1.0)
-    sizes = [at(value)[1] for value in values]
-    return min(sizes), max(sizes)
+            sizes = {**sizes, 1 / STEPS: at(1 / STEPS)}
+        except BudgetError:
+            return f"at most {max(sizes.values()) / dense:.1%}"
+    return f"{min(sizes.values()) / dense:.1%} to {max(sizes.values()) / dense:.1%}"
 
 
 def _bytes(target: str | float | int, dense: int) -> int:

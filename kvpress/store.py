@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,32 +15,38 @@ from kvpress import compact, kernels
 from kvpress.block import Block
 from kvpress.errors import CropError, SessionError, UnsupportedError
 from kvpress.evidence import Evidence, Rule, dense_mass, received_mass
-from kvpress.moments import add_queries
+from kvpress.output import Projection
 from kvpress.partial import Partial, fold_queries, merge
 from kvpress.press import Recipe
+from kvpress.repeat import Part, strongest
 from kvpress.rope import Rotate
 from kvpress.segment import Held
 from kvpress.tail import Tail
+from kvpress.witness import Witness
 
 TAG = "_kvpress_layer"
 # Tensors (B, ...) of a layer besides its slots, with their kind in the ledger.
 STATE = {
     "seen_mask": "masks",
-    "queries": "evidence",
-    "query_pos": "evidence",
-    "moments": "evidence",
+    "prompt": "evidence",
     "total": "indices",
     "shift": "indices",
     "key_channels": "indices",
     "value_channels": "indices",
+    "added": "evidence",
+    "added_pos": "evidence",
 }
 
 
 @dataclass
 class State:
-    """Shared by the layers of one cache. live: a forward of a session that knows this cache is running."""
+    """Shared by the layers of one cache.
+
+    live: a forward of a session that knows this cache is running. part: what of the prompt it repeats, if it does.
+    """
 
     live: bool = False
+    part: Part | None = None
     layers: list[StoreLayer] = field(default_factory=list)
 
 
@@ -60,11 +67,11 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         self.logical = 0
         self.held: list[Held] = []
         self.seen_mask: Tensor | None = None  # (B, logical) bool, only once padding was seen
+        self.prompt: Tensor | None = None  # (B, logical) int64 in the first layer, for presses that read it twice
+        self.repeated: Tensor | None = None  # (B, H, logical) fp32, by logical index, while such a press fires
         self.staged: tuple[Tensor, Tensor] | None = None
         self.rule: Rule | None = None
-        self.queries: Tensor | None = None
-        self.query_pos: Tensor | None = None
-        self.moments: Tensor | None = None
+        self.witness = Witness(recipe.needs)
         self.state = State()
         self.pending = False  # a prompt was read and the press has not fired on it yet
         self.eager = False  # fire as soon as the attention of this forward is computed
@@ -74,6 +81,9 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         self.shared = False  # later layers attend to these slots, so nothing goes before the forward ends
         self.due = False  # a decode step's eviction or packing waits for that end
         self.rotate: Rotate | None = None  # moves keys to other positions, for recipes that need it
+        self.output: Projection | None = None  # of this layer, for recipes that need it
+        self.added: Tensor | None = None  # (B, H, n) what it gave for slots that are evicted one by one
+        self.added_pos: Tensor | None = None  # and the positions of those slots, ascending
         self.shift: Tensor | None = None  # (B,) positions the sinks were moved by
         self.total: Tensor | None = None  # (B,) slots per head since the press fired
         self.key_channels: Tensor | None = None  # (B, H, kept) that packed slots keep, None = all
@@ -106,7 +116,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
                 f"Layer {self.index} was given keys twice without its attention running through kvpress. "
                 "Its attention changes keys after they are cached; use the model without a press."
             )
-        if self.pending and not self.hold and key_states.shape[2] == 1:
+        if self.due_now and key_states.shape[2] == 1:
             self.fire()
         self.staged = (key_states, value_states)
         tagged = key_states.view(key_states.shape)
@@ -124,6 +134,11 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def get_max_cache_shape(self) -> int:
         return -1
+
+    @property
+    def due_now(self) -> bool:
+        """The press waits to be applied, and nobody holds it back."""
+        return self.pending and not self.hold
 
     # Attention
 
@@ -158,7 +173,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
     def attend(self, q: Tensor, rule: Rule) -> Tensor:
         """q (B, Hq, n, D), queries of the tokens committed last -> (B, Hq, n, D), exact over all slots held."""
         part, folded = self._attend(q, rule)
-        if self.recipe.needs.mass:
+        if self.tail.mass is not None and self.state.part is None:
             self._add_mass(q, folded, part)
         return part.out.reshape(*q.shape[:3], -1).to(q.dtype)
 
@@ -206,28 +221,18 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         """Remember what the press needs of the queries q (B, Hq, n, D) of the tokens committed last."""
         self.rule = rule
         needs, new = self.recipe.needs, q.shape[2]
-        if needs.mass and first and new > 1:  # `attend` counts the others
-            assert self.tail.mass is not None
-            self.tail.mass[:, :, : self.tail.count] = received_mass(q, self.tail.keys, rule, 0, self.seen_mask)
-        if self.fired and not self.recipe.schedule.every_prompt:
+        if self.state.part is not None:
+            assert self.repeated is not None
+            strongest(q, self.tail.keys, rule, self.state.part, self.repeated)
             return
-        if needs.moments:
-            assert self.rotate is not None
-            rank = self._ranks()[:, -new:]
-            counted = torch.where(rank >= needs.skip, rank, -1).expand(q.shape[0], -1)
-            self.moments = add_queries(self.moments, q, counted, self.rotate)
-        if needs.window:
-            at = torch.arange(self.logical - new, self.logical, device=q.device, dtype=torch.int32)
-            at = at.expand(q.shape[0], -1)
-            if self.seen_mask is not None:
-                at = torch.where(self.seen_mask[:, -new:], at, -1)
-            q, at = q[:, :, -needs.window :], at[:, -needs.window :]
-            if self.queries is not None and q.shape[2] < needs.window:
-                short = needs.window - q.shape[2]
-                q = torch.cat([self.queries[:, :, -short:], q], 2)
-                assert self.query_pos is not None
-                at = torch.cat([self.query_pos[:, -short:], at], 1)
-            self.queries, self.query_pos = q.clone(memory_format=torch.contiguous_format), at.contiguous().clone()
+        if self.tail.mass is not None and first and new > 1:  # `attend` counts the others
+            self.tail.mass[:, :, : self.tail.count] = received_mass(q, self.tail.keys, rule, 0, self.seen_mask)
+        if not (needs.window or needs.moments) or (self.fired and not self.recipe.schedule.every_prompt):
+            return
+        at = torch.arange(self.logical - new, self.logical, device=q.device, dtype=torch.int32).expand(len(q), -1)
+        if self.seen_mask is not None:
+            at = torch.where(self.seen_mask[:, -new:], at, -1)
+        self.witness.see(q, at, self._ranks()[:, -new:], self.rotate)
 
     def after_forward(self, new: int) -> None:
         """Decide what is due after the attention of `new` tokens: fire on a prompt, evict or pack while decoding."""
@@ -281,7 +286,10 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             pruned = compact.prune(self)
             compact.pack(self, freeze=evicted or pruned)
         if not self.recipe.schedule.every_prompt:
-            self.queries = self.query_pos = self.moments = None
+            self.witness.forget()
+            self.tail.mass = None
+            self.held = [Held(item.segment, item.rows) for item in self.held]
+            self.prompt = self.repeated = None
 
     # What the press sees
 
@@ -319,7 +327,10 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         if self.tail.mass is not None:
             mass = [item.mass for item in self.held if item.mass is not None]
             received = torch.cat([*mass, self.tail.mass[:, :, : self.tail.count]], 2)
-        return Evidence(self.index, self.rule, rank, self.queries, self.query_pos, received, self.moments, self.rotate)
+        known = dict(self.witness.tensors())
+        if self.repeated is not None:
+            known["repeated"] = self.repeated.gather(2, block.pos.clamp(min=0).long())
+        return Evidence(self.index, self.rule, rank, received=received, rotate=self.rotate, output=self.output, **known)
 
     def _ranks(self) -> Tensor:
         """(B or 1, logical) int32 number of each token among the real tokens of its row, -1 = padding."""
@@ -347,6 +358,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             value = getattr(self, name)
             if value is not None:
                 setattr(self, name, value.index_select(0, rows))
+        self.witness.take_rows(rows)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         self.take_rows(beam_idx)
@@ -373,7 +385,8 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
                 f"crop({tokens_to_remove}): give minus the number of tokens to remove, for example crop(-5)."
             )
         reserve = self.logical - self.fixed
-        if remove and (self.recipe.needs.mass or self.queries is not None or self.moments is not None):
+        counted = self.is_initialized and self.tail.mass is not None
+        if remove and (counted or not self.witness.empty):
             raise CropError(
                 f"Cannot remove {remove} tokens: the press scores with the attention of their queries, which is "
                 "counted already. Fork the cache before reading what you may want to undo."
@@ -392,8 +405,11 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             return
         self.tail.trim(self.tail.count - remove)
         self.logical -= remove
+        self.added = self.added_pos = None  # other tokens may come at the same positions
         if self.seen_mask is not None:
             self.seen_mask = self.seen_mask[:, : self.logical].clone()
+        if self.prompt is not None:
+            self.prompt = self.prompt[:, : self.logical].clone()
 
     def reset(self) -> None:
         """Back to a layer that has seen nothing."""
@@ -406,6 +422,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         other = StoreLayer(self.recipe, self.index)
         shared = {k: v for k, v in self.__dict__.items() if k not in ("tail", "held", "state", "upper")}
         other.__dict__.update(shared)
+        other.witness = copy(self.witness)
         other.held = [Held(item.segment, item.rows, item.mass) for item in self.held]
         if self.is_initialized:
             other.tail = self.tail.clone()
@@ -428,3 +445,5 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             value = getattr(self, name)
             if value is not None:
                 yield name, "-", kind, value
+        for name, value in self.witness.tensors():
+            yield name, "-", "evidence", value

@@ -28,14 +28,21 @@ EVICTING = {
     "cur": "cur(keep=0.4, sinks=1, window=5)",
     "lagkv": "lagkv(keep=0.4, sinks=2, lag=5)",
     "expected_attention": "expected_attention(keep=0.4, sinks=2, future=9, epsilon=0.01)",
+    "kvzip": 'kvzip(keep=0.4, sinks=2, chunk=6, overlap=3, spread="even")',
 }
 EXACT = {
     "full": "full",
     **EVICTING,
     "h2o-slots": "h2o(keep=13, sinks=1, recent=3)",
     "ada": "ada | snapkv(keep=0.4, window=5, kernel_size=3)",
+    "criticalkv": "criticalkv | snapkv(keep=0.4, window=5, kernel_size=3)",
+    "criticalkv-h2o": "criticalkv | h2o(keep=0.4)",
+    "criticalkv-ada-h2o": "criticalkv@kvpress | ada | h2o(keep=13, sinks=1, recent=3)",
+    "ada-h2o": "ada | h2o(keep=13)",
     "zigzag": "zigzag(window=6) | h2o(keep=0.4)",
     "pyramid": "pyramid | ada(alpha=0.5, mode=floor) | snapkv(keep=0.4, window=5, kernel_size=3)",
+    "pooled": "pooled | h2o(keep=0.4)",
+    "kvzip-all": "kvzip(keep=0.4, sinks=1, recent=2, chunk=50)",
     "cur-random": 'cur(keep=13, sinks=0, combine="mean", window=0, sketch=5, seed=2)',
     "snapkv-again": 'snapkv(keep=13, window=5, kernel_size=3, pooling="avg", every_prompt=true)',
 }

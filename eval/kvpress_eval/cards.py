@@ -7,15 +7,17 @@ python -m kvpress_eval.cards --check    exit code 1 where a page is not what the
 from __future__ import annotations
 
 import argparse
+import ast
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
 from kvpress.press import PRESETS, Press
+from kvpress.variants import UNSETTLED
 
 from .page.analysis import analyse
-from .page.claims import Analysis
+from .page.claims import Analysis, dtype_of
 from .page.loading import read_rows
 from .page.markdown import code
 from .page.numbers import percent, points
@@ -23,7 +25,7 @@ from .page.numbers import percent, points
 OUT = Path("docs/methods")
 RESULTS = Path("leaderboards/results")
 _FIELDS = ("paper", "idea", "formula", "cost", "deviates")
-_DECISIONS = ("scorer", "heads", "layers", "channels", "sharer", "key")
+_DECISIONS = ("scorer", "refine", "heads", "layers", "channels", "sharer", "key")
 _HEADINGS = {"paper": "Paper", "idea": "Idea", "formula": "Formula", "cost": "Cost", "deviates": "Deviates"}
 
 
@@ -61,8 +63,8 @@ def header(module: str) -> dict[str, str]:
     return found
 
 
-def card(name: str, analysis: Analysis, tests: Sequence[str]) -> str:
-    """The page of one press, Markdown."""
+def card(name: str, analysis: Analysis, tests: Mapping[str, str]) -> str:
+    """The page of one press, Markdown. tests: file -> what it says it checks."""
     module = module_of(name)
     about = header(module)
     lines = [f"# `{name}`", "", f"{about['title']}.", ""]
@@ -71,10 +73,16 @@ def card(name: str, analysis: Analysis, tests: Sequence[str]) -> str:
     for variant in (n for n in PRESETS if n.split("@")[0] == name):
         preset = PRESETS[variant]
         lines.append(f"| {code(preset().spec())} | {preset.summary} |")
+    if name in UNSETTLED:
+        lines += ["", f"There is no `{name}@paper`: {UNSETTLED[name]}."]
     lines += ["", "## Checked by", "The contract tests in `tests/contracts/`, alone and composed, and:"]
-    lines += [f"- `{path}`" for path in tests] or ["- nothing of its own"]
+    lines += [f"- `{path}`: {what}" for path, what in tests.items()] or ["- nothing of its own"]
     lines += ["", "## On the bundled model", *_scores(name, analysis)]
-    lines += ["", "The papers' figures need models and data that this repository does not hold: not reproduced here."]
+    lines += ["", "## Reproducible here"]
+    lines += [
+        "That this is the method, by the checks above, and the scores above. The papers' own figures need models and"
+    ]
+    lines += ["data that this repository does not hold: not reproduced here."]
     return "\n".join(lines) + "\n"
 
 
@@ -82,10 +90,11 @@ def _scores(name: str, analysis: Analysis) -> list[str]:
     rows = []
     for table in analysis.tables:
         for cell in analysis.macros(table):
-            if name in {part.name.split("@")[0] for part in Press.parse(cell.method.press).parts}:
-                where = f"{table.model}, {table.length:,}, {table.mode}"
+            if name in {part.name.split("@")[0] for part in Press.parse(cell.method.asked).parts}:
+                dtype = dtype_of(table, analysis.tables)
+                where = f"{table.model}, {table.length:,}, {table.mode}" + (f", {dtype}" if dtype else "")
                 figures = percent(cell.bytes_ratio), points(cell.score.mean), points(cell.first), points(cell.later)
-                rows.append(f"| {code(cell.method.press)} | {where} | {' | '.join(figures)} |")
+                rows.append(f"| {code(cell.method.name)} | {where} | {' | '.join(figures)} |")
     if not rows:
         return ["No committed row measures it yet."]
     head = ["| press | where | bytes/dense | score | first turn | later turns |", "|---|---|---:|---:|---:|---:|"]
@@ -101,11 +110,16 @@ def pages(results: Path, tests: Path) -> dict[str, str]:
     index = ["# Methods", "", "Written by `python -m kvpress_eval.cards` from the heads of the methods' files.", ""]
     index += ["| press | what it does | paper |", "|---|---|---|"]
     for name in bases():
-        own = [file for file, text in sources.items() if f"from {module_of(name)} import" in text or _named(file, name)]
+        line = f"from {module_of(name)} import"
+        own = {file: _first_line(text) for file, text in sources.items() if line in text or _named(file, name)}
         found[f"{name}.md"] = card(name, analysis, own)
         index.append(f"| [`{name}`]({name}.md) | {PRESETS[name].summary} | {header(module_of(name))['paper']} |")
     found["README.md"] = "\n".join(index) + "\n"
     return found
+
+
+def _first_line(source: str) -> str:
+    return (ast.get_docstring(ast.parse(source)) or "").split("\n")[0]
 
 
 def _named(file: str, name: str) -> bool:

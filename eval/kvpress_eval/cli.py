@@ -82,10 +82,12 @@ def build_parser() -> argparse.ArgumentParser:
         "compare two presses on the sessions both answered",
         "examples:\n"
         "  kvpress compare 'snapkv(keep=0.25)' 'random(keep=0.25)'\n"
-        "  kvpress compare 'kivi(bits=2)' full --tasks kv vt\n",
+        "  kvpress compare 'kivi(bits=2)' full --tasks kv vt\n"
+        "  kvpress compare 'knorm | kivi(bits=4)' knorm --bytes 12.5%\n",
     )
-    versus.add_argument("first", help="a press, as the rows spell it")
+    versus.add_argument("first", help="a press, as the rows spell it; with --bytes as it was asked for")
     versus.add_argument("second", help="the press whose scores are subtracted")
+    versus.add_argument("--bytes", default="", help="the presses solved for this much, e.g. 12.5%% (full needs none)")
     versus.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="only these (all that both have)")
     versus.add_argument("--results", type=Path, default=RESULTS, help=f"folder of rows ({RESULTS})")
     listing = add(

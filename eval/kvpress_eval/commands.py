@@ -108,28 +108,27 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from .page.loading import read_rows
-    from .report import print_summary, stale, write
+    from .report import print_summary, read, stale, write
 
     if not options.results.is_dir():
         raise UsageError(f"no such folder: {options.results}; run a sweep first, or name it with --results")
     console = Console()
+    found = read(options.results)
     if options.check:
-        old = stale(options.results, options.out)
+        old = stale(found, options.out)
         for path in old:
             console.print(f"{escape(str(path))} is not what the rows say; run kvpress report without --check")
         return 1 if old else 0
-    rows, ignored = read_rows(options.results)
-    if not rows:
-        found = "; ".join(f"{item.path}: {item.reason}" for item in ignored[:3])
-        raise UsageError(f"no rows in {options.results}" + (f" ({found})" if found else "; run a sweep first"))
-    print_summary(options.results, console)
-    console.print(escape(f"written: {write(options.results, options.out)}"))
+    if not found.analysis.rows:
+        others = "; ".join(f"{item.path}: {item.reason}" for item in found.analysis.ignored[:3])
+        raise UsageError(f"no rows in {options.results}" + (f" ({others})" if others else "; run a sweep first"))
+    print_summary(found, console)
+    console.print(escape(f"written: {write(found, options.out)}"))
     return 0
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from .compare import compare, print_comparisons
+    from .compare import Asked, compare, print_comparisons
     from .page.loading import read_rows
 
     if not options.results.is_dir():
@@ -137,8 +136,8 @@ def _compare(options: argparse.Namespace) -> int:
     for task in options.tasks:
         get_task(task)
     rows, _ = read_rows(options.results)
-    texts = [str(Press.parse(text)) for text in (options.first, options.second)]
-    print_comparisons(list(compare(rows, *texts, options.tasks)), *texts, Console())
+    first, second = (Asked.of(str(Press.parse(text)), options.bytes) for text in (options.first, options.second))
+    print_comparisons(list(compare(rows, first, second, options.tasks)), first, second, Console())
     return 0
 
 

@@ -10,10 +10,12 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from . import stats
+from .config import amount
 from .errors import UsageError
-from .page.claims import Table, table_of, table_order
+from .page.claims import Table, dtype_of, table_of, table_order
 from .page.loading import Row
 from .page.numbers import percent, points, probability, span
+from .page.presses import falling, named
 
 TURNS: Mapping[str, slice] = {"all": slice(None), "first": slice(0, 1), "later": slice(1, None)}
 
@@ -31,22 +33,48 @@ class Comparison:
     p: float
 
 
-def compare(rows: Sequence[Row], first: str, second: str, tasks: Sequence[str] = ()) -> Iterator[Comparison]:
-    """Compare press texts over every table both have rows in; tasks: only these.
+@dataclass(frozen=True)
+class Asked:
+    """A press by its text, or one that was solved for an amount of bytes by the text that was asked and the amount."""
+
+    press: str
+    target: str = ""
+
+    @classmethod
+    def of(cls, press: str, target: str) -> Asked:
+        """The press for an amount, as a user writes it; the full cache is never solved."""
+        return cls(press, "" if press == "full" else amount(target))
+
+    def __str__(self) -> str:
+        return named(self.press, self.target)
+
+    def has(self, row: Row) -> bool:
+        """Whether it is measured by a row."""
+        return (row.asked, row.target) == (self.press, self.target) if self.target else row.press == self.press
+
+    def rows(self, rows: Sequence[Row], tasks: Sequence[str]) -> list[Row]:
+        """Its finished rows. Raises UsageError where there is none: it names those that are there, or what failed."""
+        mine = [row for row in rows if self.has(row) and (not tasks or row.task in tasks)]
+        if finished := [row for row in mine if row.ok]:
+            return sorted(finished, key=lambda row: row.started)
+        if mine:
+            raise UsageError(f"no finished row of {self}: {mine[0].error}")
+        targets = sorted({row.target for row in rows if row.ok and row.asked == self.press and row.target}, key=falling)
+        if targets:
+            raise UsageError(f"no finished row of {self}; it was solved for --bytes {' or '.join(targets)}")
+        known = sorted({named(row.asked, row.target) for row in rows if row.ok})
+        raise UsageError(f"no finished row of {self}; there are: {', '.join(known) or 'none'}")
+
+
+def compare(rows: Sequence[Row], first: Asked, second: Asked, tasks: Sequence[str] = ()) -> Iterator[Comparison]:
+    """Compare two presses over every table both have rows in; tasks: only these.
 
     Raises UsageError when one of them has no finished row, or they share no session.
     """
-    found: dict[str, dict[tuple[Table, str, int], Row]] = {}
-    for press in (first, second):
-        mine = [row for row in rows if row.ok and row.press == press and (not tasks or row.task in tasks)]
-        if not mine:
-            known = ", ".join(sorted({row.press for row in rows if row.ok})) or "none"
-            raise UsageError(f"no finished row of {press}; there are: {known}")
-        found[press] = {(table_of(row), row.task, row.seed): row for row in sorted(mine, key=lambda row: row.started)}
-    a, b = found[first], found[second]
+    a, b = ({(table_of(row), row.task, row.seed): row for row in asked.rows(rows, tasks)} for asked in (first, second))
     shared = sorted(a.keys() & b.keys(), key=lambda key: (table_order(key[0]), key[1:]))
     if not shared:
-        raise UsageError(f"{first} and {second} were not measured on the same task, mode and length")
+        raise UsageError(f"{first} and {second} were not measured on the same task, mode, length and dtype")
     for table in dict.fromkeys(key[0] for key in shared):
         keys = [key for key in shared if key[0] == table]
         for turns, part in TURNS.items():
@@ -82,17 +110,18 @@ def _compare(table: Table, turns: str, part: slice, pairs: list[tuple[Row, Row]]
     )
 
 
-def print_comparisons(found: Sequence[Comparison], first: str, second: str, console: Console) -> None:
-    """One table per model and length, one line per mode and choice of turns."""
+def print_comparisons(found: Sequence[Comparison], first: Asked, second: Asked, console: Console) -> None:
+    """One table per model, length and dtype, one line per mode and choice of turns."""
     console.print(Text(f"{first}  minus  {second}", style="bold"))
-    for model, length in dict.fromkeys((one.table.model, one.table.length) for one in found):
-        console.print(Text(f"{model}, {length:,} tokens"))
+    for key in dict.fromkeys(one.table._replace(mode="") for one in found):
+        setting = [key.model, f"{key.length:,} tokens", dtype_of(key, [one.table for one in found])]
+        console.print(Text(", ".join(part for part in setting if part)))
         grid = Grid(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
         grid.add_column("mode, turns", no_wrap=True)
         for name in ("first", "second", "diff.", "95 %", "p", "bytes/dense"):
             grid.add_column(name, justify="right", no_wrap=True)
         for one in found:
-            if (one.table.model, one.table.length) == (model, length):
+            if one.table._replace(mode="") == key:
                 grid.add_row(
                     f"{one.table.mode}, {one.turns}",
                     points(one.scores[0]),

@@ -34,6 +34,12 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
+def amount(text: str) -> str:
+    """An amount of bytes written one way: ``12.50 %`` is ``12.5%``; what is none stays as it is."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z%]*)\s*", text)
+    return text.strip() if found is None else f"{float(found[1]):.12g}{found[2]}"
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """One cell.
@@ -74,6 +80,7 @@ class RunConfig:
         choose("dtype", self.dtype, DTYPES)
         choose("device", self.device.split(":")[0], DEVICES)
         choose("chat", self.chat, ("auto", "on", "off"))
+        object.__setattr__(self, "bytes", amount(self.bytes))
         for name, least in (
             ("length", 1),
             ("sessions", 1),

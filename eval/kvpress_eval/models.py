@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from kvpress import Press
 
-__all__ = ["BUNDLED", "Loaded", "load", "resolve_device"]
+__all__ = ["BUNDLED", "Loaded", "Solutions", "load", "resolve_device"]
+
+Solutions = dict[tuple[str, str, int], "Press | str"]
 
 BUNDLED = {
     "tiny": "bundled 2.5 M-parameter Llama, reads the dialect; no download",
@@ -32,7 +34,8 @@ class Loaded:
 
     ``weights`` is a hash of a sample of every parameter: a model trained again under the same name is another one.
     ``max_positions`` is None where the configuration names none. ``episodes`` are those built so
-    far: every press asks the same ones; ``solved`` the presses found for an amount of bytes.
+    far: every press asks the same ones. ``solved`` are the presses found for an amount of bytes, by press, amount and
+    context length; where none was found, the text of why.
     """
 
     name: str
@@ -47,7 +50,7 @@ class Loaded:
     prompter: Prompter
     weights: str
     episodes: dict[tuple[object, ...], Episode] = field(default_factory=dict, compare=False)
-    solved: dict[tuple[str, str, int], Press] = field(default_factory=dict, compare=False)
+    solved: Solutions = field(default_factory=dict, compare=False)
 
 
 def resolve_device(name: str) -> torch.device:

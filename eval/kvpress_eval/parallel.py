@@ -20,23 +20,28 @@ from .rows import Row
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Event
 
-    from .models import Loaded
+    from .models import Loaded, Solutions
 
 __all__ = ["run_parallel"]
 
 _stop: Event | None = None
 _loaded: dict[tuple[str, ...], Loaded] = {}
+_solved: Solutions = {}
 
 
-def run_parallel(configs: Sequence[RunConfig], results: Path, jobs: int) -> Iterator[tuple[RunConfig, Row, Path]]:
-    """Run cells in ``jobs`` processes and yield each as it is done; rows are written by the processes.
+def run_parallel(
+    configs: Sequence[RunConfig], results: Path, jobs: int, solved: Solutions
+) -> Iterator[tuple[RunConfig, Row, Path]]:
+    """Run cells of one model in ``jobs`` processes and yield each as it is done; rows are written by the processes.
+
+    ``solved`` are its presses found for an amount of bytes, so that no process looks for them again.
 
     On ``KeyboardInterrupt`` the processes stop after the session they are at, without a row.
     """
     context = get_context("spawn")
     stop = context.Event()
     threads = max(1, _cores() // jobs)
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start, initargs=(stop, threads))
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start, initargs=(stop, threads, solved))
     try:
         waiting = {pool.submit(_work, config, results): config for config in configs}
         for done in as_completed(waiting):
@@ -51,7 +56,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _start(stop: Event, threads: int) -> None:
+def _start(stop: Event, threads: int, solved: Solutions) -> None:
     # the parent decides what an interrupt means; without this every process would print a traceback
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import torch
@@ -59,6 +64,7 @@ def _start(stop: Event, threads: int) -> None:
 
     global _stop
     _stop = stop
+    _solved.update(solved)
     torch.set_num_threads(threads)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -74,6 +80,7 @@ def _work(config: RunConfig, results: Path) -> tuple[Row, Path]:
     if key not in _loaded:
         _loaded.clear()  # one model at a time
         _loaded[key] = load(*key)
+        _loaded[key].solved.update(_solved)
     row = run_cell(prepare(config, _loaded[key]), _check_stop)
     return row, write_row(row, results)
 

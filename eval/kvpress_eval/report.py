@@ -40,49 +40,68 @@ class ReportPaths:
         return not any(gate.failures for gate in self.gates)
 
 
-def write(results_dir: Path, out_dir: Path) -> ReportPaths:
-    """Read all `<model>/<run_id>.json` in `results_dir`, write `README.md` and `index.html`.
+@dataclass(frozen=True)
+class Findings:
+    """What the rows of a folder say."""
 
-    Args:
-        results_dir: the folder with the rows. Files that are no rows are listed in the report.
-        out_dir: created when missing; it may hold `results_dir`.
+    analysis: Analysis
+    gates: tuple[Gate, ...]
+
+
+def read(results_dir: Path) -> Findings:
+    """Read and analyse all `<model>/<run_id>.json` in `results_dir`.
 
     Raises:
         FileNotFoundError: `results_dir` is not a folder.
     """
-    analysis, gates, texts = _render(results_dir)
+    analysis = analyse(*read_rows(results_dir))
+    return Findings(analysis, tuple(run_gates(analysis)))
+
+
+def write(results: Path | Findings, out_dir: Path) -> ReportPaths:
+    """Write `README.md` and `index.html`.
+
+    Args:
+        results: the folder with the rows, or what `read` found there. Files that are no rows are listed in the report.
+        out_dir: created when missing; it may hold the rows.
+
+    Raises:
+        FileNotFoundError: `results` is not a folder.
+    """
+    found = _findings(results)
     out_dir.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
+    for name, text in _render(found).items():
         (out_dir / name).write_bytes(text.encode("utf-8"))
     return ReportPaths(
         readme=out_dir / "README.md",
         page=out_dir / "index.html",
-        rows=len(analysis.rows),
-        ignored=analysis.ignored,
-        gates=tuple(gates),
+        rows=len(found.analysis.rows),
+        ignored=found.analysis.ignored,
+        gates=found.gates,
     )
 
 
-def stale(results_dir: Path, out_dir: Path) -> list[Path]:
+def stale(results: Path | Findings, out_dir: Path) -> list[Path]:
     """The files in `out_dir` that `write` would change: empty when the report is fresh."""
-    _, _, texts = _render(results_dir)
+    texts = _render(_findings(results))
     paths = {out_dir / name: text.encode("utf-8") for name, text in texts.items()}
     return [path for path, text in paths.items() if not path.is_file() or path.read_bytes() != text]
 
 
-def print_summary(results_dir: Path, console: Console) -> None:
+def print_summary(results: Path | Findings, console: Console) -> None:
     """Print one table per model and length, modes side by side, and failed gates. Needs rich."""
     from .page.terminal import print_analysis
 
-    analysis = analyse(*read_rows(results_dir))
-    print_analysis(analysis, run_gates(analysis), console)
+    found = _findings(results)
+    print_analysis(found.analysis, found.gates, console)
 
 
-def _render(results_dir: Path) -> tuple[Analysis, list[Gate], dict[str, str]]:
-    analysis = analyse(*read_rows(results_dir))
-    gates = run_gates(analysis)
-    texts = {
-        "README.md": render_markdown(analysis, gates),
-        "index.html": render_html(analysis, gates),
+def _findings(results: Path | Findings) -> Findings:
+    return read(results) if isinstance(results, Path) else results
+
+
+def _render(found: Findings) -> dict[str, str]:
+    return {
+        "README.md": render_markdown(found.analysis, found.gates),
+        "index.html": render_html(found.analysis, found.gates),
     }
-    return analysis, gates, texts

@@ -28,7 +28,9 @@ class Row:
     mean of their quotients. ``ttft_s`` is the mean time from the first token fed to the first
     answer token known (context, question and compression included), ``tpot_s`` the mean time of a
     further decoding step, ``press_s`` the time that compressing session 0's first prompt takes by
-    itself. A failed cell has ``status`` "failed", one line of ``error`` and no scores.
+    itself. ``asked`` is the press as the user named it and ``target`` the bytes it was solved for ("12.5%"; ""
+    without): ``press`` then has the value that was found. A failed cell has ``status`` "failed", one line of
+    ``error`` and no scores.
     ``peak_kind`` says what ``peak_memory`` is: "rss above loaded model" or "cuda allocated above
     model".
     """
@@ -48,6 +50,8 @@ class Row:
     seed: int
     sessions: int
     command: str
+    asked: str = ""
+    target: str = ""
     suite: str = "core"
     format: int = FORMAT
     error: str | None = None
@@ -81,6 +85,9 @@ class Row:
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
     started: str = ""
+
+    def __post_init__(self) -> None:
+        self.asked = self.asked or self.press  # rows of before there were amounts do not say
 
     def to_dict(self) -> dict[str, Any]:
         """The row as JSON holds it."""

@@ -5,12 +5,15 @@ row.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from kvpress.policies.kvzip import instructions
 
 from .asking import Answers, ask, press_seconds
 from .config import RunConfig
@@ -23,7 +26,7 @@ from .rows import Row, run_id
 from .tasks import build, get_task
 
 if TYPE_CHECKING:
-    from kvpress import Press
+    from kvpress import Press, Session
 
 __all__ = ["Cell", "prepare", "run_cell"]
 
@@ -33,12 +36,16 @@ Tick = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Cell:
-    """A checked configuration with its model and press: nothing mistyped is left in it."""
+    """A checked configuration with its model and press: nothing mistyped is left in it.
+
+    ``problem`` says why its press cannot hold the bytes asked for; running it gives a failed row.
+    """
 
     config: RunConfig
     loaded: Loaded
     press: Press
     id: str
+    problem: str = ""
 
     def episode(self, session: int) -> Episode:
         """The episode of a session."""
@@ -59,6 +66,14 @@ class Cell:
         self.loaded.episodes[key] = build(request)
         return self.loaded.episodes[key]
 
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """The press entered on the model, with the instruction of presses that make it repeat a prompt."""
+        with self.press(self.loaded.model) as session:
+            if self.loaded.rendering == "natural":
+                session.instructions = instructions(self.loaded.prompter.tokenizer)
+            yield session
+
     @property
     def batch(self) -> int:
         """Questions answered at once."""
@@ -66,26 +81,35 @@ class Cell:
         return self.config.batch or whole
 
 
-def _press(config: RunConfig, loaded: Loaded) -> Press:
-    """The press of a cell, solved for its bytes where it names some."""
+def _press(config: RunConfig, loaded: Loaded) -> tuple[Press, str]:
+    """The press of a cell, solved for its bytes where it names some; as it was asked for, and why, where it cannot."""
     from kvpress import Press
-    from kvpress.solve import solve
+    from kvpress.solve import check, solve
 
     press = Press.parse(config.press)
     if not config.bytes:
-        return press
+        return press, ""
+    check(press, config.bytes)
     context = len(loaded.prompter.prompt(Cell(config, loaded, press, "").episode(0)).context)
-    key = (config.press, config.bytes, context)
+    key = (str(press), config.bytes, context)
     if key not in loaded.solved:
-        loaded.solved[key] = solve(press, loaded.model, context, config.bytes).press
-    return loaded.solved[key]
+        try:
+            loaded.solved[key] = solve(press, loaded.model, context, config.bytes).press
+        except Exception as error:  # whatever it is, it is the result of the cells that need it
+            loaded.solved[key] = _reason(error)
+    found = loaded.solved[key]
+    return (press, found) if isinstance(found, str) else (found, "")
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
 
 
 def prepare(config: RunConfig, loaded: Loaded) -> Cell:
     """Check a configuration against its model and press, and give it its run id.
 
     Raises:
-        KVPressError: for an unknown press or one with wrong arguments.
+        KVPressError: for an unknown press, one with wrong arguments, or bytes that cannot be read.
         UsageError: for a length that the model or the task does not allow.
     """
     limit = loaded.max_positions
@@ -94,7 +118,7 @@ def prepare(config: RunConfig, loaded: Loaded) -> Cell:
             f"length {config.length} is more than model {config.model!r} has positions ({limit}); "
             f"use --length {limit} or less"
         )
-    press = _press(config, loaded)
+    press, problem = _press(config, loaded)
     recipe = press.recipe
     if config.schedule == "every_turn_prompt" and recipe.evicts and not recipe.schedule.every_prompt:
         raise UsageError(
@@ -109,7 +133,7 @@ def prepare(config: RunConfig, loaded: Loaded) -> Cell:
         "chat": loaded.prompter.chat,
         "weights": loaded.weights,
     }
-    cell = Cell(config, loaded, press, run_id(config.identity(press.spec(), resolved)))
+    cell = Cell(config, loaded, press, run_id(config.identity(press.spec(), resolved)), problem)
     cell.episode(0)
     return cell
 
@@ -119,6 +143,8 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
 
     A row of an interrupted cell is never made: ``KeyboardInterrupt`` passes.
     """
+    from kvpress import Press
+
     config, loaded = cell.config, cell.loaded
     row = Row(
         run_id=cell.id,
@@ -127,7 +153,9 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
         model_note=loaded.note,
         weights=loaded.weights,
         press=str(cell.press),
-        press_spec=cell.press.spec(),
+        press_spec=str(cell.press) if cell.problem else cell.press.spec(),
+        asked=str(Press.parse(config.press)),
+        target=config.bytes,
         task=config.task,
         mode=config.mode,
         history=config.history,
@@ -147,6 +175,9 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
         started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=config.command(),
     )
+    if cell.problem:
+        row.status, row.error = "failed", cell.problem
+        return row
     clock, peak = time.perf_counter(), Peak(loaded.device)
     try:
         row.press_s = _press_seconds(cell)
@@ -155,15 +186,14 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
         row.peak_memory, row.peak_kind = peak.read()
         _fill(row, cell, episodes, answers)
     except Exception as error:  # whatever it is, it is this cell's result
-        row.status = "failed"
-        row.error = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+        row.status, row.error = "failed", _reason(error)
     row.seconds = time.perf_counter() - clock
     return row
 
 
 def _press_seconds(cell: Cell) -> float:
     prompt = cell.loaded.prompter.prompt(cell.episode(0))
-    with cell.press(cell.loaded.model) as session:
+    with cell.session() as session:
         small = cell.loaded.rendering == "dialect"
         return press_seconds(cell.loaded.model, session, prompt, cell.config, rehearse=small)
 
@@ -175,7 +205,7 @@ def _sessions(cell: Cell, tick: Tick | None) -> tuple[list[Episode], list[Answer
     ends = [ends] if isinstance(ends, int) else list(ends or [])
     stops = cell.loaded.prompter.stops(ends)
     episodes, answers = [], []
-    with cell.press(model) as session:
+    with cell.session() as session:
         for number in range(cell.config.sessions):
             episode = cell.episode(number)
             prompt = cell.loaded.prompter.prompt(episode)

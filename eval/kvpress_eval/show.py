@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .config import RunConfig
+from .page.presses import named, spaced
 from .rows import Row
 
 __all__ = [
@@ -37,7 +38,7 @@ def bytes_text(n: float | None) -> str:
 
 def cell_text(config: RunConfig) -> str:
     """A cell in a few words."""
-    return f"{config.model} · {config.press} · {config.task} · {config.mode} · {config.length}"
+    return f"{config.model} · {named(config.press, config.bytes)} · {config.task} · {config.mode} · {config.length}"
 
 
 def difference(row: Row, full: Row) -> str:
@@ -72,6 +73,8 @@ def print_row(console: Console, row: Row, path: Path, against: str) -> None:
 
 def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
     yield "press", row.press_spec
+    if row.target:
+        yield "asked for", named(row.asked, row.target)
     seen = "question visible" if row.question_visible else "question hidden"
     yield (
         "task",
@@ -106,7 +109,8 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
 
 def row_line(row: Row, ran: bool) -> str:
     """One row on one line (rich markup)."""
-    what = escape(f"{row.task} {row.mode} {row.length} {row.press}")
+    solved = f" (at {spaced(row.target)})" if row.target else ""
+    what = escape(f"{row.task} {row.mode} {row.length} {row.press}{solved}")
     if row.status != "ok":
         return f"[red]failed[/] {what}: {escape(row.error or '')}"
     state = f"{row.seconds:5.1f} s" if ran else "present"
@@ -121,7 +125,7 @@ def plan_table(configs: Sequence[RunConfig], there: Sequence[bool]) -> Table:
     for config, done in zip(configs, there, strict=True):
         questions = f"{config.sessions} x {config.turns}"
         numbers = (str(config.length), str(config.seed), questions)
-        words = (config.model, config.press, config.task, config.mode, *numbers)
+        words = (config.model, named(config.press, config.bytes), config.task, config.mode, *numbers)
         table.add_row(*map(escape, words), "finished" if done else "to run")
     return table
 

@@ -42,15 +42,19 @@ class Watcher:
 
 
 def check_presses(configs: Sequence[RunConfig]) -> None:
-    """Parse every press, before any model is loaded.
+    """Parse every press and amount of bytes, before any model is loaded.
 
     Raises:
         KVPressError: for the first that is wrong.
     """
     from kvpress import Press
+    from kvpress.solve import check
 
-    for text in dict.fromkeys(config.press for config in configs):
-        Press.parse(text).ready()
+    for text, amount in dict.fromkeys((config.press, config.bytes) for config in configs):
+        press = Press.parse(text)
+        press.ready()
+        if amount:
+            check(press, amount)
 
 
 def prepare_all(configs: Sequence[RunConfig]) -> Iterator[list[Cell]]:
@@ -74,7 +78,7 @@ def run_sweep(
     watcher: Watcher | None = None,
     jobs: int = 1,
 ) -> Outcome:
-    """Run what is missing. A cell that fails is a row; the sweep goes on.
+    """Run what is missing. A cell that fails, or cannot hold the bytes asked for, is a row; the sweep goes on.
 
     Args:
         results: folder of the rows.
@@ -107,7 +111,7 @@ def _run(cells: Sequence[Cell], results: Path, watcher: Watcher, jobs: int) -> I
     if jobs > 1 and len(cells) > 1:
         from .parallel import run_parallel
 
-        yield from run_parallel([cell.config for cell in cells], results, jobs)
+        yield from run_parallel([cell.config for cell in cells], results, jobs, cells[0].loaded.solved)
         return
     for cell in cells:
         watcher.start(cell.config)

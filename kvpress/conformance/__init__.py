@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from kvpress.checks import Check
 from kvpress.codec import Codec, Dense
-from kvpress.conformance import budgets, codecs, scores, sessions, storage
+from kvpress.conformance import budgets, codecs, refiners, scores, sessions, storage
 from kvpress.conformance.case import Case
 from kvpress.conformance.codecs import Format
 from kvpress.conformance.protocol import KINDS, follow
@@ -49,7 +49,7 @@ def _check(press: Press) -> list[Check]:
     except PressConflictError as error:
         return [Check("protocol", "fail", str(error), "check(head_dim) of the codec must accept one of those.")]
     checks = attempt_all([Trial("protocol", _protocol, _PROTOCOL, gate=True)], case)
-    for alone in (_scorer, _heads, _layers, _codecs):
+    for alone in (_scorer, _heads, _layers, _refiner, _codecs):
         checks += alone(case)
     if any(check.status == "fail" for check in checks):
         return [*checks, Check("on a model", "skip", "not run, because a part of the press fails alone")]
@@ -85,6 +85,10 @@ def _layers(case: Case) -> list[Check]:
     return attempt_all(budgets.LAYERED, case)
 
 
+def _refiner(case: Case) -> list[Check]:
+    return [] if case.recipe.refine is None or not case.recipe.evicts else attempt_all(refiners.TRIALS, case)
+
+
 def _codecs(case: Case) -> list[Check]:
     sides: dict[Codec, str] = {}
     for side, codec in (("keys", case.recipe.key), ("values", case.recipe.value)):
@@ -106,10 +110,11 @@ def _composed(case: Case) -> list[Trial[Case]]:
         others.append(_KIVI)
     if recipe.scorer is None:
         others += [_RANDOM, _H2O]
-    elif getattr(recipe.scorer, "comparable", False) and not recipe.heads.compares:
+    elif getattr(recipe.scorer, "comparable", False) and not recipe.compares:
         others.append(_ADA)
     trials = [Trial(f"composed with {other.split('(')[0]}", _composed_with(other), _COMPOSED) for other in others]
-    if recipe.scorer is not None and any(part.name.startswith(MADE) for part in case.press.parts):
+    once = recipe.needs.repeat is not None  # a prompt is repeated when it has been read, and never again
+    if recipe.scorer is not None and not once and any(part.name.startswith(MADE) for part in case.press.parts):
         trials.append(Trial("at every step", lambda case: _all_of(at_every_step(case.press)), _COMPOSED))
     return trials
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from kvpress.conformance.case import LAYERS, Case, decode, kept, tokens
+from kvpress.conformance.case import Case, View, decode, kept, tokens
 from kvpress.conformance.trial import BrokenError, DoubtfulError, InapplicableError, Trial
 
 _TOTALS = (11, 7, 3)
@@ -63,39 +65,51 @@ HEADS = [
 ]
 
 
+def _measured(case: Case, views: list[View]) -> list[Tensor]:
+    """What a layer budget measures in every layer, given the scores that head budgets get."""
+    budget, scorer = case.recipe.layers, case.recipe.scorer
+    assert budget is not None and scorer is not None
+
+    def scores(view: View) -> Tensor:
+        return scorer(*view).float().masked_fill(~view[0].valid, -torch.inf)
+
+    return [budget.measure(*view, partial(scores, view)) for view in views]
+
+
 def _layers_shares(case: Case) -> str:
-    budget = case.recipe.layers
+    budget, rows = case.recipe.layers, len(case.rows)
     assert budget is not None
-    measured = []
-    for view in case.views(*case.batch):
-        number = budget.measure(*view)
-        if not isinstance(number, Tensor) or number.shape != (len(case.rows),) or number.dtype != torch.float64:
-            told = f"{number.dtype} {tuple(number.shape)}" if isinstance(number, Tensor) else type(number).__name__
-            raise BrokenError(f"measure gives {told}, expected float64 (B,) = ({len(case.rows)},)")
-        measured.append(number)
-    total, fixed = torch.tensor(_TOTALS), torch.tensor([2, 2, 2])
-    weights = budget.weights(torch.stack(measured), total, fixed)
-    if not isinstance(weights, Tensor) or weights.shape != (LAYERS, len(case.rows)):
+    measured = _measured(case, case.views(*case.batch))
+    for number in measured:
+        if not isinstance(number, Tensor) or number.shape[:1] != (rows,):
+            told = f"{tuple(number.shape)}" if isinstance(number, Tensor) else type(number).__name__
+            raise BrokenError(f"measure gives {told}, expected a tensor (B, ...), here ({rows}, ...)")
+    weights = budget.weights(measured, *_totals(case))
+    if not isinstance(weights, Tensor) or weights.shape != (len(measured), rows):
         told = str(tuple(weights.shape)) if isinstance(weights, Tensor) else type(weights).__name__
-        raise BrokenError(f"weights gives {told}, expected (L, B) = {(LAYERS, len(case.rows))}")
+        raise BrokenError(f"weights gives {told}, expected (L, B) = {(len(measured), rows)}")
     if not torch.isfinite(weights).all() or (weights < 0).any():
         raise BrokenError("a share of a layer is negative or not finite")
     return "a share for every layer and row, finite and not negative"
 
 
+def _totals(case: Case) -> tuple[Tensor, Tensor, Tensor]:
+    """Slots per head on average, protected ones and real tokens of each row (B,)."""
+    return torch.tensor(_TOTALS), torch.tensor([2, 2, 2]), torch.tensor([len(row) for row in case.rows])
+
+
 def _layers_rows(case: Case) -> str:
     budget = case.recipe.layers
     assert budget is not None
-    (ids, mask), total, fixed = case.batch, torch.tensor(_TOTALS), torch.tensor([2, 2, 2])
-    together = torch.stack([budget.measure(*view) for view in case.views(ids, mask)])
-    weights = budget.weights(together, total, fixed)
+    ids, mask = case.batch
+    weights = budget.weights(_measured(case, case.views(ids, mask)), *_totals(case))
     for row in range(len(ids)):
-        views = case.views(ids[row : row + 1, mask[row].bool()])
-        alone = torch.stack([budget.measure(*view) for view in views])
-        own = budget.weights(together[:, row : row + 1], total[row : row + 1], fixed[row : row + 1])
-        for mine, wanted in ((alone[:, 0], together[:, row]), (own[:, 0], weights[:, row])):
-            if not torch.allclose(mine.double(), wanted.double(), rtol=1e-3):
-                raise BrokenError(f"row {row} gives {wanted.tolist()} in a padded batch and {mine.tolist()} alone")
+        alone = _measured(case, case.views(ids[row : row + 1, mask[row].bool()]))
+        own = budget.weights(alone, *(total[row : row + 1] for total in _totals(case)))
+        if not torch.allclose(own[:, 0].double(), weights[:, row].double(), rtol=1e-3):
+            raise BrokenError(
+                f"row {row} gets {weights[:, row].tolist()} in a padded batch and {own[:, 0].tolist()} alone"
+            )
     return "a row gives in a padded batch what it gives alone"
 
 
@@ -103,7 +117,7 @@ LAYERED = [
     Trial(
         "layers: shares",
         _layers_shares,
-        "measure gives one float64 a row, weights a share >= 0 for each layer and row.",
+        "measure gives (B, ...), weights a share >= 0 for each layer and row, (L, B).",
         gate=True,
     ),
     Trial(
@@ -112,14 +126,19 @@ LAYERED = [
 ]
 
 
-def _wanted(case: Case, length: int) -> int:
-    """Slots per head on average that a row of `length` tokens keeps."""
+def _asked(case: Case, length: int) -> int:
+    """Slots per head on average that a row of `length` tokens may keep, which may be more than it has."""
     recipe = case.recipe
     if not recipe.evicts:
         return length
     total = recipe.keep if isinstance(recipe.keep, int) else int(length * recipe.keep + 1e-9)
     least = recipe.sinks + (recipe.recent if isinstance(recipe.recent, int) else 1)
-    return min(max(total, least, 1), length)
+    return max(total, least, 1)
+
+
+def _wanted(case: Case, length: int) -> int:
+    """Slots per head on average that a row of `length` tokens keeps."""
+    return min(_asked(case, length), length)
 
 
 def exact(case: Case) -> str:
@@ -133,17 +152,19 @@ def exact(case: Case) -> str:
             counts = [[len(head) for head in layer[row]] for layer in held]
             each = recipe.layers is None and not recipe.heads.compares
             flat = [count for heads in counts for count in heads]
-            if sum(flat) != wanted * len(flat) or (each and {*flat} != {wanted}):
+            whole = recipe.layers is None or recipe.layers.exact
+            if (whole and sum(flat) != wanted * len(flat)) or (each and {*flat} != {wanted}):
                 raise BrokenError(f"asked for {wanted} slots a head of row {row}, kept {counts} (layers of heads)")
             _protected(case, [layer[row] for layer in held], len(real), ids.shape[1], cache, row)
         start = _counts(held, recipe.heads.compares)
         decode(case.model, cache, tokens(len(ids), case.steps, 3), mask)
         now = _counts(kept(cache), recipe.heads.compares)
     grown = sorted({after - before for before, after in zip(start, now, strict=True)})
+    room = max(0, *(_asked(case, len(row)) - len(row) for row in case.rows))
     if not (recipe.evicts and recipe.schedule.continuous):
         if grown != [case.steps]:
             raise BrokenError(f"{case.steps} decoded tokens made heads grow by {grown}")
-    elif grown[-1] > (0 if recipe.in_place else recipe.residual + recipe.block + 1):
+    elif grown[-1] > room + (0 if recipe.in_place else recipe.residual + recipe.block + 1):
         raise BrokenError(f"it evicts at every step, and {case.steps} decoded tokens made heads grow by {grown}")
     fewer = f"{_wanted(case, case.length)} of {case.length} slots" if recipe.evicts else f"all {case.length} slots"
     return f"{fewer}, as asked, and after {case.steps} decoded tokens"

@@ -17,6 +17,7 @@ from kvpress.cache import PressCache
 from kvpress.errors import PressConflictError
 from kvpress.evidence import Evidence
 from kvpress.press import Press, Recipe
+from kvpress.repeat import read_again
 from kvpress.session import Session
 
 VOCAB = 61
@@ -27,13 +28,13 @@ View = tuple[Block, Evidence]
 
 
 @cache
-def tiny_model(head_dim: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A random Llama of 3 layers, 2 KV heads and 6 query heads, with attention sharp enough to notice a lost slot."""
+def tiny_model(head_dim: int, dtype: torch.dtype = torch.float32, layers: int = LAYERS) -> PreTrainedModel:
+    """A random Llama of 3 layers (or more), 2 KV heads and 6 query heads, sharp enough to notice a lost slot."""
     config = LlamaConfig(
         vocab_size=VOCAB,
         hidden_size=48,
         intermediate_size=56,
-        num_hidden_layers=LAYERS,
+        num_hidden_layers=layers,
         num_attention_heads=HEADS * GROUP,
         num_key_value_heads=HEADS,
         head_dim=head_dim,
@@ -60,7 +61,7 @@ class Case:
 
     press: Press
     head_dim: int
-    model: PreTrainedModel
+    layers: int
 
     @staticmethod
     def of(press: Press) -> Case:
@@ -72,9 +73,14 @@ class Case:
             except PressConflictError as error:
                 refused = error
                 continue
-            return Case(press, head_dim, tiny_model(head_dim))
+            # Layers may share from half depth on, which takes two layers there.
+            return Case(press, head_dim, LAYERS if press.recipe.sharer is None else 4)
         assert refused is not None
         raise PressConflictError(f"no head dimension of {_DIMS} will do, for {_DIMS[-1]}: {refused}")
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        return tiny_model(self.head_dim, torch.float32, self.layers)
 
     @property
     def recipe(self) -> Recipe:
@@ -114,8 +120,11 @@ class Case:
 
     def views(self, ids: Tensor, mask: Tensor | None = None, dtype: torch.dtype = torch.float32) -> list[View]:
         """What a scorer is given after a prompt, layer by layer, each with memory of its own."""
-        with self.press(tiny_model(self.head_dim, dtype)) as session:
-            stores = session.prefill(ids, mask, compress=False).stores
+        with self.press(tiny_model(self.head_dim, dtype, self.layers)) as session:
+            cache = session.prefill(ids, mask, compress=False)
+            if self.recipe.needs.repeat is not None:
+                read_again(session, cache)
+            stores = cache.stores
             blocks = [layer.block() for layer in stores]
             return [fresh((block, layer.evidence(block))) for layer, block in zip(stores, blocks, strict=True)]
 

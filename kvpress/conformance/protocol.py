@@ -10,7 +10,7 @@ from typing import Any, Literal
 from kvpress.conformance.trial import BrokenError
 from kvpress.evidence import Needs
 
-Kind = Literal["scorer", "heads", "layers", "key", "value"]
+Kind = Literal["scorer", "heads", "layers", "refine", "key", "value"]
 _CODEC = {
     "name": "how errors and files call it",
     "block": "slots are packed in multiples of it; 0 = exact",
@@ -23,9 +23,12 @@ _HAS: dict[str, dict[str, str]] = {
     "heads": {"compares": "whether it compares scores of different heads: compares = True or False"},
     "layers": {
         "needs": "what measure has to see: needs = Needs() from kvpress.evidence where that is nothing",
-        "measure": "measure(block, seen) gives (B,) float64",
-        "weights": "weights(measured, total, fixed) gives (L, B)",
+        "compares": "whether it compares scores of different layers: compares = True or False",
+        "exact": "whether its shares are proportions with exact sums: exact = True or False",
+        "measure": "measure(block, seen, scores) gives (B, ...)",
+        "weights": "weights(measured, total, fixed, lengths) gives (L, B)",
     },
+    "refine": {"needs": "what it has to see: needs = Needs(output=True) from kvpress.evidence"},
     "key": _CODEC,
     "value": _CODEC,
 }
@@ -33,6 +36,7 @@ KINDS = set(_HAS)
 _CALLED = {
     "scorer": ("(block, seen)", 2),
     "heads": ("(total, scores)", 2),
+    "refine": ("(scores, added, pos, counts, protected)", 5),
 }
 _FROZEN = "Make it a dataclass: @dataclass(frozen=True), with arguments that are numbers, text or tuples."
 
@@ -45,6 +49,8 @@ def kind_of(thing: object) -> Kind | None:
         return "layers"
     if hasattr(thing, "compares"):
         return "heads"
+    if callable(thing) and {"added", "counts"} & set(inspect.signature(thing).parameters):
+        return "refine"
     if hasattr(thing, "needs") or hasattr(thing, "comparable"):
         return "scorer"
     if callable(thing):
@@ -64,7 +70,7 @@ def follow(kind: str, thing: Any) -> str:
     for name, about in _HAS[kind].items():
         if not hasattr(thing, name):
             raise BrokenError(f"{title} has no `{name}`, which a {_word(kind)} declares: {about}.")
-    if kind in ("scorer", "layers") and not isinstance(thing.needs, Needs):
+    if kind in ("scorer", "layers", "refine") and not isinstance(thing.needs, Needs):
         raise BrokenError(f"needs of {title} is a {type(thing.needs).__name__}; use Needs(...) from kvpress.evidence.")
     if kind in ("key", "value") and not (isinstance(thing.name, str) and isinstance(thing.block, int)):
         raise BrokenError(f"{title} has name={thing.name!r} and block={thing.block!r}: a text and a number of slots.")
@@ -102,4 +108,10 @@ def _title(thing: Any) -> str:
 
 
 def _word(kind: str) -> str:
-    return {"heads": "head budget", "layers": "layer budget", "key": "codec", "value": "codec"}.get(kind, kind)
+    return {
+        "heads": "head budget",
+        "layers": "layer budget",
+        "refine": "refiner",
+        "key": "codec",
+        "value": "codec",
+    }.get(kind, kind)

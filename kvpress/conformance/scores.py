@@ -191,8 +191,8 @@ def _order(case: Case) -> str:
 
 def _moved(view: View, order: Tensor) -> View:
     block, seen = view
-    received = None if seen.received is None else seen.received[..., order]
-    moved: Evidence = replace(seen, rank=seen.rank[..., order], received=received)
+    by_slot = {name: getattr(seen, name) for name in ("rank", "received", "repeated")}
+    moved: Evidence = replace(seen, **{name: x[..., order] for name, x in by_slot.items() if x is not None})
     return Block(block.k[:, :, order], block.v[:, :, order], block.pos[..., order]), moved
 
 

@@ -12,7 +12,7 @@ from kvpress.conformance.case import Case, decode, gap, kept, rollout, tokens
 from kvpress.conformance.trial import BrokenError, InapplicableError, Trial
 from kvpress.press import Part, Press
 
-_DENSE = {"keep", "scorer", "heads", "layers", "schedule", "sinks", "recent", "positions"}
+_DENSE = {"keep", "scorer", "heads", "layers", "refine", "schedule", "sinks", "recent", "positions"}
 _NEVER = 100_000  # slots: a budget that is not reached
 
 

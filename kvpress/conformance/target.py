@@ -36,7 +36,7 @@ def resolved(target: object) -> Iterator[Press]:
         for part in press.parts:
             _check_decisions(part)
         recipe = press.recipe
-        if recipe.scorer is None and (recipe.layers is not None or recipe.heads.compares):
+        if recipe.scorer is None and (recipe.layers is not None or recipe.heads.compares or recipe.refine is not None):
             press = press | Press.parse(_EVICTING)
         press.ready()
         yield press

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,11 +18,13 @@ _DIGITS = 4096
 class Scorer(Protocol):
     """How good a slot is. Padding, sinks, the recent window and exact totals are not its business.
 
-    comparable: scores of different heads are on one scale, so that head budgets may compare them.
+    comparable: scores of different heads are on one scale, so that head budgets may compare them. attention: scores
+    are attention a slot gets from its own head, not negative and not weighted by its value, which a refiner may do.
     """
 
     needs: Needs
     comparable: bool
+    attention: bool
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         """(B, H, n) fp32 scores of the block's slots, higher = keep."""
@@ -41,17 +44,66 @@ class HeadBudget(Protocol):
         ...
 
 
-class LayerBudget(Protocol):
-    """How slots are spread over layers, from one number measured in each. All layers are dense until then."""
+class Refiner(Protocol):
+    """How a scorer's scores change once the budget of each head is known. Head budgets go by the scores before."""
 
     needs: Needs
 
-    def measure(self, block: Block, seen: Evidence) -> Tensor:
-        """(B,) fp64: how much the layer asks for."""
+    def __call__(self, scores: Tensor, added: Tensor, pos: Tensor, counts: Tensor, protected: Tensor) -> Tensor:
+        """(B, H, n) fp32 scores to choose by, from those of a scorer (B, H, n).
+
+        added: (B, H, n) fp32 what each value can add to the layer's output. pos: (B, H, n), -1 = no slot. counts:
+        (B, H) slots that stay, protected ones (B, H, n) bool among them.
+        """
         ...
 
-    def weights(self, measured: Tensor, total: Tensor, fixed: Tensor) -> Tensor:
-        """measured (L, B), total (B,) slots per head on average, fixed (B,) of them protected -> (L, B) shares."""
+
+class LayerBudget(Protocol):
+    """How slots are spread over layers, from what is measured in each. All layers are dense until then.
+
+    compares: scores of different layers are compared, so they must be on one scale. exact: shares are proportions,
+    made whole so that they sum to layers * total; otherwise each is taken as it is, rounded down and bounded by the
+    layer's slots, whatever they sum to.
+    """
+
+    needs: Needs
+    compares: bool
+    exact: bool
+
+    def measure(self, block: Block, seen: Evidence, scores: Callable[[], Tensor]) -> Tensor:
+        """(B, ...) what tells how much the layer needs.
+
+        scores(): (B, H, n) of the scorer, where a budget asks for them; as in HeadBudget.
+        """
+        ...
+
+    def weights(self, measured: Sequence[Tensor], total: Tensor, fixed: Tensor, lengths: Tensor) -> Tensor:
+        """(L, B) shares from what was measured in every layer.
+
+        total: (B,) slots per head on average, fixed: (B,) of them protected, lengths: (B,) real tokens of each row.
+        """
+        ...
+
+
+class Sharer(Protocol):
+    """Which layers store something in common, and what. block: slots are merged in multiples of this."""
+
+    block: int
+
+    def pairs(self, layers: int) -> list[tuple[int, int]]:
+        """(lower, upper) of `layers` layers."""
+        ...
+
+    def angle(self, a: Tensor, b: Tensor) -> Tensor:
+        """(..., n) fp32 distance of the vectors a and b (..., n, D): the larger, the sooner both stay whole."""
+        ...
+
+    def keep_whole(self, angle: Tensor, there: Tensor) -> Tensor:
+        """(B, H) int64 slots that stay whole, of the slots `there` (B, H, n) bool."""
+        ...
+
+    def merge(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What a and b (R, n, D) share (R, n, D), and the scale (R, n) of each."""
         ...
 
 

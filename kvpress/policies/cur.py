@@ -36,6 +36,7 @@ class ValueGuided:
     seed: int = 0
     needs = Needs()
     comparable = True
+    attention = False
 
     def _share(self, x: Tensor, seen: Evidence) -> Tensor:
         if self.sketch:

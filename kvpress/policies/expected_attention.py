@@ -38,6 +38,10 @@ class ExpectedAttention:
     comparable = True
 
     @property
+    def attention(self) -> bool:
+        return not self.values
+
+    @property
     def needs(self) -> Needs:
         return Needs(moments=True, skip=self.sinks)
 

@@ -23,6 +23,7 @@ class HeavyHitters:
 
     needs = Needs(mass=True)
     comparable = True
+    attention = True
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         return seen.mass()

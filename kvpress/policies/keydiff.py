@@ -24,6 +24,7 @@ class KeyDifference:
 
     needs = Needs()
     comparable = True
+    attention = False
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         unit = F.normalize(block.k.float(), dim=-1)

@@ -4,13 +4,16 @@ paper     Devoto et al. 2024, A Simple and Effective L2 Norm-Based Strategy for 
 idea      across heads a low L2 norm of a key goes with a high attention weight, so the norm alone ranks slots
 formula   score = -|k|_2
 cost      O(n D) a layer, once after the prompt; nothing observed
-deviates  every layer is compressed (the authors leave the first two alone), once; rounded, so that equal tokens tie
+deviates  slots are chosen once, after the prompt; every layer is compressed unless `skip` says otherwise (the authors
+          leave the first two alone); rounded, so that equal tokens tie
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from kvpress.block import Block
@@ -24,7 +27,25 @@ class KeyNorm:
 
     needs = Needs()
     comparable = False  # key norms of different heads are on different scales
+    attention = False
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         # RoPE keeps norms: in the first layer a repeated token has one norm, wherever it stands.
         return -rounded(block.k.float().norm(dim=-1))
+
+
+@dataclass(frozen=True)
+class FirstWhole:
+    """The first `skip` layers keep every slot, the others what was asked for, so that the sum exceeds it."""
+
+    skip: int
+    needs = Needs()
+    compares = False
+    exact = False
+
+    def measure(self, block: Block, seen: Evidence, scores: Callable[[], Tensor]) -> Tensor:
+        return torch.zeros(block.pos.shape[0], dtype=torch.float64, device=block.pos.device)
+
+    def weights(self, measured: Sequence[Tensor], total: Tensor, fixed: Tensor, lengths: Tensor) -> Tensor:
+        number = torch.arange(len(measured), device=total.device)[:, None]
+        return torch.where(number < self.skip, lengths, total).double()

@@ -33,6 +33,7 @@ class LagRelative:
     sinks: int = 4
     cross: bool = False
     needs = Needs()
+    attention = False
 
     @property
     def comparable(self) -> bool:

@@ -37,6 +37,7 @@ class Leverage:
     keys: Literal["unrotated", "rotated"] = "unrotated"
     seed: int = 0
     comparable = True
+    attention = False
 
     @property
     def needs(self) -> Needs:

@@ -37,6 +37,7 @@ class WindowVotes:
     reduce: Literal["mean", "max", "sum"] = "mean"
     pool_first: bool = True
     comparable = True
+    attention = True
 
     @property
     def needs(self) -> Needs:

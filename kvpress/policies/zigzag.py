@@ -10,8 +10,10 @@ deviates  no code was published: tau = 0.9, B_min = 0.2 B and the window inside 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from kvpress.block import Block
@@ -25,19 +27,21 @@ class Uncertainty:
     tau: float = 0.9
     floor: float = 0.2
     window: int = 32
+    compares = False
+    exact = True
 
     @property
     def needs(self) -> Needs:
         return Needs(window=self.window)
 
-    def measure(self, block: Block, seen: Evidence) -> Tensor:
+    def measure(self, block: Block, seen: Evidence, scores: Callable[[], Tensor]) -> Tensor:
         """LMBA (B,) fp64: slots whose attention adds up to tau of the window's, mean over KV heads."""
         mass = seen.window(block, self.window).mean((2, 3))  # unpooled: pooling would inflate the mass
         ordered = mass.sort(-1, descending=True).values.double().cumsum(-1)
         short = ordered < self.tau * ordered[..., -1:]
         return (short.sum(-1) + 1).double().mean(1)
 
-    def weights(self, measured: Tensor, total: Tensor, fixed: Tensor) -> Tensor:
-        layers = measured.shape[0]
+    def weights(self, measured: Sequence[Tensor], total: Tensor, fixed: Tensor, lengths: Tensor) -> Tensor:
+        asked = torch.stack(list(measured))
         floor = self.floor * total.double()
-        return floor + (total - floor) * layers * measured / measured.sum(0)
+        return floor + (total - floor) * len(asked) * asked / asked.sum(0)

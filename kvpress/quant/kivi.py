@@ -11,7 +11,7 @@ deviates  K and V are flushed together in blocks of G once residual + G slots ar
 from __future__ import annotations
 
 from kvpress.errors import PressSyntaxError
-from kvpress.press import Decisions, preset, variant
+from kvpress.press import Decisions, preset
 from kvpress.quant.affine import Affine
 
 
@@ -29,6 +29,3 @@ def kivi(
         raise PressSyntaxError(f'keys={keys!r}: groups of keys run along a "channel" (the paper) or a "token".')
     key = Affine(k_bits or bits, "token" if keys == "token" else "channel", group)
     return {"key": key, "value": Affine(v_bits or bits, "token", group), "residual": residual}
-
-
-variant(kivi, "paper", "KIVI as in the authors' LongBench runs: 2 bits, groups of 32, 128 slots dense.", residual=128)

@@ -18,7 +18,7 @@ from torch import Tensor
 from kvpress.block import Block
 from kvpress.errors import PressSyntaxError
 from kvpress.evidence import Evidence, Needs
-from kvpress.press import Decisions, preset, variant
+from kvpress.press import Decisions, preset
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,3 @@ def think(keep_channels: float = 0.6, keep_values: float = 1.0, window: int = 32
             "at least 1."
         )
     return {"channels": Channels(keep_channels, keep_values, window), "residual": recent}
-
-
-variant(
-    think, "kvpress", "ThinK as in NVIDIA's kvpress: the last tokens lose channels too.", keep_channels=0.5, recent=0
-)

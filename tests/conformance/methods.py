@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,13 +173,25 @@ class BatchedLayers:
     """Asks for the same share in every row: the mean over the batch."""
 
     needs = Needs()
+    compares = False
+    exact = True
 
-    def measure(self, block: Block, seen: Evidence) -> Tensor:
+    def measure(self, block: Block, seen: Evidence, scores: Callable[[], Tensor]) -> Tensor:
         norms = block.k.double().norm(dim=-1).mean((1, 2))
         return norms.mean().expand_as(norms)
 
-    def weights(self, measured: Tensor, total: Tensor, fixed: Tensor) -> Tensor:
-        return measured * total
+    def weights(self, measured: Sequence[Tensor], total: Tensor, fixed: Tensor, lengths: Tensor) -> Tensor:
+        return torch.stack(list(measured)) ** 4 * total
+
+
+@dataclass(frozen=True)
+class BatchedRefiner:
+    """Weights by the largest value of the batch."""
+
+    needs = Needs(output=True)
+
+    def __call__(self, scores: Tensor, added: Tensor, pos: Tensor, counts: Tensor, protected: Tensor) -> Tensor:
+        return scores + added / added.masked_fill(pos < 0, 0.0).max()
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,11 @@ def test_a_scorer_that_counts_columns() -> None:
 
 @pytest.mark.parametrize(
     ("name", "check"),
-    [("GenerousHeads", "heads: exact sums"), ("BatchedLayers", "I2 layers: rows alone")],
+    [
+        ("GenerousHeads", "heads: exact sums"),
+        ("BatchedLayers", "I2 layers: rows alone"),
+        ("BatchedRefiner", "I2 refined scores of a row alone"),
+    ],
 )
 def test_budgets(name: str, check: str) -> None:
     assert list(failed(f"{HERE}:{name}")) == [check]

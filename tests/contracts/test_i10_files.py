@@ -69,6 +69,7 @@ def test_a_fork_of_many_rows(tmp_path: Path) -> None:
         "h2o(keep=0.4)",
         "expected_attention(keep=0.4, future=9)",
         "leverage(keep=0.4, sinks=1)",
+        "criticalkv | h2o(keep=0.4)",
     ],
 )
 def test_saved_before_it_was_compressed(text: str, tmp_path: Path) -> None:

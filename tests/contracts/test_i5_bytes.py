@@ -184,3 +184,30 @@ def test_the_worked_example() -> None:
     assert kinds["codes"] + kinds["scales"] + kinds["window"] + channels.numel() == 694_608
     assert cache.nbytes() - 694_608 <= 4 * 8192 + 64
     model.to(torch.float32)
+
+
+BUDGETS = {
+    "pyramid": 1203 // 4 * 3,
+    "zigzag": 1203 // 4 * 3,
+    "ada": 1203 // 4 * 3,
+    "ada(mode=floor)": 1203 // 4 * 3,
+    "zigzag | ada": 1203 // 4 * 3,
+    "pyramid@authors": 555 + 300 + 45,  # past the window of 32: 523, 268, 13
+}
+
+
+@pytest.mark.parametrize("text", BUDGETS)
+def test_budgets_over_heads_and_layers_free_what_they_say(text: str) -> None:
+    """Slots only move between heads and layers: bytes are those of the slots, a quarter of the full cache's."""
+    model = build("llama", head_dim=64)
+    with Press.parse(f"{text} | snapkv(keep=0.25)")(model) as session:
+        cache = session.prefill(tokens(1, PROMPT))
+    slots = [layer.counts()[0].tolist() for layer in cache.stores]
+    assert len({count for heads in slots for count in heads}) > 1  # they did move
+    formula = H * BUDGETS[text] * (SLOT + POSITION)
+    assert formula <= cache.nbytes() <= 1.01 * formula
+    with Press.parse("full")(model) as session:
+        dense = session.prefill(tokens(1, PROMPT)).nbytes()
+    assert dense == cache.dense_nbytes() == 3 * H * PROMPT * SLOT
+    share = BUDGETS[text] / (3 * PROMPT)
+    assert abs(cache.nbytes() / dense - share * (1 + POSITION / SLOT)) < 0.01 * share

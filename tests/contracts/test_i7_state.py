@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
 
-from kvpress import Press, random
+from kvpress import Press, PressCache, random
 from tests.helpers import ALL, decode, gap, kept, over, rollout
-from tests.models import shared, tokens
+from tests.models import left_padded, shared, tokens
 
 
 @over(ALL)
@@ -67,6 +68,27 @@ def test_questions_asked_together_are_those_asked_alone() -> None:
             for row in range(3):
                 alone = decode(model, context.fork(), follow[row : row + 1])
                 assert gap(together[row : row + 1], alone) < (2e-2 if session.press.recipe.block else 3e-5), name
+
+
+@over(ALL)
+def test_compressed_once_saved_and_asked_many(press: Press, tmp_path: Path) -> None:
+    """Padded questions in one batch over a prefix from a file answer as each does alone over the one in memory."""
+    model, ids, path = shared("llama"), tokens(1, 41), tmp_path / "prefix.safetensors"
+    questions = [tokens(1, length, length)[0] for length in (6, 3, 8)]
+    batch, mask = left_padded(questions)
+    follow = tokens(3, 7, 2)
+    with press(model) as session:
+        context = session.prefill(ids)
+        context.save(path, model)
+        together = session.prefill(batch, mask, cache=PressCache.load(path, model).fork(rows=3))
+        assert together.next_logits is not None
+        whole = torch.cat([torch.ones(3, 41, dtype=torch.long), mask], 1)
+        after = torch.cat([together.next_logits[:, None], decode(model, together, follow, whole)], 1)
+        for row, question in enumerate(questions):
+            alone = session.prefill(question[None], cache=context.fork())
+            assert alone.next_logits is not None
+            wanted = torch.cat([alone.next_logits[:, None], decode(model, alone, follow[row : row + 1])], 1)
+            assert gap(after[row : row + 1], wanted) < (3e-2 if press.recipe.block else 3e-5)
 
 
 def test_seeds_of_random_differ_and_layers_and_heads_too() -> None:

@@ -66,8 +66,9 @@ def segment_addresses(cache: PressCache) -> set[int]:
 
 def replaced_not_written(cache: PressCache) -> set[int]:
     """Tensors that are replaced and never written: forks may share them too."""
-    names = ("seen_mask", "queries", "query_pos", "total", "key_channels", "value_channels")
+    names = ("seen_mask", "total", "key_channels", "value_channels", "added", "added_pos")
     found = [getattr(layer, name) for layer in cache.stores for name in names]
+    found += [tensor for layer in cache.stores for _, tensor in layer.witness.tensors()]
     mass = [item.mass for layer in cache.stores for item in layer.held]
     return {t.data_ptr() for t in [*found, *mass] if t is not None}
 

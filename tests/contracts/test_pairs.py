@@ -82,17 +82,22 @@ def test_what_composes_is_what_should() -> None:
         return True
 
     assert all(works(a, b) for a in EVICT for b in STORE)
-    assert all(works(a, b) for a in EVICT for b in ("pyramid", "zigzag", "think"))
+    assert all(works(a, "think") for a in EVICT)
+    assert all(works(a, b) for a in EVICT - {"kvzip"} for b in ("pyramid", "zigzag"))  # kvzip spreads by itself
     assert all(works(a, b) for a in STORE for b in ("think", "minicache"))
     assert not any(works(a, b) for kind in (EVICT, STORE) for a, b in itertools.permutations(sorted(kind), 2))
     assert {a for a in EVICT if works("ada", a)} == {
         "snapkv", "h2o", "keydiff", "leverage", "cur", "expected_attention"
     }  # fmt: skip
-    assert {a for a in EVICT if not works("minicache", a)} == {"h2o", "tova", "streaming_llm"}
+    assert {a for a in EVICT if works("criticalkv", a)} == {"snapkv", "h2o", "kvzip"}
+    assert {a for a in EVICT if not works("minicache", a)} == {"h2o", "tova", "streaming_llm", "kvzip"}
     for whole in (
         "snapkv(keep=0.25) | think(keep_channels=0.625) | kivi(bits=2)",
         "zigzag | h2o",
         "ada | snapkv | gear_l(bits=2)",
         "minicache | kivi(bits=4)",
+        "criticalkv | expected_attention(values=false)",
+        "criticalkv | zigzag | ada | h2o | kivi(bits=4)",
+        "criticalkv | snapkv | minicache",
     ):
         Press.parse(whole).ready()

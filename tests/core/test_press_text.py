@@ -130,6 +130,8 @@ def test_conflicts_name_both_and_the_matter(a: object, b: object, words: str) ->
         ("cur(window=-1)", "window=-1"),
         ("lagkv(lag=0)", "lag=0"),
         ("expected_attention(future=0)", "future=0"),
+        ("criticalkv(ratio=1.5)", "ratio=1.5"),
+        ("criticalkv(epsilon=-1)", "epsilon=-1"),
     ],
 )
 def test_errors_say_what_to_do(text: str, words: str) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from kvpress import Press, kivi
 from kvpress.errors import BudgetError
-from kvpress.solve import solve
+from kvpress.search import STEPS, Search
+from kvpress.solve import check, solve
 from tests.models import build, tokens
 
 MODEL = build("llama", num_hidden_layers=2, head_dim=64, num_key_value_heads=2)
@@ -58,3 +59,40 @@ def test_what_cannot_be_reached_says_what_can() -> None:
     for wrong in ("a lot", "12 apples", "-3%", True):
         with pytest.raises(BudgetError, match="bytes="):
             solve(Press.parse("knorm"), MODEL, 700, wrong)
+
+
+@pytest.mark.parametrize(("block", "most"), [(0, 12), (16, 30), (32, 30)])
+@pytest.mark.parametrize("share", [0.06, 0.125, 0.3, 0.71, 0.97])
+@pytest.mark.parametrize("slots", [303, 950, 1733])
+def test_the_largest_value_that_fits_is_found_with_few_caches(block: int, most: int, share: float, slots: int) -> None:
+    """A head that packs full blocks holds fewer bytes each time one is full: the last value that fits is meant."""
+    tried: list[float] = []
+
+    def measure(value: float) -> int:
+        tried.append(value)
+        kept = int(value * slots + 1e-9)
+        packed = kept // block * block if block else 0
+        return 68 * packed + 256 * (kept - packed) + (2 * kept if value < 1 else 0)  # positions, where some went
+
+    wanted = int(share * measure(1.0))
+    sizes = Search(measure, wanted, STEPS * block / slots).search()
+    assert len(tried) <= most
+    largest = max(step for step in range(STEPS + 1) if measure(step / STEPS) <= wanted)
+    assert max(value for value, size in sizes.items() if size <= wanted) == largest / STEPS
+
+
+def test_a_press_that_packs_keeps_as_much_as_it_can() -> None:
+    press = "knorm(keep={}) | kivi(bits=4, group=32, residual=0)"
+    found = solve(Press.parse(press.replace("(keep={})", "")), MODEL, 500, "15%")
+    keep = dict(found.press.parts[0].given)["keep"]
+    for more in range(1, 25):  # three blocks
+        with Press.parse(press.format(keep + more / 250))(MODEL) as session:  # type: ignore[operator]
+            assert session.prefill(tokens(1, 500)).nbytes() > 0.15 * found.dense
+
+
+def test_what_is_no_question_of_bytes_is_said_without_a_model() -> None:
+    check(Press.parse("knorm | kivi(bits=2)"), "12.5%")
+    with pytest.raises(BudgetError, match="leaves nothing to solve for"):
+        check(Press.parse("kivi(bits=2)"), "12.5%")
+    with pytest.raises(BudgetError, match="cannot be read"):
+        check(Press.parse("knorm"), "12 apples")

@@ -13,9 +13,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function, create_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from kvpress import full, hf, snapkv
+from kvpress import criticalkv, full, hf, snapkv
 from kvpress.cache import PressCache
 from kvpress.errors import SessionError, UnsupportedError
+from kvpress.output import Projection
 from kvpress.store import TAG, StoreLayer
 from tests.models import EAGER_ONLY, FAMILIES, SPECIAL, build, shared, tokens
 
@@ -170,6 +171,37 @@ def test_positions_are_counted_from_the_length_the_cache_reports() -> None:
     hook.remove()
     assert seen[-1] == [[20, 21, 22]]
     assert int(cache.stores[0].counts().max()) == 6 + 3
+
+
+@pytest.mark.parametrize("family", FAMILIES + SPECIAL)
+def test_what_attention_gives_goes_through_one_linear_layer(family: str) -> None:
+    """Found by name in each full layer, and given what the attention function returned, or that behind a gate."""
+    model, given = shared(family), []
+    projections = hf.output_projections(model)
+    full_layers = [i for i, kind in enumerate(hf.layer_types(model)[0]) if kind == "full_attention"]
+    assert list(projections) == full_layers
+    hooks = []
+    for index, projection in projections.items():
+        linear = projection.linear()
+        assert type(linear) is torch.nn.Linear
+        hooks.append(linear.register_forward_pre_hook(lambda m, args, i=index: given.append((i, args[0]))))
+    expected, expect = [], Projection.expect
+
+    class Recorded(Projection):
+        def expect(self, out: torch.Tensor) -> None:
+            expected.append(out)
+            expect(self, out)
+
+    with (criticalkv() | snapkv(keep=0.5, window=3))(model) as session:
+        for projection in session._outputs.values():
+            projection.__class__ = Recorded
+        session.prefill(tokens(2, 9))
+    for hook in hooks:
+        hook.remove()
+    assert [index for index, _ in given] == full_layers
+    for out, (_, x) in zip(expected, given, strict=True):
+        same = x.reshape(out.shape)
+        assert torch.equal(same, out) or (family == "qwen3_next" and bool((same.abs() <= out.abs()).all()))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kvpress import Press, h2o
-from tests.helpers import forward, kept, rollout
+from tests.helpers import decode, forward, kept, positions_of, rollout
 from tests.models import build, left_padded, shared, tokens
 
 STEPS = 100
@@ -150,3 +150,37 @@ def test_evicted_tokens_never_return_and_the_window_stays() -> None:
                     now = {(number, head, s) for s in range(seen) if s not in slots}
                     assert gone & {(number, head, s) for s in slots} == set()
                     gone |= now
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt_oss"])
+def test_once_after_the_prompt_as_in_kvcache_factory(family: str) -> None:
+    """The largest column sums of the whole prompt before a window of 8, from output_attentions; then nothing goes."""
+    model, eager, lengths = shared(family), shared(family, "eager"), (61, 40, 53)
+    ids, mask = left_padded([tokens(1, n)[0] for n in lengths])
+    with Press.parse("h2o@factory(keep=21)")(model) as session:
+        cache = session.prefill(ids, mask)
+        sets = kept(cache)
+        decode(model, cache, tokens(3, 6, 1), mask)
+        later = kept(cache)
+    weights = eager(ids, attention_mask=mask, position_ids=positions_of(mask), output_attentions=True).attentions
+    for layer, before, after in zip(cache.stores, sets, later, strict=True):
+        heads = layer.tail.k.shape[1]
+        for row, n in enumerate(lengths):
+            pad = 61 - n
+            mass = weights[layer.index][row, :, pad:, pad:].double().unflatten(0, (heads, -1)).sum((1, 2))
+            for head in range(heads):
+                heavy = mass[head, : n - 8].argsort(descending=True)[:13].tolist()
+                wanted = sorted(pad + slot for slot in [*heavy, *range(n - 8, n)])
+                assert before[row][head] == wanted
+                assert after[row][head] == [*wanted, *range(61, 67)]
+
+
+def test_a_press_that_chooses_once_lets_the_mass_go() -> None:
+    model = shared("llama")
+    with Press.parse("h2o@factory(keep=13)")(model) as session:
+        cache = session.prefill(tokens(1, 30))
+        assert all(layer.tail.mass is None for layer in cache.stores)
+        decode(model, cache, tokens(1, 4, 1))
+        assert "evidence" not in cache.ledger().by_kind()
+        cache.crop(-2)
+        assert cache.get_seq_length() == 32

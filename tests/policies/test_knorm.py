@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kvpress import knorm
+from kvpress import Press, knorm
+from kvpress.errors import PressSyntaxError
 from kvpress.policies.knorm import KeyNorm
 from tests.helpers import kept
-from tests.models import shared, tokens
+from tests.models import build, left_padded, shared, tokens
 from tests.policies.scoring import LENGTHS, ROUNDED, compare, padded
 
 
@@ -45,3 +46,15 @@ def test_equal_tokens_of_the_first_layer_tie() -> None:
     norms = block.k[0].norm(dim=-1).unflatten(-1, (5, 12))
     assert not torch.equal(norms, norms[:, :1].expand_as(norms))
     assert torch.equal(scores, scores[:, :1].expand_as(scores))
+
+
+def test_first_layers_stay_whole_as_in_the_paper() -> None:
+    model, rows = build("llama", num_hidden_layers=4), [tokens(1, n)[0] for n in (41, 27)]
+    with Press.parse("knorm@paper")(model) as session:
+        cache = session.prefill(*left_padded(rows))
+    with Press.parse("knorm(keep=0.5)")(model) as session:
+        plain = session.prefill(*left_padded(rows))
+    assert [layer.counts()[:, 0].tolist() for layer in cache.stores] == [[41, 27], [41, 27], [20, 13], [20, 13]]
+    assert kept(cache)[2:] == kept(plain)[2:]
+    with pytest.raises(PressSyntaxError, match="skip=-1"):
+        knorm(skip=-1)

@@ -190,3 +190,20 @@ def test_refused_with_both_names() -> None:
     for text in ("minicache(start=1)", "minicache(rule=best)", "minicache(block=0)", "minicache(t=2)"):
         with pytest.raises(PressSyntaxError):
             Press.parse(text)
+
+
+@pytest.mark.parametrize("prompt", [1, 31, 32, 33, 34, 1000])
+@pytest.mark.parametrize("dim", [64, 80, 256])
+def test_bytes_of_any_length_and_width(dim: int, prompt: int) -> None:
+    """A pair shares whole blocks of 32 slots, to the byte; the rest is dense twice, positions and rows are named."""
+    model, heads = build("llama", num_hidden_layers=2, head_dim=dim, max_position_embeddings=1024), 2
+    with minicache(start=0.0, retained=0.05)(model) as session:
+        cache = session.prefill(tokens(1, prompt))
+    whole = math.ceil(0.05 * prompt)
+    merged = (prompt - whole) // 32 * 32
+    kinds = cache.ledger().by_kind()
+    shared_by_both = heads * 2 * merged * (dim * 4 + 2 * 2)
+    alone = 2 * heads * 2 * (prompt - merged) * dim * 4
+    beside = kinds.get("positions", 0), kinds.get("indices", 0)
+    assert cache.nbytes() - sum(beside) == shared_by_both + alone
+    assert beside[0] <= 4 * 2 * heads * (merged + whole) and beside[1] <= 3 * 8 * heads

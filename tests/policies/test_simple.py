@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
-from kvpress import Press, random, streaming_llm
+from kvpress import Press, full, random, streaming_llm
 from kvpress.policies.random import Random
-from tests.helpers import EVICTING, decode, forward, kept, over
+from tests.helpers import EVICTING, EXACT, decode, forward, kept, over, rollout
 from tests.models import left_padded, shared, tokens
 
 
@@ -79,3 +81,53 @@ def test_keep_all_leaves_every_slot_in_order(press: Press) -> None:
         cache = session.prefill(tokens(1, 33))
         assert all(head == list(range(33)) for rows in kept(cache) for head in rows[0])
         assert not any(layer.held for layer in cache.stores)
+
+
+def with_keep(press: Press, keep: int | float) -> Press:
+    """The press with another number of slots in its eviction part."""
+    return Press.parse(re.sub(r"keep=[0-9.]+", f"keep={keep}", str(press)))
+
+
+DECIDING = {name: text for name, text in EXACT.items() if name != "full"}
+
+
+@over(DECIDING)
+@pytest.mark.parametrize("padded", [False, True], ids=["even", "padded"])
+def test_room_for_the_whole_prompt_changes_no_bit(press: Press, padded: bool) -> None:
+    """A budget of just the prompt and of more, and keep=1.0: logits of every step are those of the full cache."""
+    model, follow, mask = shared("llama"), tokens(2, 6, 1), None
+    ids = tokens(2, 33)
+    if padded:
+        ids, mask = left_padded([ids[0], ids[1, :20]])
+    with full()(model) as session:
+        wanted, whole = rollout(session, ids, follow, mask)
+    for keep, steps in ((33, 1), (39, 6), (400, 6), (1.0, 6)):
+        with with_keep(press, keep)(model) as session:
+            got, cache = rollout(session, ids, follow[:, :steps], mask)
+            assert torch.equal(got, wanted[:, : 1 + steps]), keep
+        if steps == 6:
+            assert kept(cache) == kept(whole)
+
+
+@over(DECIDING)
+def test_what_is_kept_is_sorted_protected_and_as_reported(press: Press) -> None:
+    """In memory, not only as a set: ascending, each once, tokens of the row, sinks and window in it."""
+    model, lengths, recipe = shared("llama"), (45, 23, 34), press.recipe
+    with press(model) as session:
+        cache = session.prefill(*left_padded([tokens(1, n)[0] for n in lengths]))
+        report = session.report(cache)
+    dropped = 0
+    for layer, said in zip(cache.stores, report.layers, strict=True):
+        pos, numbers = layer.block().pos, []
+        for row, n in enumerate(lengths):
+            pad = 45 - n
+            for head in pos[row]:
+                held = [p - pad for p in head.tolist() if p >= 0]
+                assert held == sorted(set(held)) and held[0] >= 0 and held[-1] < n
+                recent = recipe.recent if isinstance(recipe.recent, int) else 0
+                assert {*range(recipe.sinks), *range(n - recent, n)} <= set(held)
+                numbers.append(len(held))
+                dropped += n - len(held)
+        assert (said.least, said.most) == (min(numbers), max(numbers))
+        assert said.slots == pytest.approx(sum(numbers) / len(numbers))
+    assert dropped > 0

@@ -63,10 +63,12 @@ def test_kept_sets(family: str, size: int, pooling: str, reduce: str) -> None:
     check(family, press, 6, size, pooling, reduce, (51, 33, 40))
 
 
-def test_the_two_presets() -> None:
+def test_the_variants() -> None:
     lengths = (131, 97)
     check("llama", Press.parse("snapkv@paper(keep=80)"), 32, 7, "max", "mean", lengths)
     check("llama", Press.parse("snapkv@kvpress(keep=0.7)"), 64, 5, "avg", "mean", lengths)
+    check("llama", Press.parse("snapkv@authors(keep=80)"), 32, 5, "avg", "mean", lengths)
+    check("llama", Press.parse("snapkv@factory(keep=80)"), 8, 7, "max", "mean", lengths)
 
 
 def test_window_larger_than_the_prompt_keeps_the_prompt() -> None:
@@ -87,7 +89,7 @@ def test_decoded_tokens_are_kept_and_a_later_prompt_counts_only_if_asked() -> No
 def test_evidence_is_let_go_after_firing() -> None:
     with snapkv(keep=0.25, window=4)(build("llama")) as session:
         cache = session.prefill(tokens(1, 40))
-    assert all(layer.queries is None and layer.query_pos is None for layer in cache.stores)
+    assert all(layer.witness.empty for layer in cache.stores)
     assert "evidence" not in cache.ledger().by_kind()
 
 

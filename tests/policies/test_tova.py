@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kvpress import Press, tova
-from tests.helpers import forward, kept
+from tests.helpers import decode, forward, kept
 from tests.models import build, shared, tokens
 
 
@@ -77,3 +77,18 @@ def test_ties_drop_the_later_token_wherever_it_lies_in_memory() -> None:
         for step in range(6):
             assert kept(cache) == [[[list(range(12))] * 2]] * 3
             forward(model, tokens(1, 1, step), cache)
+
+
+def test_once_after_the_prompt_as_in_kvpress() -> None:
+    """The last row of output_attentions, averaged over heads; the last token stays, and decoded ones are added."""
+    model, n = shared("llama"), 41
+    with Press.parse("tova@kvpress(keep=13)")(model) as session:
+        cache = session.prefill(tokens(1, n))
+        sets = kept(cache)
+        decode(model, cache, tokens(1, 5, 1))
+        later = kept(cache)
+    weights = shared("llama", "eager")(tokens(1, n), output_attentions=True).attentions
+    for row, before, after in zip(weights, sets, later, strict=True):
+        best = row[0, :, -1, :-1].double().mean(0).argsort(descending=True)[:12].tolist()
+        assert before[0] == [sorted([*best, n - 1])] * 2
+        assert after[0] == [[*head, *range(n, n + 5)] for head in before[0]]

@@ -1,6 +1,6 @@
 """From rows to claims: pair with the full cache, test, pool seeds, average over tasks.
 
-A *table* is everything that may be compared (same model, mode, length, history, rendering).
+A *table* is everything that may be compared (same model, dtype, mode, length, history, rendering).
 A *cell* is one method on one task in it, seeds pooled; without a task it is the macro mean.
 """
 
@@ -15,7 +15,6 @@ import numpy as np
 from .. import stats
 from .claims import NAN, Analysis, Cell, Contrast, Method, Table, method_of, table_of, table_order
 from .loading import Ignored, Row
-from .presses import keeps_everything
 
 
 def analyse(rows: Sequence[Row], ignored: Sequence[Ignored] = ()) -> Analysis:
@@ -37,7 +36,7 @@ def analyse(rows: Sequence[Row], ignored: Sequence[Ignored] = ()) -> Analysis:
             cell = replace(cell, score=scores[group[0].path], contrast=contrast)
         else:
             strata = _strata(group)
-            paired = method.press != "full" and all(row.path in references for row in group)
+            paired = not method.is_full and all(row.path in references for row in group)
             contrast = _contrast(strata, references, macros[table]) if paired else None
             cell = replace(cell, score=_score(strata), contrast=contrast)
         cells.append(cell)
@@ -70,10 +69,10 @@ def _cell_order(cell: Cell) -> tuple[object, ...]:
     return (
         table_order(cell.table),
         cell.task,
-        cell.method.press != "full",
+        not cell.method.is_full,
         size,
         -cell.score.mean,
-        cell.method[:2],
+        cell.method[:3],
     )
 
 
@@ -100,8 +99,7 @@ def _references(rows: Sequence[Row]) -> dict[str, Row]:
         if candidates:
 
             def closeness(other: Row, row: Row = row) -> tuple[object, ...]:
-                here = (other.device, other.dtype) == (row.device, row.dtype)
-                return (here, other.schedule == row.schedule, other.started, other.path)
+                return (other.device == row.device, other.schedule == row.schedule, other.started, other.path)
 
             found[row.path] = max(candidates, key=closeness)
     return found
@@ -157,7 +155,7 @@ def _score(strata: list[list[Row]]) -> stats.Interval:
 def _cell(table: Table, method: Method, task: str, rows: list[Row], references: dict[str, Row]) -> Cell:
     """A cell with its profile over turns; its score and contrast are still to be filled in."""
     strata = _strata(rows)
-    paired = method.press != "full" and all(row.path in references for row in rows)
+    paired = not method.is_full and all(row.path in references for row in rows)
     ordered = table.mode != "multi-request" and not task
     profiles = [_by_turn(_sessions(stratum)) for stratum in strata]
     turns = min(len(profile) for profile in profiles)
@@ -232,8 +230,7 @@ def _with_fronts(cells: list[Cell]) -> list[Cell]:
     """Mark the methods that nothing with as few bytes beats, per table and task."""
     groups: dict[tuple[Table, str], list[int]] = defaultdict(list)
     for i, cell in enumerate(cells):
-        control = cell.method.press != "full" and keeps_everything(cell.method.press)
-        if cell.complete and cell.bytes_ratio == cell.bytes_ratio and not control:
+        if cell.complete and cell.bytes_ratio == cell.bytes_ratio and not cell.control:
             groups[cell.table, cell.task].append(i)
     marked = list(cells)
     for group in groups.values():

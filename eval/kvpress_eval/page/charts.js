@@ -124,7 +124,7 @@ function drawLengths() {
   state.length = "";
   const group = shownCells();
   state.length = kept;
-  const name = (c) => [c.model, c.mode, c.history, c.rendering].join("\n");
+  const name = (c) => [c.model, c.mode, c.history, c.rendering, c.dtype].join("\n");
   const settings = uniq(group.map(name)).filter((s) => uniq(group.filter((c) => name(c) === s).map((c) => c.length)).length > 1);
   byId("s-lengths").hidden = !settings.length;
   if (!settings.length) return;
@@ -138,9 +138,9 @@ function drawLengths() {
       cell: c,
       points: here.filter((o) => o.press === c.press && firing(o) === firing(c) && o.tasks === o.of).sort((a, b) => a.length - b.length).map((o) => [o.length, o.score[0]]),
     }));
-    const { model, mode, history, rendering } = here[0];
+    const { model, mode, history, rendering, dtype } = here[0];
     const title = [state.model === "" && model, mode, uniq(data.tables.map((t) => t.history)).length > 1 && `${history} history`,
-      uniq(data.tables.map((t) => t.rendering)).length > 1 && rendering].filter(Boolean).join(", ");
+      uniq(data.tables.map((t) => t.rendering)).length > 1 && rendering, dtypesOf(model).length > 1 && dtype].filter(Boolean).join(", ");
     return panel(title, null, linePanel(lines, { width, bounds, log: true, xName: "length (tokens, log scale)", ticks: whole, label: `Score by length, ${title}` }));
   }));
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from .. import stats
 from .loading import Ignored, Row
+from .presses import keeps_everything, named, solved_range
 
 NAN = float("nan")
 
@@ -22,14 +24,28 @@ class Table(NamedTuple):
     length: int
     history: str
     rendering: str
+    dtype: str
 
 
 class Method(NamedTuple):
-    """A press and when it fires; the full cache never does, so its schedule is left out."""
+    """A press as asked, for how many bytes ("" = without), and when it fires; the full cache never does, so its
+    schedule is left out. A press solved for its bytes is one method, whatever value each task's length gave.
+    """
 
-    press: str
+    asked: str
+    target: str
     schedule: str
     question_visible: bool | None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether this is the full-cache baseline."""
+        return self.asked == "full"
+
+    @property
+    def name(self) -> str:
+        """`snapkv | kivi(bits=4) at 12.5 %`."""
+        return named(self.asked, self.target)
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,16 @@ class Cell:
     def complete(self) -> bool:
         """Whether the macro mean covers every task of its table; only then is it comparable."""
         return self.tasks == self.tasks_in_table
+
+    @property
+    def control(self) -> bool:
+        """Whether it is a press that keeps everything, which must equal the full cache."""
+        return not self.method.is_full and all(keeps_everything(row.press) for row in self.rows)
+
+    @property
+    def solved(self) -> str:
+        """The values found for its bytes: `keep 0.381 to 0.402`; empty for a press that was not solved."""
+        return solved_range([(row.asked, row.press) for row in self.rows if row.target])
 
     @property
     def bytes_ratio(self) -> float:
@@ -103,16 +129,21 @@ class Analysis:
 
 def table_of(row: Row) -> Table:
     """The table a row belongs to."""
-    return Table(row.model, row.mode, row.length, row.history, row.rendering)
+    return Table(row.model, row.mode, row.length, row.history, row.rendering, row.dtype)
 
 
 def method_of(row: Row) -> Method:
     """The method a row measures."""
-    full = Method("full", "", None)
-    return full if row.is_full else Method(row.press, row.schedule, row.question_visible)
+    full = Method("full", "", "", None)
+    return full if row.is_full else Method(row.asked, row.target, row.schedule, row.question_visible)
 
 
 def table_order(table: Table) -> tuple[object, ...]:
     """How tables follow each other: by model and length, multi-turn before the other modes."""
-    model, mode, length, history, rendering = table
-    return (model, length, mode != "multi-turn", mode, history, rendering)
+    model, mode, length, history, rendering, dtype = table
+    return (model, dtype, length, mode != "multi-turn", mode, history, rendering)
+
+
+def dtype_of(table: Table, tables: Iterable[Table]) -> str:
+    """Its dtype, where `tables` has its model in several; otherwise empty, because nothing depends on it."""
+    return table.dtype if len({other.dtype for other in tables if other.model == table.model}) > 1 else ""

@@ -8,7 +8,7 @@ const unpack = ({ n, columns }) =>
 const data = JSON.parse(document.getElementById("data").textContent);
 const cells = unpack(data.cells).map((c) => ({ ...c, ...data.tables[c.table], facet: c.table }));
 const rows = unpack(data.rows).map((r, order) => ({ ...r, ...data.tables[r.table], facet: r.table, order }));
-const state = { model: "", task: "", mode: "", length: "", history: "", rendering: "", text: "", budget: 0.25 };
+const state = { model: "", task: "", mode: "", length: "", history: "", rendering: "", dtype: "", text: "", budget: 0.25 };
 
 const byId = (id) => document.getElementById(id);
 const uniq = (values) => [...new Set(values)];
@@ -71,15 +71,15 @@ const swatch = (family) =>
 const short = (text, most = 30) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
 // What the filters let through. A method is shown when one of its runs matches the text; the full cache always is.
-const inFacet = (x) => ["model", "mode", "length", "history", "rendering"].every((f) => state[f] === "" || String(x[f]) === state[f]);
-const haystack = (r) => [r.press, r.press_spec, r.task, r.schedule, r.error, r.run_id, r.device, r.dtype, r.commit, r.status].join(" ").toLowerCase();
+const inFacet = (x) => ["model", "mode", "length", "history", "rendering", "dtype"].every((f) => state[f] === "" || String(x[f]) === state[f]);
+const haystack = (r) => [r.press, r.method, r.press_spec, r.task, r.schedule, r.error, r.run_id, r.device, r.dtype, r.commit, r.status].join(" ").toLowerCase();
 const words = () => state.text.toLowerCase().split(/\s+/).filter(Boolean);
 const shownRows = () => {
   const wanted = words();
   return rows.filter((r) => inFacet(r) && (state.task === "" || r.task === state.task) && wanted.every((w) => haystack(r).includes(w)));
 };
 const shownCells = (task = state.task) => {
-  const presses = words().length ? new Set(shownRows().map((r) => r.press)) : null;
+  const presses = words().length ? new Set(shownRows().map((r) => r.method)) : null;
   return cells.filter((c) => inFacet(c) && c.task === task && (!presses || c.press === "full" || presses.has(c.press)));
 };
 const ambiguous = (group) => {
@@ -89,9 +89,10 @@ const ambiguous = (group) => {
 };
 const visible = (v) => (v === true ? "question visible" : v === false ? "question hidden" : "");
 const firing = (c) => [c.schedule, visible(c.question_visible)].filter(Boolean).join(", ");
+const dtypesOf = (model) => uniq(data.tables.filter((t) => t.model === model).map((t) => t.dtype));
 const facetTitle = (facet) => {
   const t = data.tables[facet];
   const vary = (f) => uniq(data.tables.map((x) => x[f])).length > 1;
   return [vary("model") && state.model === "" && t.model, t.mode, `${whole(t.length)} tokens`,
-    vary("history") && `${t.history} history`, vary("rendering") && t.rendering].filter(Boolean).join(", ");
+    vary("history") && `${t.history} history`, vary("rendering") && t.rendering, dtypesOf(t.model).length > 1 && t.dtype].filter(Boolean).join(", ");
 };

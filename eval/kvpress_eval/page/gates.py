@@ -82,7 +82,7 @@ def _full_is_best(analysis: Analysis) -> Gate:
         checked += 1
         if cell.contrast.diff.mean > 0 and cell.contrast.p_holm < ALPHA:
             failures.append(
-                f"{cell.method.press} on {cell.task or 'all tasks'} ({_where(cell.rows[0])}): "
+                f"{cell.method.name} on {cell.task or 'all tasks'} ({_where(cell.rows[0])}): "
                 f"{100 * cell.contrast.diff.mean:+.1f} points, p {cell.contrast.p_holm:.2g}"
             )
     return Gate(
@@ -175,5 +175,4 @@ def _name(row: Row) -> str:
 
 
 def _where(row: Row) -> str:
-    model, mode, length, history, rendering = table_of(row)
-    return ", ".join(part for part in (model, mode, str(length), history, rendering) if part)
+    return ", ".join(str(part) for part in table_of(row) if part)

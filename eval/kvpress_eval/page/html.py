@@ -12,14 +12,16 @@ from typing import Any
 
 from ..stats import Interval
 from .claims import Analysis, Cell, method_of, table_of, table_order
+from .equal import Matrix, matrices
 from .gates import Gate, tally
 from .loading import Row
 from .numbers import snap
-from .presses import family, keeps_everything, sweep
+from .presses import family, spaced, sweep
 
-SCRIPTS = ("core.js", "plot.js", "charts.js", "tables.js", "main.js")
+SCRIPTS = ("core.js", "plot.js", "charts.js", "tables.js", "equal.js", "main.js")
 _ROW_FIELDS = (
-    *("run_id", "status", "error", "suite", "press", "press_spec", "task", "schedule", "question_visible", "seed"),
+    *("run_id", "status", "error", "suite", "press", "press_spec", "asked", "target", "task"),
+    *("schedule", "question_visible", "seed"),
     *("sessions", "turns", "chance", "hit_limit", "empty", "bytes", "bytes_dense", "bytes_ratio"),
     *("logical_length", "peak_memory", "peak_kind", "ttft_s", "tpot_s", "press_s", "prefill_s", "seconds"),
     *("device", "dtype", "attn", "threads", "versions", "commit", "started", "command", "path"),
@@ -47,13 +49,16 @@ def page_data(analysis: Analysis, gates: Sequence[Gate]) -> dict[str, Any]:
     """What the scripts get: scores in fractions, times in seconds, sizes in bytes, rounded."""
     tables = sorted({table_of(row) for row in analysis.rows}, key=table_order)
     index = {table: i for i, table in enumerate(tables)}
-    presses = sorted({row.press for row in analysis.rows})
+    presses = sorted({row.asked for row in analysis.rows})
+    tasks = sorted({row.task for row in analysis.rows})
+    place = {id(cell): i for i, cell in enumerate(analysis.cells)}
     return {
         "tables": [table._asdict() for table in tables],
         "notes": {row.model: row.model_note for row in analysis.rows if row.model_note},
-        "tasks": sorted({row.task for row in analysis.rows}),
+        "tasks": tasks,
         "families": sorted({family(press) for press in presses} - {"full"}),
         "cells": _pack([{"table": index[cell.table], **_cell(cell)} for cell in analysis.cells]),
+        "equal": [_equal(m, index[m.table], place) for task in ("", *tasks) for m in matrices(analysis, task)],
         "rows": _pack([{"table": index[table_of(row)], **_row(row, analysis)} for row in analysis.rows]),
         "tally": tally(gates),
         "gates": [
@@ -72,11 +77,14 @@ def page_data(analysis: Analysis, gates: Sequence[Gate]) -> dict[str, Any]:
 
 
 def _cell(cell: Cell) -> dict[str, Any]:
-    press = cell.method.press
+    method = cell.method
     return {
-        **cell.method._asdict(),
-        "family": family(press),
-        "sweep": sweep(press),
+        "press": method.name,
+        "schedule": method.schedule,
+        "question_visible": method.question_visible,
+        "family": family(method.asked),
+        "sweep": sweep(method.asked, method.target),
+        "solved": cell.solved,
         "task": cell.task,
         "score": _interval(cell.score),
         **_contrast(cell.contrast),
@@ -90,8 +98,27 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "tasks": cell.tasks,
         "of": cell.tasks_in_table,
         "front": cell.front,
-        "control": press != "full" and keeps_everything(press),
+        "control": cell.control,
     }
+
+
+def _equal(matrix: Matrix, table: int, place: Mapping[int, int]) -> dict[str, Any]:
+    """A matrix; `cell` is the place in the cells, null where there is no score."""
+    lines = [
+        {
+            "press": line.asked,
+            "family": family(line.asked),
+            "firing": line.firing,
+            "entries": [
+                {"cell": place[id(e.cell)] if e.cell else None, "best": e.best, "reason": e.reason}
+                for e in line.entries
+            ],
+        }
+        for line in matrix.lines
+    ]
+    full = None if matrix.full is None else place[id(matrix.full)]
+    targets = [spaced(target) for target in matrix.targets]
+    return {"table": table, "task": matrix.task, "targets": targets, "full": full, "lines": lines}
 
 
 def _row(row: Row, analysis: Analysis) -> dict[str, Any]:
@@ -101,7 +128,8 @@ def _row(row: Row, analysis: Analysis) -> dict[str, Any]:
     values = {name: getattr(row, name) for name in _ROW_FIELDS}
     return {
         **{k: snap(v, 7) if isinstance(v, float) else v for k, v in values.items()},
-        "family": family(method_of(row).press),
+        "family": family(row.asked),
+        "method": method_of(row).name,
         "score": _interval(analysis.scores.get(row.path)),
         **_contrast(analysis.contrasts.get(row.path)),
         "reference": reference.run_id if reference else None,

@@ -18,7 +18,8 @@ _OWN_OUTPUT = ("README.md", "index.html")  # what the report itself writes, perh
 class Row:
     """One press on one task in one mode; scores are fractions 0..1, times seconds, sizes bytes.
 
-    What a row does not say is None (or empty); `scores` maps session id to the score of each turn.
+    What a row does not say is None (or empty); `scores` maps session id to the score of each turn. `press` has every
+    value that was solved for; `asked` is what the user named, for `target` bytes ("12.5%"; "" without).
     """
 
     path: str
@@ -30,6 +31,8 @@ class Row:
     model_note: str
     press: str
     press_spec: str
+    asked: str
+    target: str
     task: str
     mode: str
     history: str
@@ -142,6 +145,7 @@ def parse_row(data: Any, path: str) -> Row:
         sessions=len(scores),
         turns=sum(len(turns) for turns in scores.values()),
         bytes_by_kind={str(kind): int(kinds[kind]) for kind in sorted(kinds)} if ok else {},
+        asked=_text(data.get("asked")) or _text(data["press"]),
         question_visible=visible if isinstance(visible, bool) else None,
         threads=_integer(data.get("threads")),
         length=_required_int(data, "length"),
@@ -156,6 +160,7 @@ _TEXTS = (
         "suite",
         "model_note",
         "press_spec",
+        "target",
         "history",
         "schedule",
         "rendering",

@@ -9,6 +9,7 @@ const FIELDS = [
   { field: "length", label: "Length (tokens)", all: "all lengths", start: () => "", show: whole },
   { field: "history", label: "History", all: "all", start: largest("history"), optional: true },
   { field: "rendering", label: "Rendering", all: "all", start: largest("rendering"), optional: true },
+  { field: "dtype", label: "Dtype", all: "all", start: () => "", optional: true },
 ];
 
 // A choice that leaves nothing (that model was never run at that length) moves the other filters, not the reader.
@@ -30,8 +31,8 @@ function showFilters() {
 function draw() {
   hideTip();
   // The heat map follows the text filter too: which press of which table has a run that matches.
-  shownCells.cache = new Set((words().length ? shownRows() : rows.filter(inFacet)).map((r) => `${r.facet} ${r.press}`));
-  for (const step of [drawCounts, drawQuality, drawMethods, drawTurns, drawLengths, drawHeat, drawRows]) step();
+  shownCells.cache = new Set((words().length ? shownRows() : rows.filter(inFacet)).map((r) => `${r.facet} ${r.method}`));
+  for (const step of [drawCounts, drawQuality, drawMethods, drawEqual, drawTurns, drawLengths, drawHeat, drawRows]) step();
 }
 
 function drawFilters() {
@@ -69,7 +70,7 @@ function drawBudget() {
 const count = (n, one, many = `${one}s`) => `${whole(n)} ${n === 1 ? one : many}`;
 const totals = [
   count(rows.length, "run"), count(rows.filter((r) => r.status === "failed").length, "failed", "failed"),
-  count(uniq(rows.map((r) => r.press)).length, "press", "presses"), count(data.tasks.length, "task"), count(uniq(rows.map((r) => r.model)).length, "model"),
+  count(uniq(rows.map((r) => r.method)).length, "press", "presses"), count(data.tasks.length, "task"), count(uniq(rows.map((r) => r.model)).length, "model"),
 ].join(", ");
 function drawCounts() {
   const note = data.notes[state.model];

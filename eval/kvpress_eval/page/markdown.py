@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable, Sequence
 
 from ..stats import Interval
-from .claims import Analysis, Cell, Table
+from .claims import Analysis, Cell, Table, dtype_of, method_of
+from .equal import Entry, Matrix, matrices
 from .gates import Gate, tally
 from .loading import Row
 from .numbers import NONE, fixed, percent, points, probability, span
+from .presses import spaced
 
 _HOW_TO_READ = """\
 Generated from the result rows by `kvpress_eval.report`; edit nothing here. The page
@@ -32,6 +34,8 @@ that reproduces each row; it opens from disk, offline.
   of the dense cache. \u25c6 marks the Pareto front: nothing with as few bytes scores higher.
 - Rows are ordered by bytes, from more to fewer: compare neighbours, which cost about the same
   memory.
+- A press **at** an amount was solved for it: its free parameter is the largest that the ledger
+  allows, for each task's length. **Equal bytes** puts such presses side by side, best in bold.
 """
 _HEAD = (
     *(
@@ -52,12 +56,14 @@ _HEAD = (
 def render_markdown(analysis: Analysis, gates: Sequence[Gate]) -> str:
     """The whole README."""
     parts = ["# Results", _counts(analysis), _HOW_TO_READ, "## Sanity gates", _gates(gates)]
+    equal = matrices(analysis)
     for model in sorted({table.model for table in analysis.tables}):
         notes = sorted({r.model_note for r in analysis.rows if r.model == model and r.model_note})
         parts += [f"## {text(model)}", *[f"{text(note)}." for note in notes]]
         for table in analysis.tables:
             if table.model == model:
-                parts += [f"### {_title(table)}", _table(analysis, table)]
+                parts += [f"### {_title(table, analysis.tables)}", _table(analysis, table)]
+                parts += [_equal(matrix) for matrix in equal if matrix.table == table]
     parts += [
         "## Failed cells",
         _failed(analysis.rows),
@@ -87,7 +93,7 @@ def _grid(head: Sequence[str], right_from: int, lines: Iterable[Sequence[str]]) 
 
 def _counts(analysis: Analysis) -> str:
     done = sum(row.ok for row in analysis.rows)
-    presses = len({row.press for row in analysis.rows})
+    presses = len({method_of(row)[:2] for row in analysis.rows})
     tasks = len({row.task for row in analysis.rows})
     return (
         f"{len(analysis.rows)} rows ({done} ok, {len(analysis.rows) - done} failed): "
@@ -95,9 +101,9 @@ def _counts(analysis: Analysis) -> str:
     )
 
 
-def _title(table: Table) -> str:
+def _title(table: Table, tables: Sequence[Table]) -> str:
     parts = [f"{table.length:,} tokens", table.mode, table.history and f"{table.history} history"]
-    return ", ".join(text(part) for part in [*parts, table.rendering] if part)
+    return ", ".join(text(part) for part in [*parts, table.rendering, dtype_of(table, tables)] if part)
 
 
 def _gates(gates: Sequence[Gate]) -> str:
@@ -122,7 +128,7 @@ def _table(analysis: Analysis, table: Table) -> str:
     macros = analysis.macros(table)
     tasks = sorted({row.task for cell in macros for row in cell.rows})
     grid = _grid(_HEAD, 1, [_line(cell, macros) for cell in macros])
-    full = [cell for cell in macros if cell.method.press == "full"]
+    full = [cell for cell in macros if cell.method.is_full]
     where = sorted({f"{r.device} {r.dtype}".strip() for cell in macros for r in cell.rows})
     about = [
         f"Tasks: {', '.join(map(text, tasks))}.",
@@ -143,8 +149,9 @@ def _table(analysis: Analysis, table: Table) -> str:
 
 def _line(cell: Cell, macros: Sequence[Cell]) -> list[str]:
     contrast = cell.contrast
-    name = code(cell.method.press) + (" \u25c6" if cell.front else "")
-    if sum(other.method.press == cell.method.press for other in macros) > 1:
+    name = _name(cell.method.asked, cell.method.target) + (f" ({text(cell.solved)})" if cell.solved else "")
+    name += " \u25c6" if cell.front else ""
+    if sum(other.method.name == cell.method.name for other in macros) > 1:
         seen = {True: ", question visible", False: ", question hidden", None: ""}
         name += f" ({text(cell.method.schedule)}{seen[cell.method.question_visible]})"
     score = f"{points(cell.score.mean)} {span(cell.score.low, cell.score.high)}".strip()
@@ -164,6 +171,38 @@ def _line(cell: Cell, macros: Sequence[Cell]) -> list[str]:
     ]
 
 
+def _name(asked: str, target: str) -> str:
+    return code(asked) + (f" at {text(spaced(target))}" if target else "")
+
+
+def _equal(matrix: Matrix) -> str:
+    """Presses x amounts, and under it what could not be reached."""
+    head = ["press", *(text(spaced(target)) for target in matrix.targets)]
+    lines = [
+        [code(line.asked) + (f" ({text(line.firing)})" if line.firing else ""), *map(_entry, line.entries)]
+        for line in matrix.lines
+    ]
+    entries = [entry for line in matrix.lines for entry in line.entries]
+    about = ["Macro mean over tasks; each press was solved for the bytes at the top, as a share of the dense cache or"]
+    about.append("an amount. Intervals are in the table above.")
+    if matrix.full is not None:
+        about.append(f"Full cache: {points(matrix.full.score.mean)}.")
+    if any(entry.cell is not None and not entry.cell.complete for entry in entries):
+        about.append("\u2020 Some tasks are missing: the score does not compare with the others.")
+    if any(entry.failed for entry in entries):
+        about.append(f"{NONE} Not reached or failed, for the reason below.")
+    notes = [f"- {_name(*e.method[:2])} {text(e.reason)}" for e in entries if e.failed]
+    parts = ["#### Equal bytes", " ".join(about), _grid(head, 1, lines), "\n".join(notes)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _entry(entry: Entry) -> str:
+    if entry.cell is None:
+        return NONE if entry.failed else "not run"
+    score = points(entry.cell.score.mean)
+    return f"**{score}**" if entry.best else score if entry.cell.complete else f"{score} \u2020"
+
+
 def _effect(found: Interval | None) -> str:
     if found is None:
         return NONE
@@ -172,7 +211,7 @@ def _effect(found: Interval | None) -> str:
 
 def _difference(cell: Cell) -> str:
     if cell.contrast is None:
-        return NONE if cell.method.press == "full" else "not paired"
+        return NONE if cell.method.is_full else "not paired"
     diff = cell.contrast.diff
     star = "\\*" if cell.contrast.p_holm < 0.05 else ""
     if diff.method == "constant" and diff.mean == 0:
@@ -185,7 +224,7 @@ def _failed(rows: Sequence[Row]) -> str:
     lines = [
         [
             text(row.model),
-            code(row.press),
+            _name(row.asked, row.target),
             text(row.task),
             text(row.mode),
             f"{row.length:,}",
@@ -199,7 +238,7 @@ def _failed(rows: Sequence[Row]) -> str:
 
 def _short(error: str) -> str:
     flat = " ".join(error.split())
-    return code(flat[:160] + ("\u2026" if len(flat) > 160 else "")) if flat else "no message"
+    return code(flat[:300] + ("\u2026" if len(flat) > 300 else "")) if flat else "no message"
 
 
 def _ignored(analysis: Analysis) -> str:

@@ -71,7 +71,7 @@ const tipped = (node, lines) => {
   return node;
 };
 const cellTip = (c) => [
-  c.press, firing(c),
+  c.press, c.solved && `solved: ${c.solved}`, firing(c),
   `score ${points(c.score[0])} ${range(c.score, points)}`,
   c.diff && `to the full cache ${difference(c)} ${differenceRange(c)}${has(c.p_holm) ? `, p ${chance(c.p_holm)}` : ""}`,
   `${percent(c.bytes_ratio)} of the dense bytes (${mebi(c.bytes)} MiB)`,

@@ -111,7 +111,7 @@ function drawMethods() {
       name, unit, hint, num: true, group: facetTitle(facet),
       value: (m) => (m.at[facet] ? value(m.at[facet]) : null), show: (m) => (m.at[facet] ? show(m.at[facet]) : NONE),
     });
-    add("bytes/dense", "", (c) => c.bytes_ratio, (c) => [c.front ? el("span", { title: "on the Pareto front" }, "◆ ") : "", percent(c.bytes_ratio)]);
+    add("bytes/dense", "", (c) => c.bytes_ratio, (c) => [c.front ? el("span", { title: "on the Pareto front" }, "◆ ") : "", percent(c.bytes_ratio), c.solved && el("span", { class: "ci" }, c.solved)]);
     add("score", "points", (c) => c.score[0], (c) => (c.tasks < c.of ? [points(c.score[0]), el("span", { title: `${c.tasks} of ${c.of} tasks` }, "†")] : points(c.score[0])));
     add("Δ full", "points, 95 %", (c) => c.diff && c.diff[0], (c) => contrastCell(c), "paired difference to the full cache");
     add("detects", "points", (c) => c.detectable, (c) => points(c.detectable), "smallest true difference found with power 80 %");
@@ -139,7 +139,7 @@ function drawHeat() {
       el("tbody", {}, methods.map((m) => el("tr", {},
         el("th", { scope: "row" }, pressCell(m, unclear(m) && el("span", { class: "ci" }, firing(m)))),
         tasks.map((task) => heatCell(here.find((c) => c.task === task && c.press === m.press && firing(c) === firing(m)),
-          rows.some((r) => r.facet === facet && r.task === task && r.press === m.press && r.status === "failed")))))));
+          rows.some((r) => r.facet === facet && r.task === task && r.method === m.press && r.status === "failed")))))));
     return region(`Task by task, ${facetTitle(facet)}`, false, table);
   })));
 }
@@ -154,7 +154,7 @@ function heatCell(c, failed) {
 
 const yes = (v) => (v === true ? "yes" : v === false ? "no" : NONE);
 const ROW_COLUMNS = [
-  { name: "press", value: (r) => r.press, show: (r) => pressCell(r, r.status === "failed" && el("span", { class: "tag bad" }, "failed"), r.superseded && el("span", { class: "tag" }, "superseded")) },
+  { name: "press", value: (r) => r.press, show: (r) => pressCell(r, r.target && el("span", { class: "ci" }, `solved for ${r.target}`), r.status === "failed" && el("span", { class: "tag bad" }, "failed"), r.superseded && el("span", { class: "tag" }, "superseded")) },
   ...[
     ["setting", "model", "", (r) => r.model], ["setting", "task", "", (r) => r.task], ["setting", "mode", "", (r) => r.mode],
     ["setting", "length", "tokens", (r) => r.length, whole], ["setting", "history", "", (r) => r.history], ["setting", "compression fired", "", (r) => r.schedule],
@@ -200,7 +200,7 @@ function drawRows() {
     .map((c) => (c.group === "copy" ? { ...c, group: "" } : c));
   fill("rows", sortable({
     key: "rows", label: "Every run", columns, records, tall: true, limit: 250, rowClass: (r) => (r.superseded ? "superseded" : null),
-    detail: (r) => [["error", r.error], ["press", r.press], ["resolved", r.press_spec], ["compression fired", firing(r)], ["paired with", r.reference],
+    detail: (r) => [["error", r.error], ["asked", r.method], ["press", r.press], ["resolved", r.press_spec], ["compression fired", firing(r)], ["paired with", r.reference],
       ["raw p", has(r.p) ? chance(r.p) : ""], ["bytes by kind", r.kinds], ["peak of", r.peak_kind], ["versions", r.versions], ["device", [r.device, r.dtype, r.threads && `${r.threads} threads`].filter(Boolean).join(", ")],
       ["commit", r.commit], ["started", r.started], ["suite", r.suite], ["file", r.path], ["command", r.command]],
   }));
@@ -211,7 +211,7 @@ function drawFailed() {
   if (!records.length) return fill("failed", el("p", { class: "soft" }, "None."));
   fill("failed", region("Failed cells", false, el("table", {},
     el("thead", {}, el("tr", {}, ["press", "model", "task", "mode", "length", "error"].map((n, i) => el("th", { scope: "col", class: n === "length" ? "num" : i ? null : "corner" }, n)))),
-    el("tbody", {}, records.map((r) => el("tr", {}, el("th", { scope: "row" }, pressCell(r)), [r.model, r.task, r.mode].map((v) => el("td", {}, v)),
+    el("tbody", {}, records.map((r) => el("tr", {}, el("th", { scope: "row" }, pressCell({ ...r, press: r.method })), [r.model, r.task, r.mode].map((v) => el("td", {}, v)),
       el("td", { class: "num" }, whole(r.length)), el("td", {}, el("code", { class: "bad" }, r.error || "no message"))))))));
 }
 

@@ -8,19 +8,19 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from .claims import Analysis, Cell, Method, Table
+from .claims import Analysis, Cell, Method, Table, dtype_of
 from .gates import Gate, tally
 from .numbers import NONE, fixed, percent, points
 
 
 def print_analysis(analysis: Analysis, gates: Sequence[Gate], console: Console) -> None:
-    """One table per model, length, history, rendering, modes as columns; then what is wrong."""
+    """One table per model, length, history, rendering, dtype, modes as columns; then what is wrong."""
     if not analysis.rows:
         console.print("No result rows found.")
-    for model, length, history, rendering in sorted({(t[0], *t[2:]) for t in analysis.tables}):
-        tables = [t for t in analysis.tables if (t[0], *t[2:]) == (model, length, history, rendering)]
-        tables.sort(key=lambda table: table.mode != "multi-turn")
-        setting = [f"{length:,} tokens", history and f"{history} history", rendering]
+    for key in dict.fromkeys(t._replace(mode="") for t in analysis.tables):
+        tables = [table for table in analysis.tables if table._replace(mode="") == key]
+        model, _, length, history, rendering, _ = key
+        setting = [f"{length:,} tokens", history and f"{history} history", rendering, dtype_of(key, analysis.tables)]
         console.print(Text(f"\n{model}, {', '.join(part for part in setting if part)}", style="bold"))
         console.print(_grid(analysis, tables))
     _print_problems(analysis, gates, console)
@@ -63,16 +63,16 @@ def _grid(analysis: Analysis, tables: Sequence[Table]) -> Grid:
 
 def _name(method: Method, cells: dict[Method, Cell]) -> tuple[str, str]:
     """The press, and when it fires where the table has it more than once."""
-    alone = sum(other.press == method.press for other in cells) == 1
-    return method.press, "" if alone else f"({method.schedule})"
+    alone = sum(other.name == method.name for other in cells) == 1
+    return method.name, "" if alone else f"({method.schedule})"
 
 
 def _order(cells: Sequence[Cell]) -> tuple[bool, float, str]:
     ratio = cells[0].bytes_ratio
     return (
-        cells[0].method.press != "full",
+        not cells[0].method.is_full,
         -ratio if ratio == ratio else 0.0,
-        cells[0].method.press,
+        cells[0].method.name,
     )
 
 

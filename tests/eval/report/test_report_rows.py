@@ -113,7 +113,7 @@ def test_differences_are_paired_by_session_id(make: Any) -> None:
     assert plain.diff.mean == pytest.approx(expected / 120)
 
 
-@pytest.mark.parametrize("field", ["model", "mode", "history", "rendering", "task"])
+@pytest.mark.parametrize("field", ["model", "mode", "history", "rendering", "dtype", "task"])
 def test_no_pairing_across_settings(make: Any, field: str) -> None:
     analysis = parsed(pair(make, **{field: "other"}))
     assert not analysis.contrasts and not analysis.references
@@ -151,7 +151,7 @@ def test_order_of_rows_does_not_matter(make: Any) -> None:
 def test_incomplete_methods_are_not_on_the_front(analysis: Any) -> None:
     table = next(t for t in analysis.tables if t.length == 8192)
     partial = [cell for cell in analysis.macros(table) if not cell.complete]
-    assert [cell.method.press for cell in partial] == ["random(keep=0.125)"] and not partial[0].front
+    assert [cell.method.name for cell in partial] == ["random(keep=0.125)"] and not partial[0].front
     front = sorted((c for c in analysis.macros(table) if c.front), key=lambda c: c.bytes_ratio)
     assert len(front) > 2
     assert all(a.score.mean < b.score.mean for a, b in itertools.pairwise(front))

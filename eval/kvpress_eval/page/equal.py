@@ -1,0 +1,105 @@
+"""Equal bytes: presses that were solved for the same amounts, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from .claims import Analysis, Cell, Method, Table, method_of, table_of, table_order
+from .loading import Row
+from .numbers import points
+from .presses import falling
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A press at one amount: its cell, the runs that failed (what cannot be reached), or neither: it was not run."""
+
+    method: Method
+    cell: Cell | None
+    failed: tuple[Row, ...]
+    best: bool = False
+
+    @property
+    def reason(self) -> str:
+        """Why it has no score, or not that of every task: the message of the first run that failed."""
+        if not self.failed:
+            return ""
+        tasks = list(dict.fromkeys(row.task for row in self.failed))
+        more = f" and {len(tasks) - 1} more" if len(tasks) > 1 else ""
+        error = " ".join(self.failed[0].error.split()).removeprefix("BudgetError: ") or "no message"
+        return f"on {tasks[0]}{more}: {error}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A press as asked, an entry per amount; `firing` is when it fires, where the matrix has it more than once."""
+
+    asked: str
+    firing: str
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The presses of a table on a task ("" = the macro mean): lines from the best at the fewest bytes, amounts fall."""
+
+    table: Table
+    task: str
+    targets: tuple[str, ...]
+    full: Cell | None
+    lines: tuple[Line, ...]
+
+
+def matrices(analysis: Analysis, task: str = "") -> list[Matrix]:
+    """One matrix for each table with presses that were solved for an amount of bytes."""
+    cells = {(cell.table, cell.method): cell for cell in analysis.cells if cell.task == task}
+    finished = {(table_of(row), method_of(row), row.task, row.seed) for row in analysis.rows if row.ok}
+    failed: dict[tuple[Table, Method], list[Row]] = {}
+    for row in analysis.rows:
+        key = (table_of(row), method_of(row))
+        # a run that failed and was done again is not missing
+        if not row.ok and task in ("", row.task) and (*key, row.task, row.seed) not in finished:
+            failed.setdefault(key, []).append(row)
+    found = []
+    for table in sorted({t for t, _ in (*cells, *failed)}, key=table_order):
+        known = {m for t, m in (*cells, *failed) if t == table and m.target}
+        targets = sorted({method.target for method in known}, key=falling)
+        if not targets:
+            continue
+        lines = []
+        for one in sorted({method._replace(target="") for method in known}, key=str):
+            wanted = [one._replace(target=target) for target in targets]
+            entries = [Entry(m, cells.get((table, m)), tuple(failed.get((table, m), ()))) for m in wanted]
+            lines.append(Line(one.asked, _firing(one, known), tuple(entries)))
+        full = next((cell for (t, m), cell in cells.items() if t == table and m.is_full), None)
+        found.append(Matrix(table, task, tuple(targets), full, tuple(_ranked(lines))))
+    return found
+
+
+def _firing(one: Method, known: set[Method]) -> str:
+    if len({method[2:] for method in known if method.asked == one.asked}) == 1:
+        return ""
+    seen = {True: ", question visible", False: ", question hidden", None: ""}
+    return one.schedule + seen[one.question_visible]
+
+
+def _score(entry: Entry) -> float:
+    """What may be compared: a mean over every task."""
+    return entry.cell.score.mean if entry.cell is not None and entry.cell.complete else -1.0
+
+
+def _ranked(lines: Sequence[Line]) -> list[Line]:
+    """The lines in order, the best of each column marked: all that print the same."""
+    best = [max(map(_score, column)) for column in zip(*(line.entries for line in lines), strict=True)]
+    marked = [
+        replace(
+            line,
+            entries=tuple(
+                replace(entry, best=top >= 0 and _score(entry) >= 0 and points(_score(entry)) == points(top))
+                for entry, top in zip(line.entries, best, strict=True)
+            ),
+        )
+        for line in lines
+    ]
+    return sorted(marked, key=lambda line: ([-_score(entry) for entry in reversed(line.entries)], line.asked))

@@ -1,0 +1,57 @@
+"""KVzip (2505.23416): what the model needs to repeat the prompt is what any question will need.
+
+paper     Kim et al. 2025, KVzip: Query-Agnostic KV Cache Compression with Context Reconstruction
+idea      the prompt is fed a second time, after "repeat the previous context"; slots it does not look at can go
+formula   score_j = max over the queries of the repetition and the query heads of softmax over [first tokens, slots of
+          the part, the repetition itself]_j; the best slots of all heads and layers stay
+cost      one more prefill, O(n chunk) attention for the scores; all layers stay dense until it is done
+deviates  fp32 and exact totals (the authors' threshold drops ties); layers hold whole slots per head on average; the
+          instruction is optional (`session.instructions`): a press has no tokenizer
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from kvpress.block import Block
+from kvpress.evidence import Evidence, Needs, Repeat
+
+_MARK = "\u2603"  # stands for a user's words in a chat template
+_FIRST = "\n\nRepeat the previous context exactly."
+_LATER = "\n\nRepeat the part of the previous context exactly, starting with "
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Largest attention each slot gets while the prompt is repeated. chunk: tokens repeated at once; overlap: last
+    tokens of the part before that lead into the next; skip: first tokens, not repeated and seen by every part.
+    """
+
+    chunk: int = 2000
+    overlap: int = 8
+    skip: int = 4
+    comparable = True
+    attention = True
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(repeat=Repeat(self.chunk, self.overlap, self.skip))
+
+    def __call__(self, block: Block, seen: Evidence) -> Tensor:
+        return seen.strongest()
+
+
+def instructions(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The paper's two instructions as token ids, for `session.instructions`: to repeat all, and a later part.
+
+    With a chat template they end the user's turn and begin the model's answer.
+    """
+    end = ""
+    if getattr(tokenizer, "chat_template", None):
+        turn = [{"role": "user", "content": _MARK}]
+        end = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True).split(_MARK)[-1]
+    first, later = (tokenizer(text + end, add_special_tokens=False)["input_ids"] for text in (_FIRST, _LATER))
+    return list(first), list(later)

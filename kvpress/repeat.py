@@ -1,0 +1,104 @@
+"""Reading a prompt a second time: how strongly every slot is attended to while the model repeats what it has read.
+
+The tokens of the prompt are fed again, part by part, to the complete dense cache, after an instruction to repeat
+them where the session has one. What a part adds to the cache is taken out again before the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kvpress.evidence import Repeat, Rule
+from kvpress.partial import soft_cap
+
+if TYPE_CHECKING:
+    from kvpress.cache import PressCache
+    from kvpress.session import Session
+
+_TILE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of every row.
+
+    ids: (B, m) int64 what is fed. real: (B, m) bool, False = filled up, for rows that are shorter. columns: one int64
+    tensor a row, the slots of the part; before: the same for the first tokens, which every part may attend to.
+    """
+
+    ids: Tensor
+    real: Tensor
+    columns: list[Tensor]
+    before: list[Tensor]
+
+
+def parts(
+    prompt: Tensor, mask: Tensor | None, plan: Repeat, instructions: tuple[Sequence[int], Sequence[int]]
+) -> Iterator[Part]:
+    """The prompt (B, n) int64 cut as if each row were alone; mask (B, n) bool, False = padding, None = none is."""
+    there = torch.ones_like(prompt) if mask is None else mask
+    rows = [row.nonzero().flatten() for row in there]
+    longest = max(len(row) for row in rows)
+    for start in range(plan.skip, longest, plan.chunk):
+        fed = []
+        for number, row in enumerate(rows):
+            here = row[start : start + plan.chunk]
+            again = row[max(0, start - plan.overlap) : start] if start > plan.skip else row[:0]
+            told = instructions[0 if start == plan.skip else 1] if len(here) else []
+            fed.append([*told, *prompt[number, torch.cat([again, here])].tolist()])
+        width = max(len(ids) for ids in fed)
+        real = torch.tensor([[True] * len(ids) + [False] * (width - len(ids)) for ids in fed])
+        ids = torch.tensor([ids + [0] * (width - len(ids)) for ids in fed])
+        columns, before = [row[start : start + plan.chunk] for row in rows], [row[: plan.skip] for row in rows]
+        yield Part(ids.to(prompt.device), real.to(prompt.device), columns, before)
+
+
+@torch.no_grad()
+def read_again(session: Session, cache: PressCache) -> None:
+    """Give every layer of `cache`, dense and read by `session`, the attention its slots get while it is repeated."""
+    plan = session.press.recipe.needs.repeat
+    first = cache.stores[0]
+    assert plan is not None and first.prompt is not None
+    mask, length = first.seen_mask, first.logical
+    for layer in cache.stores:
+        layer.repeated = torch.zeros(*layer.tail.k.shape[:2], length, device=layer.device)
+    for part in parts(first.prompt, mask, plan, session.instructions):
+        before = torch.ones_like(first.prompt) if mask is None else mask.long()
+        with cache.borrowed(part):
+            session.forward(part.ids, torch.cat([before, torch.ones_like(part.ids)], 1), cache)
+
+
+def strongest(q: Tensor, k: Tensor, rule: Rule, part: Part, out: Tensor) -> None:
+    """Raise out (B, H, n) to the largest attention its slots get from q (B, Hq, m, D), queries of the part's tokens.
+
+    k: (B, H, n + m, D), the last m of them the part's own. Softmax over the first tokens, the slots of the part and
+    the part's own tokens up to the query; the largest over queries and over the query heads of a KV head.
+    """
+    heads, count = k.shape[1], q.shape[2]
+    group = q.shape[1] // heads
+    causal = torch.ones(count, count, dtype=torch.bool, device=q.device).tril()
+    for row, (columns, before) in enumerate(zip(part.columns, part.before, strict=True)):
+        if not len(columns):
+            continue
+        real = part.real[row].nonzero().flatten()
+        own = torch.arange(out.shape[2], k.shape[2], device=q.device)
+        index = torch.cat([before, columns, own])
+        tile = max(1, _TILE_BYTES // (4 * len(index) * group))
+        for head in range(heads):
+            keys = k[row, head, index].float().mT
+            mine = q[row, head * group : (head + 1) * group]
+            best = torch.full((len(columns),), -torch.inf, device=q.device)
+            for some in real.split(tile):
+                logits = soft_cap(mine[:, some].float() * rule.scale @ keys, rule.cap)
+                logits[..., len(before) + len(columns) :].masked_fill_(~causal[some], -torch.inf)
+                lse = logits.logsumexp(-1, keepdim=True)
+                if rule.sink is not None:
+                    lse = torch.logaddexp(lse, rule.sink[head * group : (head + 1) * group].float().view(-1, 1, 1))
+                slots = logits[..., len(before) : len(before) + len(columns)].sub_(lse)
+                best = torch.maximum(best, slots.amax((0, 1)))
+            out[row, head, columns] = torch.maximum(out[row, head, columns], best.exp())
