@@ -10,23 +10,13 @@ import importlib
 import importlib.metadata
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-Status = Literal["ok", "warn", "fail"]
+from kvpress.checks import Check
+
 _TESTED = ("5.17", "5.23")
-
-
-@dataclass(frozen=True)
-class Check:
-    """One finding. advice is empty when there is nothing to do."""
-
-    name: str
-    status: Status
-    detail: str
-    advice: str = ""
 
 
 def run() -> list[Check]:

@@ -55,8 +55,9 @@ def save_cache(cache: PressCache, path: Path, model: PreTrainedModel) -> None:
     cache.settle()
     tensors: dict[str, Tensor] = {}
     layers: list[dict[str, Any]] = []
-    first: dict[tuple[int, torch.Size], str] = {}
+    first: dict[tuple[int, int, torch.dtype], str] = {}
     same: dict[str, str] = {}
+    shapes: dict[str, list[int]] = {}
     for index, layer in enumerate(cache.layers):
         if isinstance(layer, StoreLayer):
             plain = {k: v for k, v in vars(layer).items() if isinstance(v, bool | int | str)}
@@ -68,9 +69,9 @@ def save_cache(cache: PressCache, path: Path, model: PreTrainedModel) -> None:
             layers.append(_plain(layer))
             found = own_tensors(layer)
         for name, tensor in found.items():
-            place = (tensor.data_ptr(), tensor.shape)
-            if tensor.numel() and place in first:  # written once where layers share it
-                same[f"{index}.{name}"] = first[place]
+            place = (tensor.data_ptr(), tensor.numel(), tensor.dtype)
+            if tensor.numel() and place in first:  # written once where it is shared, in another shape perhaps
+                same[f"{index}.{name}"], shapes[f"{index}.{name}"] = first[place], list(tensor.shape)
                 continue
             first[place] = f"{index}.{name}"
             tensors[f"{index}.{name}"] = tensor.detach().cpu().contiguous().clone()
@@ -82,6 +83,7 @@ def save_cache(cache: PressCache, path: Path, model: PreTrainedModel) -> None:
         "model_class": type(model).__name__,
         "layers": json.dumps(layers),
         "same": json.dumps(same),
+        "shapes": json.dumps(shapes),
     }
     part = path.with_name(path.name + ".part")
     save_file(tensors, part, metadata=header)
@@ -111,7 +113,10 @@ def load_cache(path: Path, model: PreTrainedModel) -> PressCache:
             header = file.metadata() or {}
             _check(header, path, model)
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-            tensors |= {name: tensors[other] for name, other in json.loads(header["same"]).items()}
+            same, shapes = json.loads(header["same"]), json.loads(header.get("shapes", "{}"))
+            tensors |= {
+                name: tensors[other].view(shapes.get(name, tensors[other].shape)) for name, other in same.items()
+            }
     except (OSError, SafetensorError) as error:
         raise CacheFileError(f"Cannot read {path} as a saved cache: {error}") from error
     cache = PressCache(_press(header, path), *hf.layer_types(model), model)

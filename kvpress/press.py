@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kvpress.codec import Codec, Dense
 from kvpress.errors import BudgetError, PressConflictError, PressSyntaxError
 from kvpress.evidence import Needs
+from kvpress.plugins import load_plugins
 from kvpress.policies.base import AfterPrefill, Even, HeadBudget, LayerBudget, Refiner, Schedule, Scorer, Sharer
 from kvpress.registry import Registry
 
@@ -209,7 +210,7 @@ def _with_texts(signature: inspect.Signature) -> inspect.Signature:
     )
 
 
-PRESETS: Registry[Preset] = Registry("press")
+PRESETS: Registry[Preset] = Registry("press", origin=lambda preset: preset.build.__module__, more=load_plugins)
 
 
 def _fits(value: Value, annotation: str) -> bool:

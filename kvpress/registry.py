@@ -12,10 +12,16 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names of one kind of thing. Names are case-insensitive and treat ``-`` as ``_``."""
+    """Names of one kind of thing. Names are case-insensitive and treat ``-`` as ``_``.
 
-    def __init__(self, kind: str) -> None:
+    origin: the module an item comes from, for errors. more: called when a name is not known, and may register it.
+    """
+
+    def __init__(
+        self, kind: str, origin: Callable[[T], str] | None = None, more: Callable[[Registry[T]], None] | None = None
+    ) -> None:
         self.kind = kind
+        self._origin, self._more = origin, more
         self._items: dict[str, T] = {}
 
     @staticmethod
@@ -23,16 +29,23 @@ class Registry(Generic[T]):
         return name.strip().lower().replace("-", "_")
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that stores its target under `name`; a second use of a name is an error."""
+        """Decorator that stores its target under `name`; a second use of a name is an error that names both."""
         key = self.canonical(name)
 
         def store(item: T) -> T:
             if key in self._items:
-                raise KVPressError(f"{self.kind} {key!r} is registered twice; choose another name.")
+                by = (
+                    "" if self._origin is None else f", by {self._origin(self._items[key])} and by {self._origin(item)}"
+                )
+                raise KVPressError(f"{self.kind} {key!r} is registered twice{by}; choose another name.")
             self._items[key] = item
             return item
 
         return store
+
+    def forget(self, name: str) -> None:
+        """Undo `register`; nothing where the name is not known."""
+        self._items.pop(self.canonical(name), None)
 
     def __contains__(self, name: str) -> bool:
         return self.canonical(name) in self._items
@@ -42,6 +55,8 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         key = self.canonical(name)
+        if key not in self._items and self._more is not None:
+            self._more(self)
         if key in self._items:
             return self._items[key]
         close = difflib.get_close_matches(key, self._items, n=3, cutoff=0.5)

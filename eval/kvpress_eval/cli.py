@@ -26,6 +26,12 @@ _SWEEP = """examples:
   kvpress sweep eval/configs/science.yaml 'vary.keep=[0.5,0.25]' 'tasks=[kv,vt]'
 An interrupted sweep goes on where it was stopped; failed cells are run again.
 """
+_CHECK = """examples:
+  kvpress check my_package:MyScorer
+  kvpress check "my_package:MyCodec(bits=4)"
+  kvpress check "mine(keep=0.4, recent=4) | kivi(bits=4, group=4, residual=5)"
+Runs the contract checks of the library on a tiny random model; takes seconds.
+"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -97,6 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="what to list",
     )
     add("doctor", "check this installation", "example:\n  kvpress doctor\n")
+    check = add("check", "check that a method of your own keeps the contracts", _CHECK)
+    check.add_argument("target", help="module:Name of a scorer, budget, codec or preset, or a press")
     # only for --help: main hands everything after `bench` to kvpress_eval.bench
     add("bench", "measure speed and memory", "example:\n  kvpress bench --help\n")
     return parser

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from rich.progress import (
 from transformers.utils import logging
 
 from kvpress import Press
+from kvpress.checks import Check
 
 from .config import RunConfig, load_sweep, with_press
 from .errors import UsageError
@@ -139,10 +142,8 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    import kvpress
-
     found = {
-        "presses": kvpress.list_presses(),
+        "presses": _presses(),
         "tasks": {task.name: task.about for task in TASKS.values()},
         "models": {**BUNDLED, "a folder": "that save_pretrained wrote", "org/name": "any causal LM of the hub"},
     }
@@ -152,16 +153,48 @@ def _list(options: argparse.Namespace) -> int:
     return 0
 
 
+def _presses() -> dict[str, str]:
+    """Every press with its line, those of other installed packages included."""
+    import kvpress
+    from kvpress.plugins import load_plugins
+
+    load_plugins(kvpress.PRESETS)
+    homes = {name: kvpress.PRESETS[name].build.__module__.split(".")[0] for name in kvpress.PRESETS}
+    return {
+        name: about if homes[name] == "kvpress" else f"{about} (from the package {homes[name]})"
+        for name, about in kvpress.list_presses().items()
+    }
+
+
 def _doctor(options: argparse.Namespace) -> int:
     import kvpress.doctor
 
+    return _print_checks(Console(), kvpress.doctor.run())
+
+
+def _check(options: argparse.Namespace) -> int:
+    import kvpress.conformance
+
+    _quiet()
+    sys.path.insert(0, os.getcwd())  # module:Name of a file that lies here, as with python -m
     console = Console()
-    checks = kvpress.doctor.run()
+    with console.status("checking"):
+        checks = kvpress.conformance.run(options.target)
+    code = _print_checks(console, checks)
+    counts = {"ok": "passed", "fail": "failed", "warn": "to look at", "skip": "skipped"}
+    found = [(sum(check.status == status for check in checks), words) for status, words in counts.items()]
+    console.print(", ".join(f"{count} {words}" for count, words in found if count))
+    return code
+
+
+def _print_checks(console: Console, checks: Sequence[Check]) -> int:
+    colours = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "dim"}
     for check in checks:
-        colour = {"ok": "green", "warn": "yellow", "fail": "red"}[check.status]
-        console.print(f"[{colour}]{check.status:<5}[/] [bold]{escape(check.name)}[/] {escape(check.detail)}")
-        if check.status != "ok" and check.advice:
-            console.print(f"      {escape(check.advice)}")
+        colour = colours[check.status]
+        line = f"[{colour}]{check.status:<5}[/] [bold]{escape(check.name)}[/]: {escape(check.detail)}"
+        console.print(line, highlight=False, soft_wrap=True)
+        if check.status in ("warn", "fail") and check.advice:
+            console.print(f"      {escape(check.advice)}", highlight=False, soft_wrap=True)
     return 1 if any(check.status == "fail" for check in checks) else 0
 
 
@@ -172,4 +205,5 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
     "compare": _compare,
     "list": _list,
     "doctor": _doctor,
+    "check": _check,
 }

@@ -106,7 +106,7 @@ def test_an_interrupt_is_exit_code_130(
     assert load_rows(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["run", "sweep", "report", "list", "doctor"])
+@pytest.mark.parametrize("name", ["run", "sweep", "report", "list", "doctor", "check"])
 def test_help_shows_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--help"]) == 0
     out = capsys.readouterr().out
