@@ -195,7 +195,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
                 gained = Held(item.segment, item.rows).own().segment.mass(folded, lse, self.rule.scale, self.rule.cap)
                 item.mass = item.mass + gained
         tail = self.tail
-        gained = dense_mass(q, tail.keys, lse, self.rule, tail.mask(q.shape[2]))
+        gained = dense_mass(q, tail.keys, lse, self.rule, tail.there(tail.count))
         tail.mass[:, :, : tail.count] += gained  # type: ignore[index]
 
     def observe(self, q: Tensor, rule: Rule, first: bool) -> None:
