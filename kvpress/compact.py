@@ -70,12 +70,12 @@ def evict(layer: StoreLayer, total: Tensor) -> bool:
     scorer = recipe.scorer
     if scorer is None:
         return False
-    block = layer.block()
-    held = block.valid.sum(-1)
+    held = layer.counts().to(total.device)  # nothing is decoded to find that nothing is to be done
     if recipe.heads.compares:
         held = held.double().mean(1, keepdim=True)
     if bool((held <= total.unsqueeze(1)).all()):
         return False
+    block = layer.block()
     seen = layer.evidence(block)
     scores = scorer(block, seen)
     # A head that stores less than its share (it was reduced before) keeps what it has.
@@ -210,6 +210,14 @@ def pack(layer: StoreLayer, freeze: bool) -> None:
         mass = tail.mass[:, :, : tail.count].gather(2, order)[..., : segment.width].contiguous()
     layer.held = appended(layer.held, Held(segment, None, mass))
     _leave(layer, pos, order, counts)
+
+
+def drop_padding(layer: StoreLayer) -> None:
+    """Leave no columns in the dense tail that are padding in every row; a chunk may be nothing else."""
+    pos = layer.tail.positions()
+    there = pos >= 0
+    if layer.seen_mask is not None and int(there.sum(-1).max()) < layer.tail.count:
+        _leave(layer, pos, _by_position(pos, there), torch.zeros_like(pos[..., 0], dtype=torch.long))
 
 
 def _leave(layer: StoreLayer, pos: Tensor, order: Tensor, counts: Tensor) -> None:

@@ -197,6 +197,11 @@ def head_dim(model: PreTrainedModel) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
+def query_heads(model: PreTrainedModel) -> int:
+    """Query heads of a layer."""
+    return int(text_config(model).num_attention_heads)
+
+
 @contextlib.contextmanager
 def attention_of(model: PreTrainedModel) -> Iterator[None]:
     """Run every attention of `model` through kvpress; afterwards its configs are exactly as before."""

@@ -42,7 +42,7 @@ def solve(press: Press, model: PreTrainedModel, length: int, target: str | float
     message says what is reachable.
     """
     ruler = _Ruler(model, length)
-    wanted = _bytes(target, ruler.dense)
+    wanted = bytes_of(target, ruler.dense)
     number, name = _free(press)
 
     def at(value: float | int) -> tuple[Press, int]:
@@ -125,9 +125,10 @@ def _reach(at: Callable[[float | int], tuple[Press, int]], choices: tuple[int, .
     return min(sizes), max(sizes)
 
 
-def _bytes(target: str | float | int, dense: int) -> int:
+def bytes_of(target: str | float | int, dense: int, name: str = "bytes") -> int:
+    """An amount of bytes: an int, "512MiB", or a share ("12.5%" or 0.125) of `dense`. Raises BudgetError."""
     if isinstance(target, bool):
-        raise BudgetError(f"bytes={target!r} is not an amount of bytes.")
+        raise BudgetError(f"{name}={target!r} is not an amount of bytes.")
     if isinstance(target, int):
         wanted = float(target)
     elif isinstance(target, float):
@@ -136,8 +137,8 @@ def _bytes(target: str | float | int, dense: int) -> int:
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z%]*)\s*", target)
         unit = match.group(2).lower() if match else ""
         if match is None or (unit != "%" and unit not in _UNITS):
-            raise BudgetError(f'bytes={target!r} cannot be read; write "12.5%" of the dense cache, or "512MiB".')
+            raise BudgetError(f'{name}={target!r} cannot be read; write "12.5%" of the dense cache, or "512MiB".')
         wanted = float(match.group(1)) * (dense / 100 if unit == "%" else _UNITS[unit])
     if wanted < 1:
-        raise BudgetError(f"bytes={target!r} leaves no room for a cache.")
+        raise BudgetError(f"{name}={target!r} leaves no room for a cache.")
     return int(wanted)

@@ -13,6 +13,11 @@ from kvpress.partial import TILE_BYTES, Partial, attend, fold_queries, merge
 _GROW = 64
 
 
+def capacity(slots: int) -> int:
+    """Slots there is room for in a tail that grew to hold `slots`."""
+    return slots + max(_GROW, slots // 32)
+
+
 class Tail:
     """Dense slots in a buffer that grows by blocks, so that a decode step writes one slot and copies none.
 
@@ -97,17 +102,16 @@ class Tail:
 
     def _grow(self, needed: int) -> None:
         # The first fill (the prompt) is exact; growth while decoding is by blocks.
-        capacity = needed if self.k.shape[2] == 0 else needed + max(_GROW, needed // 32)
+        room = needed if self.k.shape[2] == 0 else capacity(needed)
         for name in ("k", "v", "pos", "mass"):
             old = getattr(self, name)
             if old is not None:
-                new = old.new_empty(*old.shape[:2], capacity, *old.shape[3:])
+                new = old.new_empty(*old.shape[:2], room, *old.shape[3:])
                 new[:, :, : self.count] = old[:, :, : self.count]
                 setattr(self, name, new)
         if self.valid is not None:
-            self.valid = torch.cat(
-                [self.valid, self.valid.new_ones(len(self.valid), capacity - self.valid.shape[1])], 1
-            )
+            more = self.valid.new_ones(len(self.valid), room - self.valid.shape[1])
+            self.valid = torch.cat([self.valid, more], 1)
 
     def replace(self, k: Tensor, v: Tensor, pos: Tensor, mass: Tensor | None) -> None:
         """Hold exactly these slots: k, v (B, H, n, D), pos (B, H, n) int32 (-1 = none), mass (B, H, n)."""

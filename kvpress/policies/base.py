@@ -17,11 +17,14 @@ _DIGITS = 4096
 class Scorer(Protocol):
     """How good a slot is. Padding, sinks, the recent window and exact totals are not its business.
 
-    comparable: scores of different heads are on one scale, so that head budgets may compare them.
+    comparable: scores of different heads are on one scale, so that head budgets may compare them. waits: why the
+    whole prompt has to be there before slots are chosen; "" = they may be chosen after every chunk of it, again
+    and again, from those that are left and the new ones. Without the attribute the press waits.
     """
 
     needs: Needs
     comparable: bool
+    waits: str
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         """(B, H, n) fp32 scores of the block's slots, higher = keep."""
@@ -42,9 +45,13 @@ class HeadBudget(Protocol):
 
 
 class LayerBudget(Protocol):
-    """How slots are spread over layers, from one number measured in each. All layers are dense until then."""
+    """How slots are spread over layers, from one number measured in each. All layers are dense until then.
+
+    waits: as for a scorer.
+    """
 
     needs: Needs
+    waits: str
 
     def measure(self, block: Block, seen: Evidence) -> Tensor:
         """(B,) fp64: how much the layer asks for."""

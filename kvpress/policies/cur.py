@@ -36,6 +36,7 @@ class ValueGuided:
     seed: int = 0
     needs = Needs()
     comparable = True
+    waits = "cur scores a token by its share of its neighbours, which grows when neighbours are dropped"
 
     def _share(self, x: Tensor, seen: Evidence) -> Tensor:
         if self.sketch:

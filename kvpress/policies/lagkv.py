@@ -33,6 +33,7 @@ class LagRelative:
     sinks: int = 4
     cross: bool = False
     needs = Needs()
+    waits = ""  # a partition is compared with what is left of the next one
 
     @property
     def comparable(self) -> bool:

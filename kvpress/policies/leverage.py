@@ -37,6 +37,7 @@ class Leverage:
     keys: Literal["unrotated", "rotated"] = "unrotated"
     seed: int = 0
     comparable = True
+    waits = "leverage scores a key against all keys of the prompt"
 
     @property
     def needs(self) -> Needs:

@@ -24,6 +24,7 @@ class Pyramid:
 
     beta: float = 20.0
     needs = Needs()
+    waits = "pyramid spreads slots over layers once all of them have been read"
 
     def measure(self, block: Block, seen: Evidence) -> Tensor:
         return torch.ones(block.pos.shape[0], dtype=torch.float64, device=block.pos.device)

@@ -25,6 +25,7 @@ class Random:
     seed: int = 0
     needs = Needs()
     comparable = False
+    waits = ""
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         head = torch.arange(block.pos.shape[1], device=block.pos.device).view(1, -1, 1)

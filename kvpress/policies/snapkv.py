@@ -37,6 +37,7 @@ class WindowVotes:
     reduce: Literal["mean", "max", "sum"] = "mean"
     pool_first: bool = True
     comparable = True
+    waits = "snapkv scores by the last queries of the prompt"
 
     @property
     def needs(self) -> Needs:

@@ -23,6 +23,7 @@ class Recency:
 
     needs = Needs()
     comparable = False
+    waits = ""
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         return seen.rank.float()

@@ -25,6 +25,7 @@ class Uncertainty:
     tau: float = 0.9
     floor: float = 0.2
     window: int = 32
+    waits = "zigzag measures what each layer needs when all of them have been read"
 
     @property
     def needs(self) -> Needs:
