@@ -74,7 +74,8 @@ class Ledger:
 class PressCache(Cache):  # type: ignore[misc]
     """Cache of one batch under a press. Made by `session.new_cache()`, `session.prefill` or injection.
 
-    next_logits: (B, V) logits after the last token given to `session.prefill`, or None.
+    next_logits: (B, V) logits after the last token given to `session.prefill`, or None. peak: the most bytes its
+    pressed layers held at once while that prompt was read, or 0.
     """
 
     layers: list[Any]
@@ -91,6 +92,7 @@ class PressCache(Cache):  # type: ignore[misc]
         super().__init__(layers=layers)
         self.state = State()
         self.next_logits: Tensor | None = None
+        self.peak = 0
         self.broken = False
         self._share_state()
 
@@ -226,7 +228,7 @@ class PressCache(Cache):  # type: ignore[misc]
     def reset(self) -> None:
         """Back to a cache that has seen nothing."""
         super().reset()
-        self.next_logits, self.broken = None, False
+        self.next_logits, self.broken, self.peak = None, False, 0
 
     def to_dense(self) -> DynamicCache:
         """Every surviving slot decoded, as a DynamicCache, when all heads and rows hold the same number of slots.

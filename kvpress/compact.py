@@ -78,12 +78,12 @@ def evict(layer: StoreLayer, total: Tensor) -> bool:
     recipe = layer.recipe
     if recipe.scorer is None:
         return False
-    block = layer.block()
-    held = block.valid.sum(-1)
+    held = layer.counts().to(total.device)  # nothing is decoded to find that nothing is to be done
     more = held.double().mean(1, keepdim=True) if recipe.heads.compares else held
     due = (more > total.unsqueeze(1)).any(1, keepdim=True)
     if not bool(due.any()):
         return False
+    block = layer.block()
     seen = layer.evidence(block)
     scores = recipe.scorer(block, seen)
     safe = protected(recipe, seen.rank, layer.lengths(), total)
@@ -254,6 +254,14 @@ def pack(layer: StoreLayer, freeze: bool) -> None:
         mass = tail.mass[:, :, : tail.count].gather(2, order)[..., : segment.width].contiguous()
     layer.held = appended(layer.held, Held(segment, None, mass))
     _leave(layer, pos, order, counts)
+
+
+def drop_padding(layer: StoreLayer) -> None:
+    """Leave no columns in the dense tail that are padding in every row; a chunk may be nothing else."""
+    pos = layer.tail.positions()
+    there = pos >= 0
+    if layer.seen_mask is not None and int(there.sum(-1).max()) < layer.tail.count:
+        _leave(layer, pos, _by_position(pos, there), torch.zeros_like(pos[..., 0], dtype=torch.long))
 
 
 def _leave(layer: StoreLayer, pos: Tensor, order: Tensor, counts: Tensor) -> None:

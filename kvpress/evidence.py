@@ -196,12 +196,23 @@ def received_mass(q: Tensor, k: Tensor, rule: Rule, start: int, valid: Tensor | 
     return out
 
 
-def dense_mass(q: Tensor, k: Tensor, lse: Tensor, rule: Rule, mask: Tensor | None) -> Tensor:
-    """(B, H, n) fp32 mass from few queries q (B, Hq, m, D) whose final log-sum-exp lse (B, H, G*m) is known."""
-    heads = k.shape[1]
-    logits = soft_cap((fold_queries(q, heads).float() * rule.scale) @ k.float().mT, rule.cap)
-    probs = torch.exp(logits - lse.unsqueeze(-1))
-    if mask is not None:
-        group = q.shape[1] // heads
-        probs = probs.masked_fill(~mask.unsqueeze(2).expand(-1, -1, group, -1, -1).flatten(2, 3), 0.0)
-    return probs.sum(2)
+def dense_mass(q: Tensor, k: Tensor, lse: Tensor, rule: Rule, there: Tensor | None) -> Tensor:
+    """(B, H, n) fp32 mass from q (B, Hq, m, D), the tokens of the last m keys, of known log-sum-exp lse (B, H, G*m).
+
+    there: (B, 1 or H, 1, n) bool, the keys that exist, None = all. A tile of queries is in memory at a time.
+    """
+    batch, heads, total, _ = k.shape
+    group, count = q.shape[1] // heads, q.shape[2]
+    out = torch.zeros(batch, heads, total, device=q.device)
+    keys, each = k.float().mT, lse.unflatten(-1, (group, count))
+    slot = torch.arange(total, device=q.device)
+    tile = max(1, _TILE_BYTES // (4 * batch * q.shape[1] * total))
+    for first in range(0, count, tile):
+        last = min(first + tile, count)
+        mine = fold_queries(q[:, :, first:last], heads).float() * rule.scale
+        logits = soft_cap(mine @ keys, rule.cap).unflatten(2, (group, -1))
+        probs = logits.sub_(each[:, :, :, first:last, None]).exp_()
+        if count > 1:
+            probs.masked_fill_(slot > slot[total - count + first : total - count + last, None], 0.0)
+        out += probs.sum((2, 3))
+    return out if there is None else out.masked_fill_(~there[:, :, 0], 0.0)

@@ -207,6 +207,11 @@ def output_projections(model: PreTrainedModel) -> dict[int, Projection]:
     return projections(model, config, full, config.num_attention_heads * head_dim(model))
 
 
+def query_heads(model: PreTrainedModel) -> int:
+    """Query heads of a layer."""
+    return int(text_config(model).num_attention_heads)
+
+
 @contextlib.contextmanager
 def attention_of(model: PreTrainedModel) -> Iterator[None]:
     """Run every attention of `model` through kvpress; afterwards its configs are exactly as before."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_QUERY_TILE_BYTES = 64 << 20
+TILE_BYTES = 16 << 20  # explicit logits or masks in flight; with their copies they stay under 64 MiB
 _aten = torch.ops.aten
 
 
@@ -75,7 +75,7 @@ def attend_reference(
 
     q: (B, H, m, D); k, v: (B, H, n, D); mask: bool broadcastable to (B, H, m, n), True = attend.
     """
-    rows = max(1, _QUERY_TILE_BYTES // max(1, 4 * q.shape[0] * q.shape[1] * k.shape[2]))
+    rows = max(1, TILE_BYTES // max(1, 4 * q.shape[0] * q.shape[1] * k.shape[2]))
     outs, lses = [], []
     keys, values = k.float().mT, v.float()
     for start in range(0, q.shape[2], rows):

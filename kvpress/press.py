@@ -84,6 +84,16 @@ class Recipe:
         return "pooled" if self.layers is not None and self.layers.compares else ""
 
     @cached_property
+    def waits(self) -> str | None:
+        """Why the press can only be applied to a whole prompt; None where it may be after every chunk of one."""
+        deciding = (self.scorer, self.layers) if self.evicts else ()
+        for decision in (*deciding, self.channels):
+            unsaid = f"{type(decision).__name__} does not declare that it may choose earlier (waits)"
+            if decision is not None and (why := getattr(decision, "waits", unsaid)):
+                return str(why)
+        return None
+
+    @cached_property
     def rotates(self) -> bool:
         """Keys or queries are moved to other positions, which takes the model's rotary embedding."""
         return self.positions == "slots" or self.needs.rotates

@@ -15,7 +15,10 @@ from torch import Tensor
 
 from kvpress import kernels
 from kvpress.codec import ChannelPacked, Codec, DensePacked, Packed, joinable
-from kvpress.partial import Partial, attend, soft_cap, softmax_partial
+from kvpress.partial import TILE_BYTES, Partial, attend, merge, soft_cap, softmax_partial
+
+_TILE_NUMBERS = 1 << 18  # decoded numbers in flight
+_TILE_SLOTS = 256
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,33 @@ class Slab:
             k, v = self.key.rows[None], self.value.rows[None]
             part = attend(q[None].to(k.dtype), k, v, scale, None, cap)
             return Partial(part.out[0], part.lse[0])
-        probs, lse = softmax_partial(soft_cap(self.key.logits(q) * scale, cap))
-        return Partial(self.value.mix(probs), lse)
+        if 4 * q.shape[0] * q.shape[1] * self.slots <= TILE_BYTES:
+            probs, lse = softmax_partial(soft_cap(self.key.logits(q) * scale, cap))
+            return Partial(self.value.mix(probs), lse)
+        # Many queries: a tile of slots is decoded for all of them, so that neither (m, n) logits nor all slots exist.
+        done: Partial | None = None
+        for start in range(0, self.slots, step := max(_TILE_SLOTS, _TILE_NUMBERS // (q.shape[0] * q.shape[2]))):
+            k, v = (_piece(packed, start, start + step).decode()[None] for packed in (self.key, self.value))
+            part = attend(q[None].to(k.dtype), k, v, scale, None, cap)
+            done = part if done is None else merge([done, part])
+        assert done is not None
+        return Partial(done.out[0], done.lse[0])
+
+    def mass(self, q: Tensor, lse: Tensor, scale: float, cap: float | None) -> Tensor:
+        """(R, n) fp32: attention each slot gets from q (R, m, D) whose final log-sum-exp is lse (R, m)."""
+        step = max(1, TILE_BYTES // max(1, 4 * lse.numel()))
+        sums = []
+        for start in range(0, self.slots, step):
+            key = self.key if step >= self.slots else _piece(self.key, start, start + step)
+            logits = soft_cap(key.logits(q) * scale, cap)
+            sums.append(logits.sub_(lse.unsqueeze(-1)).exp_().sum(1))
+        return sums[0] if len(sums) == 1 else torch.cat(sums, 1)
+
+
+def _piece(packed: Packed, start: int, stop: int) -> Packed:
+    """Slots start ... stop - 1 of all runs."""
+    index = torch.arange(start, min(stop, packed.slots), device=next(iter(packed.tensors().values()))[1].device)
+    return packed.take(torch.arange(packed.runs, device=index.device), index.expand(packed.runs, -1))
 
 
 def compact_positions(pos: Tensor) -> Tensor:
@@ -131,12 +159,11 @@ class Segment:
 
     def mass(self, q: Tensor, lse: Tensor, scale: float, cap: float | None = None) -> Tensor:
         """(S, H, width) fp32: attention each slot gets from q (S, H, m, D) whose final log-sum-exp is `lse`."""
-        q, lse = q.flatten(0, 1), lse.flatten(0, 1).unsqueeze(-1)
+        q, lse = q.flatten(0, 1), lse.flatten(0, 1)
         sums = []
         for slab in self.slabs:
             if slab.key.runs:
-                logits = soft_cap(slab.key.logits(q[slab.runs]) * scale, cap)
-                sums.append(torch.exp(logits - lse[slab.runs]).sum(1))
+                sums.append(slab.mass(q[slab.runs], lse[slab.runs], scale, cap))
             else:
                 sums.append(lse.new_zeros(0, slab.slots))
         return self.spread(sums, 0.0)
@@ -155,6 +182,9 @@ class Segment:
 
     def decode(self) -> tuple[Tensor, Tensor]:
         """Keys and values (S, H, width, D), zero where a run is shorter."""
+        if self._whole:
+            shape = (self.rows, self.heads)
+            return self.slabs[0].key.decode().unflatten(0, shape), self.slabs[0].value.decode().unflatten(0, shape)
         keys = self.spread([slab.key.decode() for slab in self.slabs], 0.0)
         return keys, self.spread([slab.value.decode() for slab in self.slabs], 0.0)
 

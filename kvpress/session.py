@@ -17,10 +17,14 @@ from transformers import PreTrainedModel
 from kvpress import hf
 from kvpress.cache import PressCache
 from kvpress.errors import SessionError, UnsupportedError
+from kvpress.forecast import Forecast, chooses
 from kvpress.io import fingerprint
+from kvpress.meter import Meter
+from kvpress.peak import Peak
 from kvpress.press import Press
 from kvpress.repeat import read_again
 from kvpress.rope import Rotate, rotation
+from kvpress.store import Reading
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Session:
         self._chunked: bool | None = None  # how `generate` reads its prompt, while it does
         self._read: PressCache | None = None  # the cache it reads into
         self.instructions: tuple[Sequence[int], Sequence[int]] = ((), ())
+        self._forecast = Forecast(press, model, self._shares, self._probe)
         self.open = True
 
     def new_cache(self) -> PressCache:
@@ -99,17 +104,36 @@ class Session:
         cache: PressCache | None = None,
         chunk: int | None = None,
         compress: bool = True,
+        between: bool = False,
+        peak: int | str | None = None,
     ) -> PressCache:
         """Read a prompt, or one more turn into `cache`, and compress.
 
         ids: (B, n) int64 new tokens. attention_mask: (B, n) or (B, logical + n), 0 = padding. chunk: tokens per
         forward (the press fires once, after the last). compress: fire now, layer by layer as soon as a layer's
         attention is done; False leaves everything dense until `session.compress`.
-        Returns the cache, with `cache.next_logits` (B, V) set. Raises SessionError when the session is closed.
+
+        between: apply the press after every chunk, so that the prompt never stands dense: slots are reduced to the
+        budget of the whole prompt (at most that many and one chunk are held) and whole blocks are packed. Later
+        chunks attend to what is left, so from the second layer on the keys are not those of a prompt read whole.
+        Scores that are a token's own (knorm, random) choose the same slots as at the end, others may not, and gear
+        packs each chunk for itself. Chunks are cut by column: a row of a left-padded batch gives what it gives alone
+        where its padding is a multiple of `chunk`. Presses that need the whole prompt are refused.
+
+        peak: bytes ("512MiB", an int, "25%" of the dense prompt) that `session.peak` must not exceed, which is checked
+        before anything is read; without `chunk` the largest that fits is taken. What the cache really holds is
+        checked against its bound in every layer, and is in `cache.peak` afterwards.
+
+        Returns the cache, with `cache.next_logits` (B, V) set. Raises SessionError when the session is closed,
+        UnsupportedError for a press that cannot be applied between chunks, BudgetError when `peak` is too small.
         """
         self._check_open()
         if ids.dim() != 2 or ids.shape[1] == 0:
             raise SessionError(f"ids has shape {tuple(ids.shape)}; give (batch, tokens) with at least one token.")
+        if chunk is not None and chunk < 1:
+            raise SessionError(f"chunk={chunk} must be a positive number of tokens.")
+        if between:
+            self._check_between(compress)
         cache = self.new_cache() if cache is None else _ours(cache)
         past, new = cache.get_seq_length(), ids.shape[1]
         self._check_rows(cache, ids.shape[0])
@@ -120,19 +144,72 @@ class Session:
         if attention_mask is not None and attention_mask.shape[1] == new and past:
             before = _seen_mask(cache, ids.shape[0])
             attention_mask = torch.cat([before.to(attention_mask), attention_mask], 1)
-        step = new if chunk is None else chunk
-        if step < 1:
-            raise SessionError(f"chunk={chunk} must be a positive number of tokens.")
-        logits = None
+        limit = None
+        if peak is not None:
+            chunk, limit = self._forecast.within(peak, cache, ids.shape, chunk, compress, between)
+        with self._measured(cache, limit):
+            if between:
+                lengths = torch.full((ids.shape[0],), past + new) if attention_mask is None else attention_mask.sum(1)
+                cache.state.reading = Reading(lengths.long(), chooses(cache))
+            self._read_chunks(cache, ids, attention_mask, new if chunk is None else chunk, compress)
+            self._when(cache, hold=True, eager=False)
+            if compress:
+                self.compress(cache)
+        return cache
+
+    def _read_chunks(self, cache: PressCache, ids: Tensor, mask: Tensor | None, step: int, compress: bool) -> None:
+        past, new = cache.get_seq_length(), ids.shape[1]
+        between = cache.state.reading is not None
         for start in range(0, new, step):
             stop = min(start + step, new)
-            self._when(cache, hold=True, eager=compress and stop == new)
-            mask = None if attention_mask is None else attention_mask[:, : past + stop]
-            logits = self.forward(ids[:, start:stop], mask, cache)
-        cache.next_logits = logits
-        self._when(cache, hold=True, eager=False)
-        if compress:
-            self.compress(cache)
+            self._when(cache, hold=True, eager=compress and (between or stop == new))
+            seen = None if mask is None else mask[:, : past + stop]
+            cache.next_logits = self.forward(ids[:, start:stop], seen, cache)
+            if between:  # layers that share something are compressed when all of them have read the chunk
+                _fire(cache)
+
+    @contextlib.contextmanager
+    def _measured(self, cache: PressCache, limit: int | None) -> Iterator[None]:
+        """Around the reading of a prompt: count what the cache holds, against `limit` where there is one."""
+        meter = cache.state.meter = Meter(cache.stores, limit)
+        try:
+            yield
+        finally:
+            reading, cache.state.reading, cache.state.meter = cache.state.reading, None, None
+            cache.peak = meter.high
+            if reading is not None and not self.press.recipe.schedule.every_prompt:
+                for layer in cache.stores:
+                    layer.forget()
+
+    def _check_between(self, compress: bool) -> None:
+        if not compress:
+            raise SessionError(
+                "between=True compresses while the prompt is read, compress=False keeps it dense. Give one of them."
+            )
+        if why := self.press.recipe.waits:
+            raise UnsupportedError(
+                f"{self.press} cannot be applied between the chunks of a prompt: {why}. Read with between=False, which "
+                "keeps everything dense until the end of the prompt, or use another press (knorm, keydiff, h2o, kivi)."
+            )
+
+    def peak(self, tokens: int, rows: int = 1, chunk: int | None = None, between: bool = False) -> Peak:
+        """What reading a prompt takes at its worst moment, as `prefill` would read it; nothing is read for it.
+
+        tokens, rows: shape of the prompt. chunk, between: as for `prefill`. The parts and the formula are in
+        `kvpress.peak`. One token goes through the model once, to learn what its layers cache.
+        """
+        self._check_open()
+        return self._forecast.bound(self.new_cache(), (rows, tokens), chunk or tokens, True, between)
+
+    def peak_nbytes(self, tokens: int, rows: int = 1, chunk: int | None = None, between: bool = False) -> int:
+        """`session.peak(...)` as one number: bytes held at most, and temporaries."""
+        return self.peak(tokens, rows, chunk, between).total
+
+    @torch.no_grad()
+    def _probe(self) -> PressCache:
+        """A cache of one token."""
+        cache = self.new_cache()
+        self.forward(torch.zeros(1, 1, dtype=torch.long, device=self.model.device), None, cache)
         return cache
 
     def _when(self, cache: PressCache, hold: bool, eager: bool) -> None:
@@ -179,8 +256,7 @@ class Session:
         for layer in cache.stores:
             layer.hold, layer.rotate = False, self._rotate  # a loaded cache has not met this session yet
             layer.output = self._outputs.get(layer.index)
-            if layer.pending:
-                layer.fire()
+        _fire(cache)
 
     def report(self, cache: PressCache) -> Report:
         """Slots and bytes of a cache, by layer and by kind."""
@@ -325,6 +401,12 @@ def _rotation_for(press: Press, model: PreTrainedModel) -> Rotate:
         return rotation(model, hf.head_dim(model))
     instead = f'{press} scores what was there before RoPE; use snapkv, keydiff, leverage(keys="rotated") or another'
     return rotation(model, hf.head_dim(model), instead)
+
+
+def _fire(cache: PressCache) -> None:
+    for layer in cache.stores:
+        if layer.pending:
+            layer.fire()
 
 
 def _ours(cache: Any) -> PressCache:

@@ -32,7 +32,7 @@ class Solved:
 def check(press: Press, target: str | float | int) -> None:
     """Raise BudgetError where `press` has no free parameter or `target` is no amount; needs no model."""
     _free(press)
-    _bytes(target, 1 << 62)
+    bytes_of(target, 1 << 62)
 
 
 def solve(press: Press, model: PreTrainedModel, length: int, target: str | float | int) -> Solved:
@@ -48,7 +48,7 @@ def solve(press: Press, model: PreTrainedModel, length: int, target: str | float
     """
     number, name = _free(press)
     ruler = _Ruler(model, length)
-    wanted = _bytes(target, ruler.dense)
+    wanted = bytes_of(target, ruler.dense)
     presses: dict[float, Press] = {}
 
     def at(value: float) -> int:
@@ -118,9 +118,10 @@ def _reach(at: Callable[[float], int], sizes: Mapping[float, int], dense: int) -
     return f"{min(sizes.values()) / dense:.1%} to {max(sizes.values()) / dense:.1%}"
 
 
-def _bytes(target: str | float | int, dense: int) -> int:
+def bytes_of(target: str | float | int, dense: int, name: str = "bytes") -> int:
+    """An amount of bytes: an int, "512MiB", or a share ("12.5%" or 0.125) of `dense`. Raises BudgetError."""
     if isinstance(target, bool):
-        raise BudgetError(f"bytes={target!r} is not an amount of bytes.")
+        raise BudgetError(f"{name}={target!r} is not an amount of bytes.")
     if isinstance(target, int):
         wanted = float(target)
     elif isinstance(target, float):
@@ -129,8 +130,8 @@ def _bytes(target: str | float | int, dense: int) -> int:
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z%]*)\s*", target)
         unit = match.group(2).lower() if match else ""
         if match is None or (unit != "%" and unit not in _UNITS):
-            raise BudgetError(f'bytes={target!r} cannot be read; write "12.5%" of the dense cache, or "512MiB".')
+            raise BudgetError(f'{name}={target!r} cannot be read; write "12.5%" of the dense cache, or "512MiB".')
         wanted = float(match.group(1)) * (dense / 100 if unit == "%" else _UNITS[unit])
     if wanted < 1:
-        raise BudgetError(f"bytes={target!r} leaves no room for a cache.")
+        raise BudgetError(f"{name}={target!r} leaves no room for a cache.")
     return int(wanted)

@@ -15,6 +15,7 @@ from kvpress import compact, kernels
 from kvpress.block import Block
 from kvpress.errors import CropError, SessionError, UnsupportedError
 from kvpress.evidence import Evidence, Rule, dense_mass, received_mass
+from kvpress.meter import Meter
 from kvpress.output import Projection
 from kvpress.partial import Partial, fold_queries, merge
 from kvpress.press import Recipe
@@ -38,15 +39,30 @@ STATE = {
 }
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A prompt that is read in chunks, with the press applied after each.
+
+    lengths: (B,) int64 real tokens of each row when it is complete, which budgets are taken from. chooses: slots are
+    chosen at this prompt; otherwise (a later one, by the schedule) they are only packed.
+    """
+
+    lengths: Tensor
+    chooses: bool
+
+
 @dataclass
 class State:
     """Shared by the layers of one cache.
 
     live: a forward of a session that knows this cache is running. part: what of the prompt it repeats, if it does.
+    meter: measures while a prompt is read. reading: a prompt that is compressed between its chunks.
     """
 
     live: bool = False
     part: Part | None = None
+    meter: Meter | None = None
+    reading: Reading | None = None
     layers: list[StoreLayer] = field(default_factory=list)
 
 
@@ -168,6 +184,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         self.tail.append(k, v, self.logical, valid)
         self.logical += new
         self.staged = None
+        self._measure()
         return k, v, valid
 
     def attend(self, q: Tensor, rule: Rule) -> Tensor:
@@ -214,7 +231,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
                 gained = Held(item.segment, item.rows).own().segment.mass(folded, lse, self.rule.scale, self.rule.cap)
                 item.mass = item.mass + gained
         tail = self.tail
-        gained = dense_mass(q, tail.keys, lse, self.rule, tail.mask(q.shape[2]))
+        gained = dense_mass(q, tail.keys, lse, self.rule, tail.there(tail.count))
         tail.mass[:, :, : tail.count] += gained  # type: ignore[index]
 
     def observe(self, q: Tensor, rule: Rule, first: bool) -> None:
@@ -227,7 +244,8 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             return
         if self.tail.mass is not None and first and new > 1:  # `attend` counts the others
             self.tail.mass[:, :, : self.tail.count] = received_mass(q, self.tail.keys, rule, 0, self.seen_mask)
-        if not (needs.window or needs.moments) or (self.fired and not self.recipe.schedule.every_prompt):
+        over = self.fired and not self.recipe.schedule.every_prompt and not self._chooses
+        if not (needs.window or needs.moments) or over:
             return
         at = torch.arange(self.logical - new, self.logical, device=q.device, dtype=torch.int32).expand(len(q), -1)
         if self.seen_mask is not None:
@@ -238,9 +256,12 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         """Decide what is due after the attention of `new` tokens: fire on a prompt, evict or pack while decoding."""
         schedule = self.recipe.schedule
         if new > 1 or self.fired == 0 or self.hold:  # hold: session.prefill reads a prompt, in chunks of any size
-            self.pending = self.pending or self.fired == 0 or schedule.every_prompt
-            if self.pending and self.eager and not self.recipe.together:
-                self.fire()
+            self.pending = self.pending or self.fired == 0 or schedule.every_prompt or self._chooses
+            self.due = self.state.reading is not None and not self.pending
+            if self.eager and not self.recipe.together:
+                if self.pending:
+                    self.fire()
+                self.finish()
         elif not self.pending:
             self.due = True
             if not self.shared and self.recipe.sharer is None:
@@ -251,6 +272,9 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         if self.due:
             self.due = False
             self._decode_step()
+            if self.state.reading is not None:
+                compact.drop_padding(self)
+            self._measure()
 
     def _decode_step(self) -> None:
         recipe = self.recipe
@@ -273,7 +297,11 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         if self.logical == 0:
             self.pending = False
             return
-        totals = compact.totals(layers) if self.recipe.evicts else [None] * len(layers)
+        reading, totals = self.state.reading, list[Tensor | None]([None] * len(layers))
+        if self.recipe.evicts and reading is None:
+            totals = [*compact.totals(layers)]
+        elif self.recipe.evicts and reading is not None:  # the whole prompt's budget, whatever part of it was read
+            totals = [compact.budget(self.recipe, reading.lengths.to(layer.device)) for layer in layers]
         for layer, total in zip(layers, totals, strict=True):
             layer._fire(total)
 
@@ -285,11 +313,28 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             evicted = total is not None and compact.evict(self, total)
             pruned = compact.prune(self)
             compact.pack(self, freeze=evicted or pruned)
-        if not self.recipe.schedule.every_prompt:
-            self.witness.forget()
+        if self.state.reading is not None:
+            compact.drop_padding(self)
+        elif not self.recipe.schedule.every_prompt:
+            self.forget()
+        self._measure()
+
+    def forget(self) -> None:
+        """Let go of what the press scored with: it will not choose again."""
+        self.witness.forget()
+        if self.is_initialized:
             self.tail.mass = None
-            self.held = [Held(item.segment, item.rows) for item in self.held]
-            self.prompt = self.repeated = None
+        self.held = [Held(item.segment, item.rows) for item in self.held]
+        self.prompt = self.repeated = None
+
+    @property
+    def _chooses(self) -> bool:
+        """A prompt is being read whose slots are chosen after every chunk."""
+        return self.state.reading is not None and self.state.reading.chooses
+
+    def _measure(self) -> None:
+        if self.state.meter is not None:
+            self.state.meter.read(self, self.upper)
 
     # What the press sees
 
@@ -344,6 +389,11 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         for item in self.held:
             out = out + item.per_row(item.segment.counts())
         return out
+
+    @property
+    def width(self) -> int:
+        """Slots that one KV head of one row holds, at most."""
+        return self.tail.count + sum(item.segment.width for item in self.held) if self.is_initialized else 0
 
     # Batch operations
 

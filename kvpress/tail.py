@@ -8,10 +8,14 @@ import torch
 from torch import Tensor
 
 from kvpress import kernels
-from kvpress.partial import Partial, attend, attend_reference, fold_queries, merge
+from kvpress.partial import TILE_BYTES, Partial, attend, fold_queries, merge
 
 _GROW = 64
-_MASK_NUMBERS = 1 << 24
+
+
+def capacity(slots: int) -> int:
+    """Slots there is room for in a tail that grew to hold `slots`."""
+    return slots + max(_GROW, slots // 32)
 
 
 class Tail:
@@ -98,17 +102,16 @@ class Tail:
 
     def _grow(self, needed: int) -> None:
         # The first fill (the prompt) is exact; growth while decoding is by blocks.
-        capacity = needed if self.k.shape[2] == 0 else needed + max(_GROW, needed // 32)
+        room = needed if self.k.shape[2] == 0 else capacity(needed)
         for name in ("k", "v", "pos", "mass"):
             old = getattr(self, name)
             if old is not None:
-                new = old.new_empty(*old.shape[:2], capacity, *old.shape[3:])
+                new = old.new_empty(*old.shape[:2], room, *old.shape[3:])
                 new[:, :, : self.count] = old[:, :, : self.count]
                 setattr(self, name, new)
         if self.valid is not None:
-            self.valid = torch.cat(
-                [self.valid, self.valid.new_ones(len(self.valid), capacity - self.valid.shape[1])], 1
-            )
+            more = self.valid.new_ones(len(self.valid), room - self.valid.shape[1])
+            self.valid = torch.cat([self.valid, more], 1)
 
     def replace(self, k: Tensor, v: Tensor, pos: Tensor, mass: Tensor | None) -> None:
         """Hold exactly these slots: k, v (B, H, n, D), pos (B, H, n) int32 (-1 = none), mass (B, H, n)."""
@@ -138,56 +141,53 @@ class Tail:
         pos.scatter_(2, index.unsqueeze(-1), -1)
         self.free = index
 
-    def mask(self, queries: int) -> Tensor | None:
-        """(B, 1 or H, queries, count) bool for the last `queries` tokens, or None when all is visible."""
-        device = self.k.device
-        if self.pos is None:
-            seen = None if self.valid is None else self.valid[:, None, None, : self.count]
-            if queries == 1:
-                return seen
-            slot = torch.arange(self.count, device=device)
-            causal = slot <= slot[self.count - queries :, None]
-            return causal[None, None] if seen is None else causal & seen
-        pos = self.pos[:, :, None, : self.count]
-        if queries == 1:
-            return pos >= 0
-        # Slots that stood before this forward precede its queries; its own slots are the last ones.
-        slot = torch.arange(self.count, device=device)
-        return (pos >= 0) & (slot <= slot[self.count - queries :, None])
+    def there(self, stop: int) -> Tensor | None:
+        """(B, 1 or H, 1, stop) bool: which of the first `stop` slots exist, or None when all do."""
+        if self.pos is not None:
+            return self.pos[:, :, None, :stop] >= 0
+        return None if self.valid is None else self.valid[:, None, None, :stop]
 
     def attend(self, q: Tensor, scale: float, cap: float | None) -> Partial:
         """q (B, Hq, n, D), queries of the last n tokens appended -> Partial (B, H, G*n, D)."""
         heads, new = self.k.shape[1], q.shape[2]
-        unpadded = self.pos is None and self.valid is None
-        same_width = self.k.shape[-1] == self.v.shape[-1]
-        if new > 1 and unpadded and same_width and cap is None and q.device.type == "cpu":
-            return self._attend_split(q, scale)
-        group = q.shape[1] // heads
         folded = fold_queries(q, heads)
-        mask = self.mask(new)
-        if mask is None or new == 1:
-            return attend(folded, self.keys, self.values, scale, mask, cap)
-        mask = mask.unsqueeze(2).expand(-1, -1, group, -1, -1).flatten(2, 3)
-        attend_one = attend if mask.numel() <= _MASK_NUMBERS else attend_reference
-        return attend_one(folded, self.keys, self.values, scale, mask, cap)
+        if new == 1:
+            return attend(folded, self.keys, self.values, scale, self.there(self.count), cap)
+        # Slots that stood before this forward precede all its queries; its own are the last, and causal.
+        old = self.count - new
+        fresh = self._attend_new(q, old, scale, cap)
+        if old == 0:
+            return fresh
+        seen = self.there(old)
+        if seen is not None and bool(seen.all()):
+            seen = None
+        return merge([attend(folded, self.keys[:, :, :old], self.values[:, :, :old], scale, seen, cap), fresh])
+
+    def _attend_new(self, q: Tensor, old: int, scale: float, cap: float | None) -> Partial:
+        """The slots from `old` on, for their own queries, a tile of queries at a time: no (n, n) mask is built."""
+        (batch, heads, *_), new, group = self.k.shape, q.shape[2], q.shape[1] // self.k.shape[1]
+        k = self.keys[:, :, old:].repeat_interleave(group, 1)
+        v = self.values[:, :, old:].repeat_interleave(group, 1)
+        seen = self.there(self.count)
+        if seen is not None:
+            seen = seen[:, :1, :, old:]  # what has just been read is padding for all heads or for none
+        if seen is None and cap is None and q.device.type == "cpu" and k.shape[-1] == v.shape[-1]:
+            out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True, scale=scale)
+        else:
+            slot, parts = torch.arange(new, device=q.device), []
+            step = max(1, TILE_BYTES // (4 * batch * new))
+            for start in range(0, new, step):
+                stop = min(start + step, new)
+                mask = (slot[:stop] <= slot[start:stop, None])[None, None]
+                mask = mask if seen is None else mask & seen[..., :stop]
+                parts.append(attend(q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop], scale, mask, cap))
+            out, lse = (torch.cat(tensors, 2) for tensors in zip(*parts, strict=True))
+        shape = (batch, heads, group * new)
+        return Partial(out.float().reshape(*shape, -1), lse.float().reshape(shape))
 
     def part(self) -> kernels.Part:
         """What a fused kernel reads, for one query a row: the newest token, which sees every slot."""
         return kernels.Part(self.k, self.v, self.count, None, self.pos, self.valid)
-
-    def _attend_split(self, q: Tensor, scale: float) -> Partial:
-        """Old slots without a mask, the new ones by the kernel's own causal rule: no (n, count) mask is built."""
-        heads, new = self.k.shape[1], q.shape[2]
-        group, old = q.shape[1] // heads, self.count - new
-        k = self.keys[:, :, old:].repeat_interleave(group, 1)
-        v = self.values[:, :, old:].repeat_interleave(group, 1)
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True, scale=scale)
-        shape = (q.shape[0], heads, group * new)
-        fresh = Partial(out.float().reshape(*shape, -1), lse.float().reshape(shape))
-        if old == 0:
-            return fresh
-        before = attend(fold_queries(q, heads), self.keys[:, :, :old], self.values[:, :, :old], scale)
-        return merge([before, fresh])
 
     def take_rows(self, rows: Tensor) -> None:
         """Batch row i becomes what row rows[i] (int64) was."""

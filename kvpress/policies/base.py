@@ -20,11 +20,14 @@ class Scorer(Protocol):
 
     comparable: scores of different heads are on one scale, so that head budgets may compare them. attention: scores
     are attention a slot gets from its own head, not negative and not weighted by its value, which a refiner may do.
+    waits: why the whole prompt has to be there before slots are chosen; "" = they may be chosen after every chunk of
+    it, again and again, from those that are left and the new ones. Without the attribute the press waits.
     """
 
     needs: Needs
     comparable: bool
     attention: bool
+    waits: str
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         """(B, H, n) fp32 scores of the block's slots, higher = keep."""
@@ -63,11 +66,12 @@ class LayerBudget(Protocol):
 
     compares: scores of different layers are compared, so they must be on one scale. exact: shares are proportions,
     made whole so that they sum to layers * total; otherwise each is taken as it is, rounded down and bounded by the
-    layer's slots, whatever they sum to.
+    layer's slots, whatever they sum to. waits: as for a scorer.
     """
 
     needs: Needs
     compares: bool
+    waits: str
     exact: bool
 
     def measure(self, block: Block, seen: Evidence, scores: Callable[[], Tensor]) -> Tensor:

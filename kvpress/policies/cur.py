@@ -37,6 +37,7 @@ class ValueGuided:
     needs = Needs()
     comparable = True
     attention = False
+    waits = "cur scores a token by its share of its neighbours, which grows when neighbours are dropped"
 
     def _share(self, x: Tensor, seen: Evidence) -> Tensor:
         if self.sketch:

@@ -36,6 +36,7 @@ class ExpectedAttention:
     covariance: bool = True
     values: bool = True
     comparable = True
+    waits = "expected_attention scores by the statistics of all queries of the prompt"
 
     @property
     def attention(self) -> bool:

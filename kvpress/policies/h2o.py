@@ -24,6 +24,7 @@ class HeavyHitters:
     needs = Needs(mass=True)
     comparable = True
     attention = True
+    waits = ""  # what a slot received before it was evicted is forgotten with it
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         return seen.mass()

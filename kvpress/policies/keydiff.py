@@ -4,7 +4,7 @@ paper     Park et al. 2025, KeyDiff: Key Similarity-Based KV Cache Eviction for 
 idea      drop the keys closest in direction to the average direction; what stays is diverse
 formula   score = -cos(k, a), a = mean of k / |k| over the slots of the head
 cost      O(n D) a layer, once after the prompt; nothing observed
-deviates  over the whole prompt at once (the authors evict block by block while they read it, under a fixed budget)
+deviates  over the whole prompt at once, or block by block as the authors do (`prefill(chunk=, between=True)`)
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class KeyDifference:
     needs = Needs()
     comparable = True
     attention = False
+    waits = ""  # the authors evict block by block
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         unit = F.normalize(block.k.float(), dim=-1)

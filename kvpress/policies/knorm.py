@@ -28,6 +28,7 @@ class KeyNorm:
     needs = Needs()
     comparable = False  # key norms of different heads are on different scales
     attention = False
+    waits = ""
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         # RoPE keeps norms: in the first layer a repeated token has one norm, wherever it stands.

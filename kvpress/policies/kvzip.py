@@ -35,6 +35,7 @@ class Reconstruction:
     skip: int = 4
     comparable = True
     attention = True
+    waits = "kvzip reads the whole prompt a second time"
 
     @property
     def needs(self) -> Needs:

@@ -34,6 +34,7 @@ class LagRelative:
     cross: bool = False
     needs = Needs()
     attention = False
+    waits = ""  # a partition is compared with what is left of the next one
 
     @property
     def comparable(self) -> bool:

@@ -38,6 +38,7 @@ class Leverage:
     seed: int = 0
     comparable = True
     attention = False
+    waits = "leverage scores a key against all keys of the prompt"
 
     @property
     def needs(self) -> Needs:

@@ -25,6 +25,7 @@ class Pooled:
 
     needs = Needs()
     compares = True
+    waits = "pooled compares the scores of all layers once they have read the prompt"
     exact = True
 
     def measure(self, block: Block, seen: Evidence, scores: Callable[[], Tensor]) -> Tensor:

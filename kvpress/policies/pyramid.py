@@ -31,6 +31,7 @@ class Pyramid:
     exact: bool = True
     needs = Needs()
     compares = False
+    waits = "pyramid spreads slots over layers once all of them have been read"
 
     def measure(self, block: Block, seen: Evidence, scores: Callable[[], Tensor]) -> Tensor:
         return torch.ones(block.pos.shape[0], dtype=torch.float64, device=block.pos.device)

@@ -26,6 +26,7 @@ class Random:
     needs = Needs()
     comparable = False
     attention = False
+    waits = ""
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         head = torch.arange(block.pos.shape[1], device=block.pos.device).view(1, -1, 1)

@@ -38,6 +38,7 @@ class WindowVotes:
     pool_first: bool = True
     comparable = True
     attention = True
+    waits = "snapkv scores by the last queries of the prompt"
 
     @property
     def needs(self) -> Needs:

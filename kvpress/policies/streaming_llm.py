@@ -24,6 +24,7 @@ class Recency:
     needs = Needs()
     comparable = False
     attention = False
+    waits = ""
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         return seen.rank.float()

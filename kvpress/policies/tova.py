@@ -24,6 +24,7 @@ class LastQuery:
     needs = Needs(window=1)
     comparable = False  # one set for all heads
     attention = False  # of the layer, and heads that keep other slots have no column in common
+    waits = ""
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         probs = seen.window(block, 1)  # (B, H, G, 1, n)

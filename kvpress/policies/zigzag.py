@@ -29,6 +29,7 @@ class Uncertainty:
     window: int = 32
     compares = False
     exact = True
+    waits = "zigzag measures what each layer needs when all of them have been read"
 
     @property
     def needs(self) -> Needs:

@@ -31,6 +31,7 @@ class Channels:
     keys: float = 0.6
     values: float = 1.0
     window: int = 32
+    waits = "think chooses channels by the last queries of the prompt"
 
     @property
     def needs(self) -> Needs:
