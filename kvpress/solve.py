@@ -71,7 +71,7 @@ def solve(press: Press, model: PreTrainedModel, length: int, target: str | float
             f"{press} cannot hold {wanted:,} bytes ({wanted / ruler.dense:.1%} of the dense cache of {length} tokens) "
             f"by its {name}: it reaches {_reach(at, sizes, ruler.dense)}"
             + (f", in steps ({', '.join(map(str, _CHOICES[name]))} bits)" if name in _CHOICES else "")
-            + (f", and {sizes[best] / ruler.dense:.1%} is the most that fits" if best is not None else "")
+            + (f"; {sizes[best] / ruler.dense:.1%} is what fits" if best is not None and best != max(sizes) else "")
             + ". Ask for another share, or compose it with another press."
         )
     return Solved(presses[best], sizes[best], ruler.dense)

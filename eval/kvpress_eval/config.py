@@ -50,8 +50,8 @@ class RunConfig:
     press). ``history`` says whose answers later turns see. ``length`` bounds all tokens of a
     session. ``batch`` questions are answered at once in multi-request mode (0: all of them for the
     bundled model, one at a time for others). ``chunk`` splits long prompts. ``bytes`` is a share of the
-    dense cache ("12.5%") or an amount ("512MiB") that the press's free parameter is solved for, on the
-    context of the first session.
+    dense cache ("12.5%") or an amount ("512MiB") that the press's free parameter is solved for, on
+    what is compressed in the first session: its context, with the first question where that is visible.
     """
 
     model: str = "tiny"

@@ -90,11 +90,12 @@ def _press(config: RunConfig, loaded: Loaded) -> tuple[Press, str]:
     if not config.bytes:
         return press, ""
     check(press, config.bytes)
-    context = len(loaded.prompter.prompt(Cell(config, loaded, press, "").episode(0)).context)
-    key = (str(press), config.bytes, context)
+    prompt = loaded.prompter.prompt(Cell(config, loaded, press, "").episode(0))
+    length = len(prompt.context) + (len(prompt.questions[0]) if config.question_visible else 0)
+    key = (str(press), config.bytes, length)
     if key not in loaded.solved:
         try:
-            loaded.solved[key] = solve(press, loaded.model, context, config.bytes).press
+            loaded.solved[key] = solve(press, loaded.model, length, config.bytes).press
         except Exception as error:  # whatever it is, it is the result of the cells that need it
             loaded.solved[key] = _reason(error)
     found = loaded.solved[key]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from kvpress_eval import runner
 from kvpress_eval.cli import main
+from kvpress_eval.page import loading
 from kvpress_eval.rows import load_rows
 
 SMALL = ["--length", "300", "--sessions", "2", "--turns", "2"]
@@ -222,3 +223,43 @@ def test_presses_are_solved_for_the_bytes_of_a_sweep(dialect_model: str, tmp_pat
         if row.press != "full":
             share = 0.5 if "--bytes 50%" in row.command else 0.8
             assert row.bytes_ratio == pytest.approx(share, rel=0.05) and "(keep=" in row.press
+    words = ["sweep", str(tmp_path / "sweep.yaml"), "--results", str(tmp_path / "two"), "--jobs", "2"]
+    assert main(words) == 0
+    assert {row.run_id for row in load_rows(tmp_path / "two")} == {row.run_id for row in rows}
+
+
+def test_compare_takes_presses_as_asked_for_bytes(
+    dialect_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = ["run", "--model", dialect_model, *SMALL, "--results", str(tmp_path), "--mode", "multi-request"]
+    for press in ("random", "knorm"):
+        assert main([*cell, "--press", press, "--bytes", "50%"]) == 0
+    assert main([*cell, "--press", "knorm | kivi(bits=2)", "--bytes", "90%"]) == 1
+    assert main(cell) == 0
+    capsys.readouterr()
+    for second in ("knorm", "full"):
+        words = ["compare", "random", second, "--bytes", "50 %", "--results", str(tmp_path)]
+        assert main(words) == 0
+        out = lines(capsys.readouterr().out)
+        assert f"random at 50 % minus {'full' if second == 'full' else 'knorm at 50 %'}" in out
+        assert "multi-request, all" in out
+    for words, message in (
+        (["random", "knorm"], "no finished row of random; it was solved for --bytes 50%"),
+        (["random", "knorm", "--bytes", "12%"], "no finished row of random at 12 %; it was solved for --bytes 50%"),
+        (["h2o", "knorm", "--bytes", "50%"], "no finished row of h2o at 50 %; there are: full, knorm at 50 %, random"),
+        (["knorm | kivi(bits=2)", "knorm", "--bytes", "90%"], "cannot hold"),
+    ):
+        assert main(["compare", *words, "--results", str(tmp_path)]) == 2
+        assert message in lines(capsys.readouterr().err)
+
+
+def test_a_report_reads_the_rows_once(
+    dialect_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--model", dialect_model, *SMALL, "--results", str(tmp_path / "rows")]) == 0
+    whole, read = loading.parse_row, []
+    monkeypatch.setattr(loading, "parse_row", lambda data, path: read.append(path) or whole(data, path))
+    for check in ([], ["--check"]):
+        read.clear()
+        assert main(["report", "--results", str(tmp_path / "rows"), "--out", str(tmp_path), *check]) == 0
+        assert len(read) == 1

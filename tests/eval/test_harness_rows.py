@@ -65,6 +65,13 @@ def test_keys_of_a_later_version_are_dropped() -> None:
     assert Row.from_dict({**row.to_dict(), "colour": "red"}) == row
 
 
+def test_rows_of_before_there_were_amounts_of_bytes_still_load() -> None:
+    old = make_row(press="snapkv(keep=0.5)").to_dict()
+    del old["asked"], old["target"]
+    row = Row.from_dict(old)
+    assert (row.asked, row.target) == ("snapkv(keep=0.5)", "")
+
+
 def test_not_a_number_is_never_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_row(make_row(score=float("nan")), tmp_path)

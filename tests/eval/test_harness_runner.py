@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from kvpress_eval.config import RunConfig
 from kvpress_eval.errors import UsageError
 from kvpress_eval.models import Loaded, load
 from kvpress_eval.prompt import Prompt
-from kvpress_eval.rows import load_row
+from kvpress_eval.rows import load_row, load_rows
 from kvpress_eval.runner import prepare, run_cell
 from kvpress_eval.sweep import Watcher, run_sweep
+
+from kvpress import solve
+from kvpress.errors import BudgetError
 
 PRESSES = ["full", "snapkv(keep=0.5, window=5)", "kivi(bits=4)", "streaming_llm(keep=0.4)"]
 
@@ -160,6 +164,49 @@ def test_a_cell_that_breaks_is_a_row(loaded: Loaded, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(runner, "ask", broken)
     row = run_cell(prepare(config(), loaded))
     assert (row.status, row.error, row.session_scores) == ("failed", "RuntimeError: out of memory", [])
+
+
+def test_bytes_out_of_reach_are_a_failed_row_and_the_sweep_goes_on(dialect_model: str, tmp_path: Path) -> None:
+    base = {"model": dialect_model, "mode": "multi-request", "turns": 1}
+    wanted = [("knorm | kivi(bits=4, residual=0)", "90%"), ("knorm", "50 %"), ("full", "")]
+    outcome = run_sweep([config(press=press, bytes=amount, **base) for press, amount in wanted], tmp_path)
+    assert (outcome.ran, outcome.failed) == (3, 1)
+    rows = {row.asked: row for row in load_rows(tmp_path)}
+    assert {asked: (row.status, row.target) for asked, row in rows.items()} == {
+        "knorm | kivi(bits=4, residual=0)": ("failed", "90%"),
+        "knorm": ("ok", "50%"),
+        "full": ("ok", ""),
+    }
+    assert re.search(r"cannot hold .* by its keep: it reaches \S+% to \S+%", str(rows[wanted[0][0]].error))
+    assert "keep=" in rows["knorm"].press and "--bytes 50%" in rows["knorm"].command
+    assert (run_sweep([config(press="knorm", bytes="50.0%", **base)], tmp_path)).skipped == 1
+
+
+def test_a_mistake_in_the_bytes_stops_a_sweep_before_a_model_is_loaded(tmp_path: Path) -> None:
+    for press, amount, words in (
+        ("kivi(bits=2)", "9%", "leaves nothing to solve"),
+        ("knorm", "lots", "cannot be read"),
+    ):
+        with pytest.raises(BudgetError, match=words):
+            run_sweep([config(model="/no/such/folder", press=press, bytes=amount)], tmp_path)
+
+
+def test_a_press_is_solved_once_for_each_length_it_compresses(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, asked = solve.solve, []
+    monkeypatch.setattr(solve, "solve", lambda *args: asked.append(args[2:]) or whole(*args))
+    fresh = replace(loaded, solved={})
+    contexts = set()
+    for text in ("knorm", "knorm()"):
+        for task in ("kv", "prefix_suffix", "vt", "needle"):
+            for mode in ("multi-turn", "multi-request"):
+                cell = prepare(config(press=text, task=task, mode=mode, bytes="50%"), fresh)
+                prompt = loaded.prompter.prompt(cell.episode(0))
+                seen = len(prompt.questions[0]) if mode == "multi-turn" else 0
+                contexts.add(len(prompt.context) + seen)
+    assert sorted(asked) == sorted((length, "50%") for length in contexts)
+    for mode in ("multi-turn", "multi-request"):
+        assert prepare(config(press="knorm | kivi(bits=4)", mode=mode, bytes="99%"), fresh).problem
+    assert len(asked) == len(contexts) + 2, "what cannot be reached is not looked for again either"
 
 
 def test_claimed_bytes_must_be_the_measured_ones(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -224,3 +224,18 @@ def test_an_empty_report_opens(browser: Any, tmp_path: Path, make: Any) -> None:
         browser.get(write(results, tmp_path / f"{results.name}-out").page.as_uri())
         assert [entry for entry in browser.get_log("browser") if entry["level"] != "INFO"] == []
         assert "No finished run" in js(browser, "document.getElementById('quality').textContent")
+
+
+def test_equal_bytes_in_the_page(browser: Any, page: Any, tmp_path: Path, make: Any) -> None:
+    from kvpress_eval.report import write
+
+    assert js(page, "document.getElementById('s-equal').hidden")  # no press of that sweep was solved
+    full, one = make.make_row("full", "kv"), make.make_row("snapkv(keep=0.25)", "kv", asked="snapkv", target="25%")
+    bad = make.failed({**one, "asked": "h2o", "press": "h2o", "run_id": "h2o"}, "BudgetError: cannot hold 9 bytes")
+    browser.get(write(make.write_rows(tmp_path / "r", [full, one, bad]), tmp_path).page.as_uri())
+    assert [entry for entry in browser.get_log("browser") if entry["level"] != "INFO"] == []
+    assert js(browser, "document.querySelector('#equal td b').closest('tr').textContent").startswith("snapkv")
+    assert "solved: keep 0.25" in js(browser, "document.querySelector('#equal td b').closest('td').title")
+    assert "cannot hold 9 bytes" in js(browser, "document.querySelector('#equal li').textContent")
+    choose(browser, "task", "kv")
+    assert js(browser, "document.querySelectorAll('#equal td b').length") == 1
