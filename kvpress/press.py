@@ -137,6 +137,11 @@ class Recipe:
                         "minicache stores one direction for two layers, which must hold the same slots and channels, "
                         f"and {reason}. Use one of them."
                     )
+        if self.needs.repeat is not None and self.schedule.continuous:
+            raise PressConflictError(
+                f"{type(self.scorer).__name__} scores slots by a second reading of the prompt, and there is none while "
+                "decoding. Use it with a schedule that chooses once, after the prompt."
+            )
         if self.positions == "slots" and self.block:
             raise PressConflictError(
                 f'positions="slots" (streaming_llm) moves stored keys at every step, which {self.key.name} storage '

@@ -17,6 +17,7 @@ from kvpress.search import STEPS, Search
 _FRACTIONS = ("keep", "keep_channels")
 _CHOICES = {"bits": (2, 4, 8)}
 _CLOSE = 0.02
+_AROUND = 24  # slots
 _UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 
 
@@ -66,6 +67,8 @@ def solve(press: Press, model: PreTrainedModel, length: int, target: str | float
         block = press.recipe.block if name == "keep" else 0
         sizes = Search(at, wanted, STEPS * block / length).search()
     best = max((value for value, size in sizes.items() if size <= wanted), default=None)
+    if name == "keep" and press.recipe.block and best is not None:
+        best = _nearer(at, sizes, best, wanted, length)
     if best is None or sizes[best] < (1 - _CLOSE) * wanted:
         raise BudgetError(
             f"{press} cannot hold {wanted:,} bytes ({wanted / ruler.dense:.1%} of the dense cache of {length} tokens) "
@@ -75,6 +78,27 @@ def solve(press: Press, model: PreTrainedModel, length: int, target: str | float
             + ". Ask for another share, or compose it with another press."
         )
     return Solved(presses[best], sizes[best], ruler.dense)
+
+
+def _nearer(at: Callable[[float], int], sizes: dict[float, int], best: float, wanted: int, length: int) -> float:
+    """A fraction some slots around `best` whose bytes are as close under `wanted` as they must be, if there is one.
+
+    Where heads hold different numbers of slots each fills its blocks at another fraction, and bytes jump to and fro.
+    """
+    if sizes[best] == wanted or best == 1:
+        return best
+    for slots in sorted(range(-_AROUND, _AROUND + 1), key=abs):
+        value = round(best + slots / length, 4)
+        if not 0 < value < 1:
+            continue
+        if value not in sizes:
+            try:
+                sizes[value] = at(value)
+            except BudgetError:
+                continue
+        if (1 - _CLOSE) * wanted <= sizes[value] <= wanted:
+            return value
+    return best
 
 
 @dataclass(frozen=True)

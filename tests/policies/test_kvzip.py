@@ -12,8 +12,10 @@ from transformers import DynamicCache, PreTrainedModel
 
 from kvpress import Press, kvzip, snapkv
 from kvpress.errors import SessionError, UnsupportedError
-from kvpress.policies.kvzip import instructions
+from kvpress.policies.base import EveryStep
+from kvpress.policies.kvzip import Reconstruction, instructions
 from kvpress.policies.pooled import Pooled
+from kvpress.press import Recipe
 from kvpress.repeat import read_again
 from tests.helpers import forward, gap, kept, positions_of
 from tests.models import left_padded, shared, tokens
@@ -192,6 +194,8 @@ def test_the_other_budgets_take_its_scores() -> None:
         kvzip() | Press.parse("pooled")
     with pytest.raises(ValueError, match="pooled cannot compare"):
         Press.parse("pooled | streaming_llm")
+    with pytest.raises(ValueError, match="second reading of the prompt"):
+        Recipe(keep=0.5, scorer=Reconstruction(), schedule=EveryStep()).check()
     with pytest.raises(ValueError, match="nothing evicts"):
         Press.parse("pooled").ready()
     assert not snapkv().recipe.together
