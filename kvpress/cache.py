@@ -23,7 +23,7 @@ from kvpress.store import State, StoreLayer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from kvpress.repeat import Part
+    from kvpress.repeat import Repetition
     from kvpress.session import Session
 
 
@@ -156,32 +156,38 @@ class PressCache(Cache):  # type: ignore[misc]
 
     def settle(self) -> None:
         """Fire the press where a prompt was read and the press waits for the prompt to be complete."""
-        if self.press.recipe.needs.repeat is not None and any(layer.due_now for layer in self.stores):
-            session = self.session() if self.session is not None else None
-            if session is None or not session.open:
-                raise SessionError(
-                    f"{self.press} reads the prompt a second time. Enter it and session.compress(cache)."
-                )
+        if self._check_settles():
+            assert self.session is not None
+            session = self.session()
+            assert session is not None
             session.compress(self)
         for layer in self.stores:
             if layer.due_now:
                 layer.fire()
 
+    def _check_settles(self) -> bool:
+        """Whether settling takes a session, which SessionError says where there is none."""
+        if self.press.recipe.needs.repeat is None or not any(layer.due_now for layer in self.stores):
+            return False
+        session = self.session() if self.session is not None else None
+        if session is None or not session.open:
+            raise SessionError(f"{self.press} reads the prompt a second time. Enter it and session.compress(cache).")
+        return True
+
     @contextlib.contextmanager
-    def borrowed(self, part: Part) -> Iterator[None]:
+    def borrowed(self, part: Repetition) -> Iterator[None]:
         """Within, the prompt is repeated: what a forward adds to the cache is taken out again at the end."""
         own = self.layers
-        before = [(layer, layer.logical, layer.seen_mask, layer.tail.count, layer.tail.valid) for layer in self.stores]
+        before = [(layer, layer.logical, layer.seen_mask, dict(vars(layer.tail))) for layer in self.stores]
         self.layers = [layer if isinstance(layer, StoreLayer) else _copy_layer(layer) for layer in own]
         self.state.part = part
         try:
             yield
         finally:
-            self.layers, self.state.part = own, None
-            for layer, logical, mask, count, valid in before:
-                layer.logical, layer.seen_mask = logical, mask
-                layer.tail.trim(count)
-                layer.tail.valid = None if valid is None else layer.tail.valid
+            self.layers, self.state.part, self.broken = own, None, False
+            for layer, logical, mask, tail in before:
+                layer.logical, layer.seen_mask, layer.staged = logical, mask, None
+                vars(layer.tail).update(tail)  # with the buffers of before: what grew is let go
 
     def fork(self, rows: int | Tensor | None = None) -> PressCache:
         """An independent continuation: segments are shared, the dense tail is copied.
@@ -222,12 +228,14 @@ class PressCache(Cache):  # type: ignore[misc]
                     "A sliding or linear layer of this model no longer holds what stood before the last tokens. Fork "
                     "the cache before reading what you may want to undo."
                 )
+        self._check_settles()
         super().crop(tokens_to_remove)
         self.settle()
 
     def reset(self) -> None:
         """Back to a cache that has seen nothing."""
         super().reset()
+        self._share_state()
         self.next_logits, self.broken, self.peak = None, False, 0
 
     def to_dense(self) -> DynamicCache:

@@ -38,11 +38,17 @@ def budget(recipe: Recipe, lengths: Tensor) -> Tensor:
     return total.clamp(min=max(1, least))
 
 
+def fits(layer: StoreLayer) -> bool:
+    """No row has more tokens than its slots, so there is nothing to choose."""
+    lengths = layer.lengths()
+    return bool((budget(layer.recipe, lengths) >= lengths).all())
+
+
 def totals(layers: Sequence[StoreLayer]) -> list[Tensor]:
     """(B,) int64 slots per KV head for each of `layers`, which are all layers of a cache where they share a budget."""
     recipe, lengths = layers[0].recipe, layers[0].lengths()
     total = budget(recipe, lengths)
-    if recipe.layers is None:
+    if recipe.layers is None or fits(layers[0]):
         return [total] * len(layers)
     measured = []
     for layer in layers:

@@ -32,6 +32,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from kvpress.errors import SessionError, UnsupportedError
 from kvpress.evidence import Rule
 from kvpress.output import Projection, projections
+from kvpress.rope import rotary_embedding
 from kvpress.store import TAG, StoreLayer
 
 NAME = "kvpress"  # neutral on purpose: names with flash, sdpa or flex in them take special paths
@@ -198,6 +199,14 @@ def head_dim(model: PreTrainedModel) -> int:
     """Channels of one head."""
     config = text_config(model)
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def learned_positions(model: PreTrainedModel) -> int | None:
+    """How many positions a model without rotary embedding has learned; None where positions are no table."""
+    if rotary_embedding(model) is not None:
+        return None
+    limit = getattr(text_config(model), "max_position_embeddings", None)
+    return None if limit is None else int(limit)
 
 
 def output_projections(model: PreTrainedModel) -> dict[int, Projection]:

@@ -16,6 +16,8 @@ from kvpress.tail import capacity
 _WORKSPACE = 64 << 20  # of attention, see `partial.TILE_BYTES` and the tiles of `segment`
 _SAMPLE = 4096  # slots that a codec is asked to pack to learn its bytes
 _POSITION = _MASS = 4  # bytes a slot
+_ADDED = 8  # what its value adds to the output, and where it stood
+_INSTRUCTION = 256  # tokens that tell a model to repeat its prompt, at most
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ class _Layer:
     @property
     def _dense(self) -> int:
         """Bytes of a slot of the tail."""
-        return self.shape.slot + _POSITION + (_MASS if self.recipe.needs.mass else 0)
+        added = _ADDED if self.recipe.refine is not None and self.recipe.in_place else 0
+        return self.shape.slot + _POSITION + added + (_MASS if self.recipe.needs.mass else 0)
 
     @property
     def _window(self) -> int:
@@ -138,6 +141,10 @@ class _Layer:
         chunks = -(-self.plan.tokens // self.plan.chunk)
         witness = needs.window * (shape.queries * shape.key * shape.dtype.itemsize + _POSITION)
         witness += 4 * shape.queries * (shape.key + 2) * shape.key if needs.moments else 0
+        if needs.repeat is not None:  # the prompt, what its slots got, and a part of it once more
+            part = min(needs.repeat.chunk, self.plan.tokens) + needs.repeat.overlap + _INSTRUCTION
+            witness += self.plan.tokens * (8 + 4 * shape.heads)
+            witness += shape.heads * (part + capacity(self.plan.tokens + part) - self.plan.tokens) * self._dense
         return rows * (witness + 64 + 8 * shape.heads * (chunks + 16))
 
     def stored(self) -> int:

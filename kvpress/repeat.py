@@ -6,25 +6,29 @@ them where the session has one. What a part adds to the cache is taken out again
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from kvpress.errors import SessionError, UnsupportedError
 from kvpress.evidence import Repeat, Rule
 from kvpress.partial import soft_cap
+from kvpress.rope import length_dependent
 
 if TYPE_CHECKING:
     from kvpress.cache import PressCache
+    from kvpress.press import Press
     from kvpress.session import Session
 
 _TILE_BYTES = 16 << 20
+_TEXT = ("input_ids", "attention_mask", "position_ids", "cache_position", "logits_to_keep", "labels", "token_type_ids")
 
 
 @dataclass(frozen=True)
-class Part:
+class Repetition:
     """One part of every row.
 
     ids: (B, m) int64 what is fed. real: (B, m) bool, False = filled up, for rows that are shorter. columns: one int64
@@ -39,7 +43,7 @@ class Part:
 
 def parts(
     prompt: Tensor, mask: Tensor | None, plan: Repeat, instructions: tuple[Sequence[int], Sequence[int]]
-) -> Iterator[Part]:
+) -> Iterator[Repetition]:
     """The prompt (B, n) int64 cut as if each row were alone; mask (B, n) bool, False = padding, None = none is."""
     there = torch.ones_like(prompt) if mask is None else mask
     rows = [row.nonzero().flatten() for row in there]
@@ -55,7 +59,7 @@ def parts(
         real = torch.tensor([[True] * len(ids) + [False] * (width - len(ids)) for ids in fed])
         ids = torch.tensor([ids + [0] * (width - len(ids)) for ids in fed])
         columns, before = [row[start : start + plan.chunk] for row in rows], [row[: plan.skip] for row in rows]
-        yield Part(ids.to(prompt.device), real.to(prompt.device), columns, before)
+        yield Repetition(ids.to(prompt.device), real.to(prompt.device), columns, before)
 
 
 @torch.no_grad()
@@ -63,17 +67,63 @@ def read_again(session: Session, cache: PressCache) -> None:
     """Give every layer of `cache`, dense and read by `session`, the attention its slots get while it is repeated."""
     plan = session.press.recipe.needs.repeat
     first = cache.stores[0]
-    assert plan is not None and first.prompt is not None
+    assert plan is not None and first.prompt is not None and first.prompt.shape[1] == first.logical
     mask, length = first.seen_mask, first.logical
+    found = list(parts(first.prompt, mask, plan, session.instructions))
+    longest = length + max((part.ids.shape[1] for part in found), default=0)
+    limit = session.positions
+    if limit is not None and longest > limit:
+        raise UnsupportedError(
+            f"{session.press} repeats a prompt of {length} tokens at positions up to {longest}, and this model has "
+            f"learned {limit}. Give it a smaller chunk, or use a press that reads the prompt once."
+        )
     for layer in cache.stores:
         layer.repeated = torch.zeros(*layer.tail.k.shape[:2], length, device=layer.device)
-    for part in parts(first.prompt, mask, plan, session.instructions):
-        before = torch.ones_like(first.prompt) if mask is None else mask.long()
-        with cache.borrowed(part):
-            session.forward(part.ids, torch.cat([before, torch.ones_like(part.ids)], 1), cache)
+    before = torch.ones_like(first.prompt) if mask is None else mask.long()
+    try:
+        for part in found:
+            with cache.borrowed(part):
+                session.forward(part.ids, torch.cat([before, torch.ones_like(part.ids)], 1), cache)
+    except BaseException:
+        for layer in cache.stores:
+            layer.repeated = None
+        raise
 
 
-def strongest(q: Tensor, k: Tensor, rule: Rule, part: Part, out: Tensor) -> None:
+def check_model(session: Session) -> None:
+    """Raise UnsupportedError for a model that would not be the same after positions beyond the prompt."""
+    if kind := length_dependent(session.model):
+        raise UnsupportedError(
+            f"{type(session.model).__name__} uses {kind} RoPE, whose angles depend on the longest position seen, and "
+            f"{session.press} makes the model repeat its prompt beyond its end. Use a press that reads the prompt once."
+        )
+
+
+def check_text(press: Press, given: Mapping[str, Any]) -> None:
+    """Raise UnsupportedError where a prompt is more than the tokens that can be fed again."""
+    if not isinstance(given.get("input_ids"), Tensor) or given.get("inputs_embeds") is not None:
+        raise UnsupportedError(f"{press} reads the prompt a second time and needs input_ids, not inputs_embeds.")
+    other = [name for name, value in given.items() if isinstance(value, Tensor) and name not in _TEXT]
+    if other:
+        raise UnsupportedError(
+            f"{press} reads the prompt a second time, as tokens alone, and this one has {', '.join(other)} too. Use a "
+            "press that reads the prompt once."
+        )
+
+
+def checked_instructions(value: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Two sequences of token ids, or SessionError."""
+    try:
+        first, later = ([int(token) for token in tokens] for tokens in value)
+    except (TypeError, ValueError):
+        raise SessionError(
+            f"instructions={value!r} must be two lists of token ids: what comes before the first part of a prompt that "
+            "is repeated, and before each later one."
+        ) from None
+    return tuple(first), tuple(later)
+
+
+def strongest(q: Tensor, k: Tensor, rule: Rule, part: Repetition, out: Tensor) -> None:
     """Raise out (B, H, n) to the largest attention its slots get from q (B, Hq, m, D), queries of the part's tokens.
 
     k: (B, H, n + m, D), the last m of them the part's own. Softmax over the first tokens, the slots of the part and
@@ -85,7 +135,8 @@ def strongest(q: Tensor, k: Tensor, rule: Rule, part: Part, out: Tensor) -> None
     for row, (columns, before) in enumerate(zip(part.columns, part.before, strict=True)):
         if not len(columns):
             continue
-        real = part.real[row].nonzero().flatten()
+        columns, before = columns.to(q.device), before.to(q.device)
+        real = part.real[row].nonzero().flatten().to(q.device)
         own = torch.arange(out.shape[2], k.shape[2], device=q.device)
         index = torch.cat([before, columns, own])
         tile = max(1, _TILE_BYTES // (4 * len(index) * group))

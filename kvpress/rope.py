@@ -22,13 +22,24 @@ _LENGTH_DEPENDENT = ("dynamic", "longrope")
 _KEEP = 'use positions="keep" (original positions)'
 
 
+def rotary_embedding(model: Any) -> Any:
+    """The rotary embedding of a model, None where it has none."""
+    return next((m for n, m in model.named_modules() if n.rsplit(".", 1)[-1] == "rotary_emb"), None)
+
+
+def length_dependent(model: Any) -> str:
+    """The kind of RoPE where its angles depend on the longest position a model has seen, else ""."""
+    kind = str(getattr(rotary_embedding(model), "rope_type", "default"))
+    return kind if kind in _LENGTH_DEPENDENT else ""
+
+
 def rotation(model: Any, head_dim: int, instead: str = _KEEP) -> Rotate:
     """A function (keys (B, H, n, D) post-RoPE, delta (B,) or (B, n) positions) -> the keys moved by delta.
 
     instead: what the errors advise. Raises UnsupportedError when the model has no rotary embedding that composes.
     """
     name = type(model).__name__
-    embedding = next((m for n, m in model.named_modules() if n.rsplit(".", 1)[-1] == "rotary_emb"), None)
+    embedding = rotary_embedding(model)
     apply = next(
         (
             found
@@ -41,8 +52,8 @@ def rotation(model: Any, head_dim: int, instead: str = _KEEP) -> Rotate:
     )
     if embedding is None or apply is None:
         raise UnsupportedError(f"{name} has no rotary embedding to move keys with; {instead}.")
-    if getattr(embedding, "rope_type", "default") in _LENGTH_DEPENDENT:
-        raise UnsupportedError(f"{name} uses {embedding.rope_type} RoPE, whose angles depend on the length; {instead}.")
+    if kind := length_dependent(model):
+        raise UnsupportedError(f"{name} uses {kind} RoPE, whose angles depend on the length; {instead}.")
     layered = (
         {"layer_type": "full_attention"} if "layer_type" in inspect.signature(embedding.forward).parameters else {}
     )

@@ -19,24 +19,29 @@ class Search:
     """Measured bytes by step (a step is 1e-4).
 
     measure: bytes of a fraction; BudgetError where it leaves too few slots for those a press protects. Bytes grow with
-    the fraction, except that they fall once every `period` steps, where a block of slots is packed; 0 = never.
+    the fraction, except that they fall once every `period` steps, where a block of slots is packed; 0 = never. first:
+    the step of the first fall, where a block is full beyond the slots that stay dense.
     """
 
     measure: Callable[[float], int]
     wanted: int
     period: float = 0
+    first: float = 0
     sizes: dict[int, int] = field(default_factory=dict)
 
     def search(self) -> dict[float, int]:
-        """Bytes of the fractions tried. The largest of them that fits is the largest of all, to four decimals.
+        """Bytes of the fractions tried, among them one that fits and whose next does not.
 
-        With falls this is exact where they are at least 64 steps apart and every head falls at the same ones; otherwise
-        it is a fraction that fits and whose next does not.
+        Without falls it is the largest that fits. With falls it is that or one a few slots below, where they are at
+        least 64 steps apart and every head falls at the same ones.
         """
         top = self._size(STEPS, refuse=True)
         if top > self.wanted:
             falls = _SHORTEST <= self.period < STEPS / 2
-            self._enclose(*(self._tooth() if falls else (0, STEPS)))
+            low, high = self._tooth() if falls else (0, STEPS)
+            if low < self.first < high or high < self.first:  # there is no fall yet: one line from nothing to the first
+                low, high = 0, min(STEPS, math.ceil(self.first))
+            self._enclose(low, high)
         return {step / STEPS: size for step, size in self.sizes.items()}
 
     def _size(self, step: int, refuse: bool = False) -> int:

@@ -53,10 +53,10 @@ class Slab:
             k, v = self.key.rows[None], self.value.rows[None]
             part = attend(q[None].to(k.dtype), k, v, scale, None, cap)
             return Partial(part.out[0], part.lse[0])
-        if 4 * q.shape[0] * q.shape[1] * self.slots <= TILE_BYTES:
+        if self._few(q):
             probs, lse = softmax_partial(soft_cap(self.key.logits(q) * scale, cap))
             return Partial(self.value.mix(probs), lse)
-        # Many queries: a tile of slots is decoded for all of them, so that neither (m, n) logits nor all slots exist.
+        # A tile of slots is decoded for all queries, so that neither (m, n) logits nor all slots exist.
         done: Partial | None = None
         for start in range(0, self.slots, step := max(_TILE_SLOTS, _TILE_NUMBERS // (q.shape[0] * q.shape[2]))):
             k, v = (_piece(packed, start, start + step).decode()[None] for packed in (self.key, self.value))
@@ -67,13 +67,17 @@ class Slab:
 
     def mass(self, q: Tensor, lse: Tensor, scale: float, cap: float | None) -> Tensor:
         """(R, n) fp32: attention each slot gets from q (R, m, D) whose final log-sum-exp is lse (R, m)."""
-        step = max(1, TILE_BYTES // max(1, 4 * lse.numel()))
-        sums = []
-        for start in range(0, self.slots, step):
-            key = self.key if step >= self.slots else _piece(self.key, start, start + step)
-            logits = soft_cap(key.logits(q) * scale, cap)
+        if self._few(q):
+            return torch.exp(soft_cap(self.key.logits(q) * scale, cap) - lse.unsqueeze(-1)).sum(1)
+        sums, q = [], q.float() * scale
+        for start in range(0, self.slots, step := max(1, TILE_BYTES // (4 * lse.numel()))):
+            logits = soft_cap(q @ _piece(self.key, start, start + step).decode().float().mT, cap)
             sums.append(logits.sub_(lse.unsqueeze(-1)).exp_().sum(1))
-        return sums[0] if len(sums) == 1 else torch.cat(sums, 1)
+        return torch.cat(sums, 1)
+
+    def _few(self, q: Tensor) -> bool:
+        """So few queries q (R, m, D) that products with the codes are cheaper than decoding, and their logits small."""
+        return q.shape[1] <= kernels.MAX_ROWS and 4 * q.shape[0] * q.shape[1] * self.slots <= TILE_BYTES
 
 
 def _piece(packed: Packed, start: int, stop: int) -> Packed:

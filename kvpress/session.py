@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from kvpress import hf
+from kvpress import compact, hf
 from kvpress.cache import PressCache
 from kvpress.errors import SessionError, UnsupportedError
 from kvpress.forecast import Forecast, chooses
@@ -22,7 +22,7 @@ from kvpress.io import fingerprint
 from kvpress.meter import Meter
 from kvpress.peak import Peak
 from kvpress.press import Press
-from kvpress.repeat import read_again
+from kvpress.repeat import check_model, check_text, checked_instructions, read_again
 from kvpress.rope import Rotate, rotation
 from kvpress.store import Reading
 
@@ -74,8 +74,7 @@ class Report:
 class Session:
     """A press at work on a model. Made by `with press(model) as session`.
 
-    instructions: token ids that come before the first and before each later part of a prompt that a press (kvzip)
-    makes the model repeat, without a begin token; see kvpress.policies.kvzip.instructions. None by default.
+    positions: how many the model has learned, None = any.
     """
 
     def __init__(self, press: Press, model: PreTrainedModel) -> None:
@@ -88,9 +87,23 @@ class Session:
         self._running: torch.nn.Module | None = None  # whose forward was called, the outermost one
         self._chunked: bool | None = None  # how `generate` reads its prompt, while it does
         self._read: PressCache | None = None  # the cache it reads into
-        self.instructions: tuple[Sequence[int], Sequence[int]] = ((), ())
+        self._instructions: tuple[Sequence[int], Sequence[int]] = ((), ())
+        self.positions = hf.learned_positions(model)
+        if press.recipe.needs.repeat is not None:
+            check_model(self)
         self._forecast = Forecast(press, model, self._shares, self._probe)
         self.open = True
+
+    @property
+    def instructions(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Token ids that come before the first and before each later part of a prompt that a press (kvzip) makes the
+        model repeat, without a begin token; see kvpress.policies.kvzip.instructions. Empty unless they are set.
+        """
+        return self._instructions
+
+    @instructions.setter
+    def instructions(self, value: tuple[Sequence[int], Sequence[int]]) -> None:
+        self._instructions = checked_instructions(value)
 
     def new_cache(self) -> PressCache:
         """An empty cache for `past_key_values=`."""
@@ -222,9 +235,10 @@ class Session:
         self._chunked = chunked
         try:
             yield
-            if self._read is not None:
-                self._when(self._read, hold=False, eager=False)
-                self.compress(self._read)
+            read, self._chunked, self._read = self._read, None, None
+            if read is not None:
+                self._when(read, hold=False, eager=False)
+                self.compress(read)
         finally:
             self._chunked = self._read = None
 
@@ -250,9 +264,14 @@ class Session:
         """Fire the press now where it has not fired since the last prompt."""
         self._check_open()
         _ours(cache)
-        if self.press.recipe.needs.repeat is not None and cache.stores[0].pending:
-            self._when(cache, hold=True, eager=False)
-            read_again(self, cache)
+        self._check_made_here(cache)
+        first = cache.stores[0]
+        if self.press.recipe.needs.repeat is not None and first.pending and not compact.fits(first):
+            chunked, self._chunked = self._chunked, None
+            try:
+                read_again(self, cache)
+            finally:
+                self._chunked = chunked
         for layer in cache.stores:
             layer.hold, layer.rotate = False, self._rotate  # a loaded cache has not met this session yet
             layer.output = self._outputs.get(layer.index)
@@ -319,23 +338,21 @@ class Session:
         if isinstance(tokens, Tensor):
             self._check_rows(cache, tokens.shape[0])
         _check_mask(cache, given.get("attention_mask"))
+        self._check_made_here(cache)
         if self.press.recipe.needs.repeat is not None and cache.state.part is None:
-            self._note_prompt(cache, given.get("input_ids"))
+            self._repeat_when_complete(cache, given)
         self._admit(cache)
         return cache
 
-    def _note_prompt(self, cache: PressCache, ids: Tensor | None) -> None:
-        """Remember the tokens of a prompt that will be read again, or do so now where the prompt is complete."""
+    def _repeat_when_complete(self, cache: PressCache, given: dict[str, Any]) -> None:
+        """Before the first decode step: the prompt is complete now, and is read again where the press asks for that."""
         first = cache.stores[0]
-        if ids is None:
-            raise UnsupportedError(
-                f"{self.press} reads the prompt a second time and needs input_ids, not inputs_embeds."
-            )
-        if ids.shape[1] == 1 and first.due_now:
+        if first.fired:
+            return
+        check_text(self.press, given)
+        reads = first.hold and self._chunked is not False  # a prompt's chunk may be one token
+        if given["input_ids"].shape[1] == 1 and first.pending and not reads:
             self.compress(cache)
-        if first.fired == 0:
-            before = ids[:, :0] if first.prompt is None else first.prompt
-            first.prompt = torch.cat([before, ids], 1)
 
     def _check_rows(self, cache: PressCache, rows: int) -> None:
         held = cache.stores[0].batch_size
@@ -349,14 +366,13 @@ class Session:
         use = kwargs.get("use_cache")
         return bool(getattr(self.model.config, "use_cache", True) if use is None else use) and not self.model.training
 
-    def _admit(self, cache: PressCache) -> None:
+    def _check_made_here(self, cache: PressCache) -> None:
         if cache.press != self.press:
             raise SessionError(f"This cache was made by {cache.press}, the press entered is {self.press}.")
         if cache.broken:
             raise SessionError("A forward on this cache failed half-way, so its layers disagree. Make a new cache.")
         if len(cache.layers) != len(self._types):
             raise SessionError(f"This cache has {len(cache.layers)} layers, the model {len(self._types)}.")
-        cache.session = weakref.ref(self)
         filled = cache.model()
         if filled is not self.model:
             if filled is not None and fingerprint(filled) != fingerprint(self.model):
@@ -365,6 +381,9 @@ class Session:
                     "session.prefill(ids)."
                 )
             cache.model = weakref.ref(self.model)  # an equal one: not to be compared again at every step
+        cache.session = weakref.ref(self)
+
+    def _admit(self, cache: PressCache) -> None:
         for layer in cache.stores:
             layer.rotate, layer.shared = self._rotate, self._shares
             layer.output = self._outputs.get(layer.index)
@@ -394,6 +413,10 @@ class Session:
         for layer in cache.stores:
             layer.finish()
         cache.broken = False
+        first = cache.stores[0]
+        if self.press.recipe.needs.repeat is not None and cache.state.part is None and first.fired == 0:
+            ids = kwargs["input_ids"]
+            first.prompt = ids.clone() if first.prompt is None else torch.cat([first.prompt, ids], 1)
 
 
 def _rotation_for(press: Press, model: PreTrainedModel) -> Rotate:

@@ -65,10 +65,13 @@ def solve(press: Press, model: PreTrainedModel, length: int, target: str | float
         sizes = {value: at(value) for value in _CHOICES[name]}
     else:  # a head that packs blocks of slots holds fewer bytes each time one is full
         block = press.recipe.block if name == "keep" else 0
-        sizes = Search(at, wanted, STEPS * block / length).search()
-    best = max((value for value, size in sizes.items() if size <= wanted), default=None)
-    if name == "keep" and press.recipe.block and best is not None:
-        best = _nearer(at, sizes, best, wanted, length)
+        first = press.recipe.residual + block if block else 0
+        sizes = Search(at, wanted, STEPS * block / length, STEPS * first / length).search()
+    best = _best(sizes, wanted)
+    if name == "keep" and press.recipe.block and (best is None or sizes[best] < (1 - _CLOSE) * wanted):
+        sizes |= Search(at, wanted).search()  # as if bytes only grew: somewhere near is what fits
+        best = _best(sizes, wanted)
+        best = None if best is None else _nearer(at, sizes, best, wanted, length)
     if best is None or sizes[best] < (1 - _CLOSE) * wanted:
         raise BudgetError(
             f"{press} cannot hold {wanted:,} bytes ({wanted / ruler.dense:.1%} of the dense cache of {length} tokens) "
@@ -78,6 +81,10 @@ def solve(press: Press, model: PreTrainedModel, length: int, target: str | float
             + ". Ask for another share, or compose it with another press."
         )
     return Solved(presses[best], sizes[best], ruler.dense)
+
+
+def _best(sizes: Mapping[float, int], wanted: int) -> float | None:
+    return max((value for value, size in sizes.items() if size <= wanted), default=None)
 
 
 def _nearer(at: Callable[[float], int], sizes: dict[float, int], best: float, wanted: int, length: int) -> float:

@@ -19,7 +19,7 @@ from kvpress.meter import Meter
 from kvpress.output import Projection
 from kvpress.partial import Partial, fold_queries, merge
 from kvpress.press import Recipe
-from kvpress.repeat import Part, strongest
+from kvpress.repeat import Repetition, strongest
 from kvpress.rope import Rotate
 from kvpress.segment import Held
 from kvpress.tail import Tail
@@ -60,7 +60,7 @@ class State:
     """
 
     live: bool = False
-    part: Part | None = None
+    part: Repetition | None = None
     meter: Meter | None = None
     reading: Reading | None = None
     layers: list[StoreLayer] = field(default_factory=list)
@@ -154,7 +154,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
     @property
     def due_now(self) -> bool:
         """The press waits to be applied, and nobody holds it back."""
-        return self.pending and not self.hold
+        return self.pending and not self.hold and self.state.part is None
 
     # Attention
 

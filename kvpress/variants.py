@@ -128,7 +128,12 @@ variant(
     epsilon=0.01,
 )
 
-variant(kvzip, "paper", "KVzip as its authors run it: 30 % of the slots, parts of 2000 tokens.", keep=0.3)
+variant(
+    kvzip,
+    "paper",
+    "KVzip with its authors' 30 % of the slots and parts of 2000 tokens; set session.instructions for their words.",
+    keep=0.3,
+)
 
 variant(criticalkv, "paper", "CriticalKV with half of each budget by attention alone.", ratio=0.5)
 variant(

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from .environment import Peak
+from .long_prompt import LongPrompt, long_prompts
 
 DENSE = "DynamicCache"
 QUARTER = "DynamicCache, a quarter"  # of the tokens: what evicting into a dense cache can reach at keep=0.25
@@ -212,13 +213,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=_count, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--only", choices=["decode", "prefill", "peak"], help="one part instead of all three")
+    parser.add_argument("--only", choices=["decode", "prefill", "peak", "long"], help="one part; long only when asked")
+    parser.add_argument("--long", type=_count, default=1 << 16, help="tokens of the long prompt (default 65536)")
+    parser.add_argument("--chunk", type=_count, default=1024, help="tokens it is read in at a time (default 1024)")
     parser.add_argument("--output", type=Path, help="also write the figures as JSON")
     arguments = parser.parse_args(argv)
     for text in arguments.presses:
         Press.parse(text).ready()
     torch.set_num_threads(arguments.threads)
-    rows = list(_rows(arguments))
+    rows: list[Any] = list(_long_rows(arguments) if arguments.only == "long" else _rows(arguments))
     if arguments.output:
         arguments.output.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     return 0
@@ -256,6 +259,23 @@ def _rows(arguments: argparse.Namespace) -> Iterator[Timing]:
     if arguments.only in (None, "peak") and arguments.device == "cpu":
         console.print("memory added at the peak of prefill", style="bold")
         yield from show(peak([DENSE, *arguments.presses, "h2o(keep=0.25)"], max(arguments.contexts)))
+
+
+def _long_rows(arguments: argparse.Namespace) -> Iterator[LongPrompt]:
+    from rich.console import Console
+
+    console = Console()
+    console.print(
+        f"{arguments.long} tokens in chunks of {arguments.chunk}, MiB: declared before (of it the cache), held by the "
+        "cache, process above the loaded model, a dense cache",
+        highlight=False,
+    )
+    for row in long_prompts(arguments.long, arguments.chunk, arguments.threads):
+        sizes = [row.declared, row.held, row.measured, row.process or 0, row.dense]
+        figures = "".join(f"{size / 2**20:9.1f}" for size in sizes)
+        how = "between" if row.between else "at the end"
+        console.print(f"{row.name:34}{how:12}{figures}{row.seconds:9.1f} s", highlight=False)
+        yield row
 
 
 def _has_hqq() -> bool:

@@ -32,7 +32,7 @@ class Pooled:
         return scores()
 
     def weights(self, measured: Sequence[Tensor], total: Tensor, fixed: Tensor, lengths: Tensor) -> Tensor:
-        best = torch.cat([scores.flatten(1) for scores in measured], 1)
+        best = torch.cat([scores.flatten(1).to(total.device) for scores in measured], 1)
         layer = torch.cat([torch.full((scores[0].numel(),), number) for number, scores in enumerate(measured)])
         order = best.argsort(dim=-1, descending=True, stable=True)
         heads = measured[0].shape[1]

@@ -8,7 +8,7 @@ from kvpress import Press, kivi
 from kvpress.errors import BudgetError
 from kvpress.search import STEPS, Search
 from kvpress.solve import check, solve
-from tests.models import build, tokens
+from tests.models import build, shared, tokens
 
 MODEL = build("llama", num_hidden_layers=2, head_dim=64, num_key_value_heads=2)
 
@@ -96,3 +96,11 @@ def test_what_is_no_question_of_bytes_is_said_without_a_model() -> None:
         check(Press.parse("kivi(bits=2)"), "12.5%")
     with pytest.raises(BudgetError, match="cannot be read"):
         check(Press.parse("knorm"), "12 apples")
+
+
+@pytest.mark.parametrize("share", ["36%", "40%", "43%", "45%", "50%"])
+def test_bytes_that_no_block_was_packed_for_yet_are_found_too(share: str) -> None:
+    """Under `residual` + a block of slots nothing is packed, and bytes are those of dense slots."""
+    press, model = Press.parse("knorm | kivi(bits=2, group=8, residual=128)"), shared("llama")
+    found = solve(press, model, 300, share)
+    assert 0.98 * float(share[:-1]) / 100 <= found.bytes / found.dense <= float(share[:-1]) / 100

@@ -18,7 +18,7 @@ from kvpress.policies.pooled import Pooled
 from kvpress.press import Recipe
 from kvpress.repeat import read_again
 from tests.helpers import forward, gap, kept, positions_of
-from tests.models import left_padded, shared, tokens
+from tests.models import build, left_padded, shared, tokens
 
 PRESS = kvzip(keep=0.4, sinks=2, chunk=6, overlap=3)
 TOLD = ([7, 9, 11], [13])
@@ -244,3 +244,82 @@ def test_positions_of_a_repetition_follow_each_row(monkeypatch: pytest.MonkeyPat
     assert seen[0][0][1].tolist() == ids[1, -7:-1].tolist()
     assert seen[1][0][0].tolist() == ids[0, 5:14].tolist()
     assert positions_of(mask)[1, -1] == 8
+
+
+@pytest.mark.parametrize("length", range(1, 24))
+@pytest.mark.parametrize("size", [None, 1, 5])
+def test_parts_of_any_width_are_repeated_by_generate_too(length: int, size: int | None) -> None:
+    model, ids = shared("llama"), tokens(1, length)
+    press = kvzip(keep=0.4, sinks=2, chunk=5, overlap=0)
+    with press(model) as session:
+        out = model.generate(
+            ids, max_new_tokens=2, do_sample=False, prefill_chunk_size=size, return_dict_in_generate=True
+        ).past_key_values
+        wanted = session.prefill(ids)
+        assert [head[:-1] for head in kept(out)[0][0]] == kept(wanted)[0][0]
+
+
+def test_a_prompt_read_before_generate_is_repeated_when_it_is_complete() -> None:
+    model, ids = shared("llama"), tokens(1, 30)
+    with PRESS(model) as session:
+        cache = session.prefill(ids[:, :-1], compress=False)
+        model.generate(ids, past_key_values=cache, max_new_tokens=3, do_sample=False)
+        slots = sum(int(layer.counts().sum()) for layer in cache.stores) / (2 * len(cache.stores))
+        assert cache.stores[0].fired == 1 and slots == 11 + 3  # floor(0.4 * 29), the last of the prompt, two decoded
+
+
+def test_what_is_refused_leaves_the_prompt_as_it_was() -> None:
+    model, ids = shared("llama"), tokens(1, 30)
+    with PRESS(model) as session:
+        cache = session.prefill(ids, compress=False)
+        with pytest.raises(UnsupportedError, match="pixel_values"):
+            model(ids[:, :4], past_key_values=cache, pixel_values=torch.zeros(1))
+    with snapkv(keep=0.5, window=4)(model) as other:
+        with pytest.raises(SessionError, match="was made by"):
+            model(ids[:, :4], past_key_values=cache)
+        with pytest.raises(SessionError, match="was made by"):
+            other.compress(cache)
+    with PRESS(model) as session:
+        assert cache.stores[0].prompt is not None and cache.stores[0].prompt.shape == ids.shape
+        session.instructions = ([10**6], [3])
+        with pytest.raises(IndexError):
+            session.compress(cache)
+        assert cache.stores[0].repeated is None and not cache.broken and cache.stores[0].staged is None
+        session.instructions = ([], [])
+        session.compress(cache)
+        assert kept(cache) == kept(session.prefill(ids))
+        with pytest.raises(SessionError, match="two lists of token ids"):
+            session.instructions = [7, 9]  # type: ignore[assignment]
+
+
+def test_a_prompt_that_fits_is_read_once_and_buffers_are_given_back() -> None:
+    model, ids = shared("llama"), tokens(1, 40)
+    with kvzip(keep=512, chunk=6)(model) as session:
+        held = session.prefill(ids).nbytes()
+    assert held <= 1.02 * full_bytes(model, ids)
+    with PRESS(model) as session:
+        cache = session.prefill(ids, compress=False)
+        before = cache.nbytes()
+        read_again(session, cache)
+        assert cache.nbytes() == before
+
+
+def full_bytes(model: PreTrainedModel, ids: Tensor) -> int:
+    with Press.parse("full")(model) as session:
+        return session.prefill(ids).nbytes()
+
+
+def test_positions_that_change_a_model_are_refused() -> None:
+    dynamic = build("llama", rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0})
+    with pytest.raises(UnsupportedError, match="dynamic RoPE"), PRESS(dynamic):
+        pass
+
+
+def test_crop_needs_its_session_before_it_takes_anything_away() -> None:
+    model, ids = shared("llama"), tokens(1, 30)
+    with PRESS(model) as session:
+        cache = session.new_cache()
+        forward(model, ids, cache)
+    with pytest.raises(SessionError, match="second time"):
+        cache.crop(-3)
+    assert cache.get_seq_length() == 30

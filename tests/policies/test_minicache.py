@@ -207,3 +207,11 @@ def test_bytes_of_any_length_and_width(dim: int, prompt: int) -> None:
     beside = kinds.get("positions", 0), kinds.get("indices", 0)
     assert cache.nbytes() - sum(beside) == shared_by_both + alone
     assert beside[0] <= 4 * 2 * heads * (merged + whole) and beside[1] <= 3 * 8 * heads
+
+
+def test_reset_keeps_the_layers_together() -> None:
+    with Press.parse("minicache(start=0, block=4)")(shared("llama")) as session:
+        cache = session.prefill(tokens(1, 40))
+        before = cache.nbytes()
+        cache.reset()
+        assert session.prefill(tokens(1, 40), cache=cache).nbytes() == before
