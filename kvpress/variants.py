@@ -35,7 +35,7 @@ from kvpress.press import variant
 UNSETTLED = {
     "zigzag": "no code was published, and the paper's tau and floor are not known here",
     "pooled": "it is the threshold of KVzip by itself; kvzip@paper has it",
-    "keydiff": "the paper evicts block by block while it reads a prompt, which no schedule here does",
+    "keydiff": "the paper evicts block by block while it reads: session.prefill(ids, chunk=..., between=True)",
     "leverage": "the paper adds a chunked attention term, which is not built",
     "lagkv": "the paper's tables go over several lags and shares; @authors has the defaults of their code",
     "cur": "whether the paper's tables take exact or random scores is not known here; @random has the latter",

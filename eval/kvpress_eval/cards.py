@@ -1,6 +1,6 @@
 """A page for each method: what it does, where it deviates, what checks it, what it scored. Written from the code.
 
-python -m kvpress_eval.cards            write docs/methods/
+python -m kvpress_eval.cards            write docs/methods/ and the table of methods in README.md
 python -m kvpress_eval.cards --check    exit code 1 where a page is not what the code and the rows say
 """
 
@@ -24,6 +24,20 @@ from .page.numbers import percent, points
 
 OUT = Path("docs/methods")
 RESULTS = Path("leaderboards/results")
+README = Path("README.md")
+_BEGIN, _END = "<!-- methods: written by make docs -->", "<!-- end of methods -->"
+_DENSE = "(D_k + D_v) numbers and a 4-byte position each (no positions where no slot between others is gone)"
+_SAME = "those of the eviction press under it: totals are exact, only their spread changes, and nothing is padded"
+# by what a press decides; storage formats say theirs in the line on cost
+_BYTES = {
+    "scorer": f"`keep` of the slots of every KV head, dense: {_DENSE}; then what is decoded",
+    "refine": f"{_SAME}; 8 a slot and KV head more where slots are evicted at every step",
+    "heads": _SAME,
+    "layers": _SAME,
+    "channels": "the kept numbers of each slot, `recent` slots whole, and an index byte a kept channel and KV head",
+    "sharer": "of two layers: one vector and two fp16 norms a slot for K and V each, and the slots that stay whole",
+    "key": "see cost; each tensor's formula is in the docstring of its codec",
+}
 _FIELDS = ("paper", "idea", "formula", "cost", "deviates")
 _DECISIONS = ("scorer", "refine", "heads", "layers", "channels", "sharer", "key")
 _HEADINGS = {"paper": "Paper", "idea": "Idea", "formula": "Formula", "cost": "Cost", "deviates": "Deviates"}
@@ -39,8 +53,13 @@ def module_of(name: str) -> str:
     build = PRESETS[name].build
     if build.__module__ != "kvpress.presets":
         return build.__module__
+    return type(PRESETS[name]().parts[0].decisions()[_kind(name)]).__module__
+
+
+def _kind(name: str) -> str:
+    """What a press decides first of all."""
     decisions = PRESETS[name]().parts[0].decisions()
-    return next(type(decisions[kind]).__module__ for kind in _DECISIONS if kind in decisions)
+    return next(kind for kind in _DECISIONS if kind in decisions)
 
 
 def header(module: str) -> dict[str, str]:
@@ -69,6 +88,7 @@ def card(name: str, analysis: Analysis, tests: Mapping[str, str]) -> str:
     about = header(module)
     lines = [f"# `{name}`", "", f"{about['title']}.", ""]
     lines += [f"- **{_HEADINGS[field]}**: {about[field]}" for field in _FIELDS]
+    lines += [f"- **Bytes** held after a prompt, by the ledger: {_BYTES[_kind(name)]}"]
     lines += ["", "## Presets", "| press | what it is |", "|---|---|"]
     for variant in (n for n in PRESETS if n.split("@")[0] == name):
         preset = PRESETS[variant]
@@ -118,6 +138,19 @@ def pages(results: Path, tests: Path) -> dict[str, str]:
     return found
 
 
+def with_table(readme: str) -> str:
+    """README.md with the table of methods between its two marks. Raises ValueError where a mark is missing."""
+    before, begin, rest = readme.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise ValueError(f"README.md lacks the marks {_BEGIN} and {_END}, between which the methods are listed")
+    lines = ["", "| press | what it does | settings |", "|---|---|---|"]
+    for name in bases():
+        settings = ", ".join(f"`@{n.split('@')[1]}`" for n in PRESETS if n.startswith(f"{name}@"))
+        lines.append(f"| [`{name}`]({OUT.as_posix()}/{name}.md) | {PRESETS[name].summary} | {settings} |")
+    return before + begin + "\n".join(lines) + "\n" + end + after
+
+
 def _first_line(source: str) -> str:
     return (ast.get_docstring(ast.parse(source)) or "").split("\n")[0]
 
@@ -139,8 +172,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a page is out of date")
     options = parser.parse_args(argv)
     texts = pages(RESULTS, Path("tests").resolve())
+    readme = with_table(README.read_text(encoding="utf-8"))
     if options.check:
         old = stale(texts, OUT)
+        if readme != README.read_text(encoding="utf-8"):
+            print("the table of methods in README.md is not what the code says")
+            return 1
         print("\n".join(f"{OUT / name} is not what the code says" for name in old) or "all pages are up to date")
         return 1 if old else 0
     OUT.mkdir(parents=True, exist_ok=True)
@@ -148,7 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         (OUT / name).unlink(missing_ok=True)
     for name, text in texts.items():
         (OUT / name).write_text(text, encoding="utf-8")
-    print(f"{len(texts)} pages in {OUT}")
+    README.write_text(readme, encoding="utf-8")
+    print(f"{len(texts)} pages in {OUT}, and the table in {README}")
     return 0
 
 

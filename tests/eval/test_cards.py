@@ -20,6 +20,15 @@ def test_committed_pages_are_fresh() -> None:
     assert {name.split("@")[0] for name in PRESETS} - {"full"} == set(cards.bases())
 
 
+def test_the_table_in_the_readme_is_fresh() -> None:
+    """Run `make docs` when this fails."""
+    readme = (ROOT / cards.README).read_text(encoding="utf-8")
+    assert cards.with_table(readme) == readme
+    assert all(f"[`{name}`]" in readme for name in cards.bases())
+    with pytest.raises(ValueError, match="lacks the marks"):
+        cards.with_table("# nothing")
+
+
 def test_every_method_has_tests_of_its_own() -> None:
     texts = cards.pages(ROOT / cards.RESULTS, ROOT / "tests")
     assert [name for name, text in texts.items() if "\n- nothing of its own" in text] == []
