@@ -10,7 +10,8 @@ from kvpress.errors import KVPressError
 from kvpress.presets import *  # noqa: F403  every press by its name, as presets lists them
 from kvpress.presets import __all__ as _presses
 from kvpress.press import PRESETS, Press, Recipe
-from kvpress.session import Report, Session
+from kvpress.report import Report
+from kvpress.session import Session
 from kvpress.variants import UNSETTLED as _unsettled  # noqa: F401  importing it registers name@whose
 
 __version__ = "0.1.0"

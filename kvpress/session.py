@@ -6,7 +6,6 @@ import contextlib
 import inspect
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -19,56 +18,14 @@ from kvpress.cache import PressCache
 from kvpress.errors import SessionError, UnsupportedError
 from kvpress.forecast import Forecast, chooses
 from kvpress.io import fingerprint
+from kvpress.masks import check_mask, check_prompt_mask, seen_mask
 from kvpress.meter import Meter
 from kvpress.peak import Peak
 from kvpress.press import Press
 from kvpress.repeat import check_model, check_text, checked_instructions, read_again
+from kvpress.report import Report, report_of
 from kvpress.rope import Rotate, rotation
 from kvpress.store import Reading
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """One layer: slots held per KV head (mean over rows and heads; extremes), bytes held and bytes dense."""
-
-    layer: int
-    slots: float
-    least: int
-    most: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a press made of a cache.
-
-    logical: tokens seen. bytes: held, everything included. dense_bytes: the same tokens dense. by_kind: the
-    ledger. fired: how often the press was applied.
-    """
-
-    press: str
-    logical: int
-    bytes: int
-    dense_bytes: int
-    by_kind: dict[str, int]
-    fired: int
-    layers: tuple[LayerReport, ...]
-
-    @property
-    def ratio(self) -> float:
-        """Bytes held / bytes dense."""
-        return self.bytes / max(1, self.dense_bytes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
-        return asdict(self) | {"ratio": self.ratio}
-
-    def __str__(self) -> str:
-        kinds = ", ".join(f"{kind} {count:,}" for kind, count in self.by_kind.items())
-        return (
-            f"{self.press}: {self.logical} tokens in {self.bytes:,} bytes, {self.ratio:.3f} of dense "
-            f"({self.dense_bytes:,}); {kinds}"
-        )
 
 
 class Session:
@@ -151,11 +108,11 @@ class Session:
         past, new = cache.get_seq_length(), ids.shape[1]
         self._check_rows(cache, ids.shape[0])
         if attention_mask is not None:
-            _check_prompt_mask(attention_mask, ids, past)
+            check_prompt_mask(attention_mask, ids, past)
         if attention_mask is None and past and cache.stores[0].seen_mask is not None:
             attention_mask = torch.ones_like(ids)  # earlier turns were padded, and positions count from there
         if attention_mask is not None and attention_mask.shape[1] == new and past:
-            before = _seen_mask(cache, ids.shape[0])
+            before = seen_mask(cache, ids.shape[0])
             attention_mask = torch.cat([before.to(attention_mask), attention_mask], 1)
         limit = None
         if peak is not None:
@@ -280,29 +237,7 @@ class Session:
     def report(self, cache: PressCache) -> Report:
         """Slots and bytes of a cache, by layer and by kind."""
         _ours(cache)
-        ledger = cache.ledger()
-        by_layer = ledger.by_layer()
-        layers = []
-        for layer in cache.stores:
-            counts = layer.counts().float() if layer.is_initialized else torch.zeros(1, 1)
-            layers.append(
-                LayerReport(
-                    layer.index,
-                    float(counts.mean()),
-                    int(counts.min()),
-                    int(counts.max()),
-                    by_layer.get(layer.index, 0),
-                )
-            )
-        return Report(
-            str(cache.press),
-            cache.get_seq_length(),
-            ledger.total,
-            cache.dense_nbytes(),
-            ledger.by_kind(),
-            max((layer.fired for layer in cache.stores), default=0),
-            tuple(layers),
-        )
+        return report_of(cache)
 
     def _check_open(self) -> None:
         if not self.open:
@@ -337,7 +272,7 @@ class Session:
         tokens = given.get("input_ids") if given.get("inputs_embeds") is None else given["inputs_embeds"]
         if isinstance(tokens, Tensor):
             self._check_rows(cache, tokens.shape[0])
-        _check_mask(cache, given.get("attention_mask"))
+        check_mask(cache, given.get("attention_mask"))
         self._check_made_here(cache)
         if self.press.recipe.needs.repeat is not None and cache.state.part is None:
             self._repeat_when_complete(cache, given)
@@ -436,47 +371,6 @@ def _ours(cache: Any) -> PressCache:
     if not isinstance(cache, PressCache):
         raise SessionError(f"A {type(cache).__name__} is not a cache of a press; use the one of session.new_cache().")
     return cache
-
-
-def _check_prompt_mask(mask: Tensor, ids: Tensor, past: int) -> None:
-    allowed = {(ids.shape[0], ids.shape[1]), (ids.shape[0], past + ids.shape[1])}
-    if tuple(mask.shape) not in allowed:
-        raise SessionError(
-            f"attention_mask has shape {tuple(mask.shape)}; give one of {' or '.join(map(str, sorted(allowed)))}, "
-            "for the tokens given or for those in the cache too."
-        )
-    if not bool(mask[:, -1].all()):
-        raise SessionError(
-            "The prompt of a row ends in padding, but the last tokens are what a press looks at and what the next "
-            'token follows. Pad on the left: tokenizer.padding_side = "left".'
-        )
-
-
-def _check_mask(cache: PressCache, mask: Any) -> None:
-    """Padding is left out of what is stored, so what was a token once stays one."""
-    past = cache.get_seq_length()
-    prompt = isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] > past + 1
-    if prompt and cache.press.recipe.needs.window:
-        ends = mask[:, -1].bool()
-        if not bool(ends.all()) and bool(mask[~ends].any()):
-            raise UnsupportedError(
-                f"A row ends in padding, and {cache.press} looks at the last tokens. Pad on the left: "
-                'tokenizer.padding_side = "left".'
-            )
-    if not isinstance(mask, Tensor) or mask.dim() != 2 or mask.shape[1] <= past or past == 0:
-        return
-    if not torch.equal(mask[:, :past].bool(), _seen_mask(cache, mask.shape[0]).to(mask.device)):
-        raise UnsupportedError(
-            f"The attention mask changes which of the {past} tokens in the cache are padding; a press drops padding "
-            "when it is read. Give the mask they were read with, extended by the new tokens."
-        )
-
-
-def _seen_mask(cache: PressCache, batch: int) -> Tensor:
-    first = cache.stores[0]
-    if first.seen_mask is not None:
-        return first.seen_mask
-    return torch.ones(batch, first.logical, dtype=torch.bool, device=first.device)
 
 
 @contextlib.contextmanager
