@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check_prompt_mask(mask: Tensor, ids: Tensor, past: int) -> None:
-    """Raise SessionError for the mask of a prompt ids (B, n) after `past` tokens that has another shape, or ends in 0."""
+    """Raise SessionError where the mask of a prompt ids (B, n) after `past` tokens has another shape or ends in 0."""
     allowed = {(ids.shape[0], ids.shape[1]), (ids.shape[0], past + ids.shape[1])}
     if tuple(mask.shape) not in allowed:
         raise SessionError(
