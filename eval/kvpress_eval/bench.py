@@ -266,15 +266,16 @@ def _long_rows(arguments: argparse.Namespace) -> Iterator[LongPrompt]:
 
     console = Console()
     console.print(
-        f"{arguments.long} tokens in chunks of {arguments.chunk}, MiB: declared before (of it the cache), held by the "
-        "cache, process above the loaded model, a dense cache",
+        f"{arguments.long} tokens in chunks of {arguments.chunk}, MiB: declared before, of it the cache's, held by the "
+        "cache at most, process above the loaded model (activations too), a dense cache",
         highlight=False,
+        soft_wrap=True,
     )
     for row in long_prompts(arguments.long, arguments.chunk, arguments.threads):
         sizes = [row.declared, row.held, row.measured, row.process or 0, row.dense]
         figures = "".join(f"{size / 2**20:9.1f}" for size in sizes)
         how = "between" if row.between else "at the end"
-        console.print(f"{row.name:34}{how:12}{figures}{row.seconds:9.1f} s", highlight=False)
+        console.print(f"{row.name:34}{how:12}{figures}{row.seconds:9.1f} s", highlight=False, soft_wrap=True)
         yield row
 
 
