@@ -203,6 +203,10 @@ def dense_mass(q: Tensor, k: Tensor, lse: Tensor, rule: Rule, there: Tensor | No
     """
     batch, heads, total, _ = k.shape
     group, count = q.shape[1] // heads, q.shape[2]
+    if count == 1:  # every decode step: nothing to tile and nothing to hide
+        logits = soft_cap((fold_queries(q, heads).float() * rule.scale) @ k.float().mT, rule.cap)
+        mass = logits.sub_(lse.unsqueeze(-1)).exp_().sum(2)
+        return mass if there is None else mass.masked_fill_(~there[:, :, 0], 0.0)
     out = torch.zeros(batch, heads, total, device=q.device)
     keys, each = k.float().mT, lse.unflatten(-1, (group, count))
     slot = torch.arange(total, device=q.device)
@@ -212,7 +216,6 @@ def dense_mass(q: Tensor, k: Tensor, lse: Tensor, rule: Rule, there: Tensor | No
         mine = fold_queries(q[:, :, first:last], heads).float() * rule.scale
         logits = soft_cap(mine @ keys, rule.cap).unflatten(2, (group, -1))
         probs = logits.sub_(each[:, :, :, first:last, None]).exp_()
-        if count > 1:
-            probs.masked_fill_(slot > slot[total - count + first : total - count + last, None], 0.0)
+        probs.masked_fill_(slot > slot[total - count + first : total - count + last, None], 0.0)
         out += probs.sum((2, 3))
     return out if there is None else out.masked_fill_(~there[:, :, 0], 0.0)
