@@ -55,7 +55,7 @@ class _Asking:
     session: Session
     config: RunConfig
     stops: frozenset[int]
-    max_new: int
+    max_new: Sequence[int]
     answers: Answers = field(default_factory=Answers)
 
     def feed(self, ids: Sequence[int], cache: PressCache | None, compress: bool) -> PressCache:
@@ -88,14 +88,14 @@ def ask(
     prompt: Prompt,
     config: RunConfig,
     stops: frozenset[int],
-    max_new: int,
+    max_new: Sequence[int],
     batch: int,
 ) -> Answers:
     """Answers to every question of ``prompt``, in its order.
 
     Args:
         session: the press's session, entered on ``model``.
-        max_new: tokens an answer may have, its stop token included.
+        max_new: tokens each answer may have, its stop token included.
         batch: questions answered at once in multi-request mode.
     """
     asking = _Asking(model, session, config, stops, max_new)
@@ -129,7 +129,8 @@ def _multi_turn(asking: _Asking, prompt: Prompt) -> None:
             cache = asking.feed([*pending, *prompt.questions[t]], cache, compress=again)
             first_token = int(_first_tokens(cache)[0, 0])
         fork = cache.fork()
-        new, stopped = _decode(asking, fork, torch.tensor([[first_token]], device=asking.model.device))
+        first = torch.tensor([[first_token]], device=asking.model.device)
+        new, stopped = _decode(asking, fork, first, asking.max_new[t : t + 1])
         answers.ids += new
         answers.stopped += stopped
         if asking.config.history == "own":
@@ -154,7 +155,7 @@ def _multi_request(asking: _Asking, prompt: Prompt, batch: int) -> None:
         first = _first_tokens(fork)
         if start == 0:
             answers.first_s = answers.prefill_s + clock.seconds()
-        new, stopped = _decode(asking, fork, first, mask)
+        new, stopped = _decode(asking, fork, first, asking.max_new[start : start + batch], mask)
         answers.ids += new
         answers.stopped += stopped
 
@@ -181,10 +182,10 @@ def _left_padded(questions: list[list[int]], past: int, device: torch.device) ->
 
 
 def _decode(
-    asking: _Asking, cache: PressCache, first: Tensor, mask: Tensor | None = None
+    asking: _Asking, cache: PressCache, first: Tensor, max_new: Sequence[int], mask: Tensor | None = None
 ) -> tuple[list[list[int]], list[bool]]:
     clock = _Clock(asking.model.device)
-    new, stopped, steps = greedy(asking.model, cache, first, asking.max_new, asking.stops, mask)
+    new, stopped, steps = greedy(asking.model, cache, first, max_new, asking.stops, mask)
     if steps:
         asking.answers.decode_s += clock.seconds()
         asking.answers.steps += steps
@@ -195,7 +196,7 @@ def greedy(
     forward: Callable[..., Any],
     cache: Any,
     first: Tensor,
-    max_new: int,
+    max_new: Sequence[int],
     stops: frozenset[int],
     mask: Tensor | None = None,
 ) -> tuple[list[list[int]], list[bool], int]:
@@ -205,7 +206,7 @@ def greedy(
         forward: a causal LM.
         cache: its cache, without ``first``; updated in place.
         first: (R, 1) first tokens.
-        max_new: most tokens of an answer, the stop token included.
+        max_new: most tokens of each row's answer, the stop token included.
         mask: (R, logical length) of what is in the cache, for padded rows; positions follow it.
 
     Returns:
@@ -218,11 +219,11 @@ def greedy(
     token, steps = first, 0
     while True:
         for row, value in enumerate(token[:, 0].tolist()):
-            if not stopped[row]:
+            if not stopped[row] and steps < max_new[row]:
                 stopped[row] = value in stops
                 if not stopped[row]:
                     answers[row].append(value)
-        if all(stopped) or steps + 1 >= max_new:
+        if all(done or steps + 1 >= most for done, most in zip(stopped, max_new, strict=True)):
             return answers, stopped, steps
         options: dict[str, Tensor] = {}
         if mask is not None:

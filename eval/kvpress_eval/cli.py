@@ -128,6 +128,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "attn": "attention implementation outside the press (auto)",
         "bytes": "solve the press for this much, e.g. 12.5%% of the dense cache, or 512MiB",
         "chat": "use the chat template: auto, on, off (auto)",
+        "source": "sessions from: generated, scbench (the real data), a hub id, a folder of JSONL files (generated)",
+        "prompts": "of real data: corrected, or reference (the released ones, faults included) (corrected)",
     }
     numbers = {
         "length": "most tokens of a session, questions and answers included (1024)",
@@ -135,6 +137,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "turns": "questions per context (5)",
         "seed": "of the episodes (0)",
         "chunk": "feed prompts in pieces of this many tokens (0: at once)",
+        "depth": "percent of the context where all evidence stands (spread)",
         "batch": "questions answered at once in multi-request mode (0: all if bundled, else 1)",
     }
     for name, about in text.items():

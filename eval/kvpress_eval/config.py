@@ -14,7 +14,7 @@ from typing import Any
 
 from .episode import SUITE, VERSION
 from .errors import UsageError, choose
-from .tasks import get_task
+from .tasks import get_task, suite
 
 __all__ = [
     "DEVICES",
@@ -32,6 +32,7 @@ HISTORIES = ("gold", "own")
 SCHEDULES = ("after_context", "after_turn1_prompt", "every_turn_prompt")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+PROMPTS = ("corrected", "reference")
 
 
 def amount(text: str) -> str:
@@ -52,6 +53,9 @@ class RunConfig:
     bundled model, one at a time for others). ``chunk`` splits long prompts. ``bytes`` is a share of the
     dense cache ("12.5%") or an amount ("512MiB") that the press's free parameter is solved for, on
     what is compressed in the first session: its context, with the first question where that is visible.
+    ``source`` is where the sessions come from: ``generated``, ``scbench`` (the real data, by its hub id), another hub
+    id, or a folder of JSONL or parquet files in SCBench's schema. ``prompts`` are the released ones (``reference``) or
+    those without their faults. ``depth`` (percent) puts all evidence at one place, -1 spreads it.
     """
 
     model: str = "tiny"
@@ -71,9 +75,13 @@ class RunConfig:
     batch: int = 0
     chat: str = "auto"
     bytes: str = ""
+    source: str = "generated"
+    prompts: str = "corrected"
+    depth: int = -1
 
     def __post_init__(self) -> None:
         get_task(self.task)
+        choose("prompts", self.prompts, PROMPTS)
         choose("mode", self.mode, MODES)
         choose("history", self.history, HISTORIES)
         choose("schedule", self.schedule, ("default", *SCHEDULES))
@@ -87,9 +95,14 @@ class RunConfig:
             ("turns", 1),
             ("chunk", 0),
             ("batch", 0),
+            ("depth", -1),
         ):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.depth > 100:
+            raise UsageError(
+                f"depth is in percent of the context, 0 to 100 (-1 spreads the evidence), got {self.depth}"
+            )
         if self.mode == "multi-request" and self.schedule not in ("default", "after_context"):
             raise UsageError(
                 f"schedule {self.schedule!r} needs mode 'multi-turn': multi-request compresses "
@@ -110,9 +123,10 @@ class RunConfig:
         """What the run id is made of: this cell with every value resolved, but no versions and no
         dates.
         """
-        own = asdict(self)
-        if not self.bytes:
-            del own["bytes"]
+        default = RunConfig(mode=self.mode)
+        # fields that came later are left out at their default: rows of before keep their ids
+        late = ("bytes", "source", "prompts", "depth")
+        own = {k: v for k, v in asdict(self).items() if k not in late or v != getattr(default, k)}
         return {
             **own,
             **resolved,
@@ -150,7 +164,8 @@ class SweepConfig:
 
     A press may hold names in braces that ``vary`` lists values for: ``snapkv(keep={keep})`` with
     ``vary: {keep: [0.5, 0.25]}``. A single value stands for a list of one. ``bytes`` lists amounts that
-    every press is solved for. ``schedule`` is for multi-turn mode.
+    every press is solved for. ``schedule`` is for multi-turn mode. The name of a suite among ``tasks`` stands
+    for all of its tasks; ``depths`` are those of RunConfig.depth.
     """
 
     models: Sequence[str] = ("tiny",)
@@ -171,6 +186,9 @@ class SweepConfig:
     batch: int = 0
     chat: str = "auto"
     bytes: Sequence[str] = ()
+    source: str = "generated"
+    prompts: str = "corrected"
+    depths: Sequence[int] = (-1,)
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> SweepConfig:
@@ -192,10 +210,11 @@ class SweepConfig:
         shared = {f.name for f in fields(RunConfig)} & {f.name for f in fields(self)} - {"bytes"}
         base = {name: getattr(self, name) for name in shared}
         sized = [(press, amount) for press in presses for amount in (("",) if press == "full" else self.bytes or ("",))]
-        grid = itertools.product(self.models, self.lengths, self.seeds, sized, self.tasks, self.modes)
+        tasks = [task for name in self.tasks for task in suite(name) or [name]]
+        grid = itertools.product(self.models, self.lengths, self.seeds, sized, tasks, self.depths, self.modes)
         found = []
-        for model, length, seed, (press, amount), task, mode in grid:
-            own = base | {"bytes": amount}
+        for model, length, seed, (press, amount), task, depth, mode in grid:
+            own = base | {"bytes": amount, "depth": depth}
             if mode == "multi-request":
                 own |= {"schedule": "default", "history": "gold"}
             found.append(RunConfig(**own, model=model, press=press, task=task, mode=mode, length=length, seed=seed))

@@ -4,47 +4,62 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-__all__ = ["SUITE", "VERSION", "Count", "Episode", "Rendering", "Request", "Span", "Turn"]
+__all__ = ["SUITE", "VERSION", "Count", "Episode", "Gold", "Rendering", "Request", "Span", "Turn"]
 
-SUITE = "core"
+SUITE = "core"  # part of every seed and run id; the pages sort tasks by ``Task.suite``
 VERSION = 1  # of the generators: part of every seed, so that new text never passes for old
 
 Rendering = Literal["dialect", "natural"]
 Span = tuple[int, int]
 Count = Callable[[str], int]
 """Tokens of a text, without special tokens."""
+Gold = str | int | float | Sequence[str] | Mapping[str, Any]
+"""What a scorer compares an answer with: a text, a number, a list of names, or a mapping (RepoQA:
+function name, language and the functions it might be mistaken for).
+"""
 
 
 @dataclass(frozen=True)
 class Turn:
     """One question.
 
-    ``answer`` is the text that gold history feeds; ``golds`` is what the scorer compares with,
+    ``answer`` is the text that gold history feeds; ``gold`` is what the scorer compares with,
     where that differs (a list of names, an option letter). ``evidence`` holds character spans
-    ``[start, end)`` of the context.
+    ``[start, end)`` of the context. ``task`` is the sub-task of a mixed task ("" is the episode's
+    own), ``max_new_tokens`` its limit (0 is the episode's). ``later`` and ``alone`` are the
+    question's wording after another turn and in multi-request mode, where they differ; ``opening``
+    is a text that the answer is made to begin with. ``cut`` says that truncating the context
+    took evidence away.
     """
 
     question: str
     answer: str
     evidence: tuple[Span, ...]
-    golds: tuple[str, ...] = ()
+    gold: Gold | None = None
+    task: str = ""
+    max_new_tokens: int = 0
+    later: str = ""
+    alone: str = ""
+    opening: str = ""
+    cut: bool = False
 
     @property
-    def reference(self) -> str | tuple[str, ...]:
+    def reference(self) -> Gold:
         """What the scorer gets."""
-        return self.golds or self.answer
+        return self.answer if self.gold is None else self.gold
 
 
 @dataclass(frozen=True)
 class Episode:
     """One session. Both shared-context modes ask the same episode: rows can be compared in pairs.
 
-    ``max_new_tokens`` is the same for all of its turns, so that it does not tell the length of an
-    answer.
+    ``context`` begins with ``instruction``, what a task says before its data (often nothing).
+    ``max_new_tokens`` is the same for all turns of a kind, so that it does not tell the length of an
+    answer. ``cut`` says that the context was truncated to fit.
     """
 
     task: str
@@ -55,6 +70,8 @@ class Episode:
     length: int
     seed: int
     session: int
+    instruction: str = ""
+    cut: bool = False
 
     @property
     def id(self) -> str:
@@ -70,7 +87,8 @@ class Request:
 
     ``length`` bounds all tokens of the session: context, every question, every answer, and
     ``overhead`` (tokens of the chat template and the begin token). ``count`` counts the tokens of a
-    text for the model at hand.
+    text for the model at hand. ``depth`` (0 the beginning, 1 the end) puts every turn's evidence at
+    one place; None spreads it.
     """
 
     task: str
@@ -81,6 +99,7 @@ class Request:
     session: int
     count: Count
     overhead: int = 1
+    depth: float | None = None
 
     def rng(self, stream: str) -> random.Random:
         """The random numbers of a named stream. One stream per purpose: a longer context keeps its
@@ -109,7 +128,7 @@ class Request:
         order = rng.sample(range(self.turns), self.turns)
         return [order[(self.session + t) % self.turns] for t in range(self.turns)]
 
-    def episode(self, context: str, turns: tuple[Turn, ...], max_new_tokens: int) -> Episode:
+    def episode(self, context: str, turns: tuple[Turn, ...], max_new_tokens: int, instruction: str = "") -> Episode:
         """The episode that answers this request."""
         return Episode(
             self.task,
@@ -120,4 +139,5 @@ class Request:
             self.length,
             self.seed,
             self.session,
+            instruction,
         )

@@ -33,6 +33,19 @@ class Row:
     ``error`` and no scores.
     ``peak_kind`` says what ``peak_memory`` is: "rss above loaded model" or "cuda allocated above
     model".
+
+    ``scorer`` made ``session_scores``; ``reference_scores`` are those of the released scorer for the same
+    answers, where there is one. ``turn_tasks`` names the sub-task of every turn of a mixed task, ``subtasks``
+    their mean scores.
+    ``source`` is where the sessions come from, ``origin`` whose measurement it is ("" = this harness). ``cut`` is the
+    share of sessions whose context was truncated, ``evidence_cut`` the share of turns that lost evidence by it.
+
+    The life of a cache: ``prefill_tps`` prompt tokens read per second; ``fired`` how often the press was applied to a
+    session; ``fork_s`` time of a copy that shares the compressed prefix, ``save_s`` and ``load_s`` of writing it to
+    ``file_bytes`` on disk and reading it back, ``reload_exact`` whether the next logits and bytes were then the same;
+    ``step_bytes`` what a decoding step reads of the cache, ``decode_length`` at how many tokens seen (mean), and
+    ``session_bytes`` the most that a session's cache held when its prompts were read: what a further row of a
+    batch needs.
     """
 
     run_id: str
@@ -52,7 +65,7 @@ class Row:
     command: str
     asked: str = ""
     target: str = ""
-    suite: str = "core"
+    suite: str = "scbench"
     format: int = FORMAT
     error: str | None = None
     model_note: str = ""
@@ -85,6 +98,26 @@ class Row:
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
     started: str = ""
+    source: str = "generated"
+    prompts: str = "corrected"
+    scorer: str = ""
+    origin: str = ""
+    depth: int | None = None
+    reference_scores: list[list[float]] = field(default_factory=list)
+    turn_tasks: list[list[str]] = field(default_factory=list)
+    subtasks: dict[str, float] = field(default_factory=dict)
+    cut: float = 0.0
+    evidence_cut: float = 0.0
+    prefill_tps: float = 0.0
+    fired: float = 0.0
+    fork_s: float | None = None
+    save_s: float | None = None
+    load_s: float | None = None
+    file_bytes: int | None = None
+    reload_exact: bool | None = None
+    step_bytes: int = 0
+    decode_length: float = 0.0
+    session_bytes: int = 0
 
     def __post_init__(self) -> None:
         self.asked = self.asked or self.press  # rows of before there were amounts do not say

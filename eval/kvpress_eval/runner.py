@@ -20,7 +20,7 @@ from .config import RunConfig
 from .environment import Peak, commit, versions
 from .episode import Episode, Request
 from .errors import UsageError
-from .metrics import score
+from .metrics import exact, score
 from .models import Loaded
 from .rows import Row, run_id
 from .tasks import build, get_task
@@ -50,7 +50,7 @@ class Cell:
     def episode(self, session: int) -> Episode:
         """The episode of a session."""
         config, prompter = self.config, self.loaded.prompter
-        key = (config.task, config.length, config.turns, config.seed, session)
+        key = (config.task, config.length, config.turns, config.seed, config.depth, session)
         if key in self.loaded.episodes:
             return self.loaded.episodes[key]
         request = Request(
@@ -62,6 +62,7 @@ class Cell:
             session=session,
             count=prompter.count,
             overhead=prompter.overhead_for(config.turns),
+            depth=None if config.depth < 0 else config.depth / 100,
         )
         self.loaded.episodes[key] = build(request)
         return self.loaded.episodes[key]
@@ -175,6 +176,11 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
         commit=commit(),
         started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=config.command(),
+        suite=get_task(config.task).suite,
+        source=config.source,
+        prompts=config.prompts,
+        scorer="exact" if loaded.rendering == "dialect" else "corrected",
+        depth=None if config.depth < 0 else config.depth,
     )
     if cell.problem:
         row.status, row.error = "failed", cell.problem
@@ -210,7 +216,8 @@ def _sessions(cell: Cell, tick: Tick | None) -> tuple[list[Episode], list[Answer
         for number in range(cell.config.sessions):
             episode = cell.episode(number)
             prompt = cell.loaded.prompter.prompt(episode)
-            answers.append(ask(model, session, prompt, cell.config, stops, episode.max_new_tokens, cell.batch))
+            most = [turn.max_new_tokens or episode.max_new_tokens for turn in episode.turns]
+            answers.append(ask(model, session, prompt, cell.config, stops, most, cell.batch))
             episodes.append(episode)
             if tick is not None:
                 tick(number + 1)
@@ -218,19 +225,11 @@ def _sessions(cell: Cell, tick: Tick | None) -> tuple[list[Episode], list[Answer
 
 
 def _fill(row: Row, cell: Cell, episodes: list[Episode], answers: list[Answers]) -> None:
-    scorer = "exact" if cell.loaded.rendering == "dialect" else "corrected"
     flat_stops, flat_texts = list[bool](), list[str]()
     for episode, got in zip(episodes, answers, strict=True):
         texts = [cell.loaded.prompter.text(ids) for ids in got.ids]
-        scores = []
-        for turn, text, stopped in zip(episode.turns, texts, got.stopped, strict=True):
-            if scorer == "exact":
-                # the stop token is part of what the dialect must say
-                scores.append(score(row.task, text + (" ;" if stopped else ""), turn.answer, "exact"))
-            else:
-                scores.append(score(row.task, text, turn.reference))
         row.session_ids.append(episode.id)
-        row.session_scores.append(scores)
+        _score(row, episode, texts, got.stopped)
         flat_stops += got.stopped
         flat_texts += texts
     n = len(answers)
@@ -239,6 +238,9 @@ def _fill(row: Row, cell: Cell, episodes: list[Episode], answers: list[Answers])
     row.n_by_turn = [len(column) for column in columns]
     row.score_by_turn = [sum(column) / len(column) for column in columns]
     row.turns = sum(row.n_by_turn)
+    row.subtasks = _subtasks(row)
+    row.cut = sum(episode.cut for episode in episodes) / n
+    row.evidence_cut = sum(turn.cut for episode in episodes for turn in episode.turns) / row.turns
     row.score = sum(map(sum, row.session_scores)) / row.turns
     row.hit_limit = flat_stops.count(False) / row.turns
     row.empty = sum(not text.strip() for text in flat_texts) / row.turns
@@ -251,6 +253,29 @@ def _fill(row: Row, cell: Cell, episodes: list[Episode], answers: list[Answers])
     row.prefill_s = sum(a.prefill_s for a in answers) / n
     row.ttft_s = sum(a.first_s for a in answers) / n
     row.tpot_s = sum(a.decode_s for a in answers) / max(1, sum(a.steps for a in answers))
+
+
+def _score(row: Row, episode: Episode, texts: list[str], stopped: list[bool]) -> None:
+    """Score the answers of a session; natural text by both scorers, for tables of their own."""
+    if row.scorer == "exact":
+        # the stop token is part of what the dialect must say
+        said = [text + (" ;" if stop else "") for text, stop in zip(texts, stopped, strict=True)]
+        row.session_scores.append([exact(text, turn.answer) for text, turn in zip(said, episode.turns, strict=True)])
+    else:
+        pairs = [(turn.task or row.task, text, turn.reference) for turn, text in zip(episode.turns, texts, strict=True)]
+        row.session_scores.append([score(*pair, "corrected") for pair in pairs])
+        row.reference_scores.append([score(*pair, "reference") for pair in pairs])
+    if any(turn.task for turn in episode.turns):
+        row.turn_tasks.append([turn.task for turn in episode.turns])
+
+
+def _subtasks(row: Row) -> dict[str, float]:
+    """The mean score of every sub-task of a mixed task; one that a turn does not ask is missing there, not zero."""
+    found: dict[str, list[float]] = {}
+    for tasks, scores in zip(row.turn_tasks, row.session_scores, strict=False):
+        for task, value in zip(tasks, scores, strict=True):
+            found.setdefault(task, []).append(value)
+    return {task: sum(values) / len(values) for task, values in sorted(found.items())}
 
 
 def _device_name(device: torch.device) -> str:

@@ -35,7 +35,7 @@ def answers(loaded: Loaded, cell_config: RunConfig, prompt: Prompt | None = None
     cell = prepare(cell_config, loaded)
     prompt = prompt or loaded.prompter.prompt(cell.episode(0))
     with cell.press(loaded.model) as session:
-        return asking.ask(loaded.model, session, prompt, cell_config, frozenset({5}), 6, batch)
+        return asking.ask(loaded.model, session, prompt, cell_config, frozenset({5}), [6] * len(prompt.golds), batch)
 
 
 @torch.no_grad()

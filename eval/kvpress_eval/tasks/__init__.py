@@ -5,11 +5,11 @@ any tokenizer).
 from __future__ import annotations
 
 from ..episode import Episode, Request
-from ..errors import choose
+from ..errors import UsageError, choose
 from . import kv, many_shot, needle, prefix_suffix, vt
 from .base import Task
 
-__all__ = ["TASKS", "Task", "build", "get_task"]
+__all__ = ["TASKS", "Task", "build", "get_task", "suite"]
 
 TASKS: dict[str, Task] = {m.TASK.name: m.TASK for m in (kv, prefix_suffix, vt, needle, many_shot)}
 
@@ -23,19 +23,32 @@ def get_task(name: str) -> Task:
     return TASKS[choose("task", name, TASKS)]
 
 
+def suite(name: str) -> list[str]:
+    """Names of the tasks of a suite; empty where there is no such suite."""
+    return [task.name for task in TASKS.values() if task.suite == name]
+
+
 def build(request: Request) -> Episode:
     """The episode of a request, checked: the solver finds every answer in the context.
 
     Raises:
         EpisodeError: where it does not fit the length.
+        UsageError: where the task has no such rendering.
         AssertionError: for a fault of the generator.
     """
     task = get_task(request.task)
+    if request.rendering not in task.build:
+        able = ", ".join(name for name, other in TASKS.items() if request.rendering in other.build)
+        raise UsageError(
+            f"task {task.name!r} has no {request.rendering} rendering, which is what this model reads; choose "
+            f"from {able}, or another --model"
+        )
     episode = task.build[request.rendering](request)
     for turn in episode.turns:
         found = task.solve[request.rendering](episode.context, turn.question)
         # the order of a list of names is not part of the answer
-        same = sorted(found.split()) == sorted(turn.answer.split()) if turn.golds else found == turn.answer
+        listed = isinstance(turn.gold, tuple)
+        same = sorted(found.split()) == sorted(turn.answer.split()) if listed else found == turn.answer
         if not (same and turn.answer):
             raise AssertionError(f"{episode.id}: context says {found!r}, gold {turn.answer!r}")
     return episode

@@ -20,6 +20,8 @@ __all__ = [
     "Text",
     "depth",
     "finish",
+    "fit",
+    "limits",
     "reserve",
     "weave",
 ]
@@ -30,9 +32,10 @@ _SLACK = 8  # tokens an answer may take beyond 1.5 times the gold's: a space, a 
 
 @dataclass(frozen=True)
 class Task:
-    """A task in both renderings.
+    """A task in one or both renderings.
 
-    ``build`` makes an episode. ``solve`` answers a question from the context alone by brute force
+    ``suite`` is the page its rows are on. A task without a dialect has no ``"dialect"`` key: the bundled
+    model cannot do it. ``build`` makes an episode. ``solve`` answers a question from the context alone by brute force
     (raising ``ValueError`` where the answer is not unique): the proof that the text holds what is
     asked. ``chance(rendering, turns)`` is what a guesser gets who sees the question and the gold
     answers before it, but not the context.
@@ -43,6 +46,7 @@ class Task:
     build: Mapping[Rendering, Callable[[Request], Episode]]
     solve: Mapping[Rendering, Callable[[str, str], str]]
     chance: Callable[[Rendering, int], float]
+    suite: str = "scbench"
 
 
 @dataclass(frozen=True)
@@ -69,19 +73,28 @@ class Filler:
 
 
 def depth(request: Request, turn: int, rng: random.Random) -> float:
-    """A depth inside the part of the context that ``turn`` asks about, off its edges: turns keep apart."""
+    """A depth inside the part of the context that ``turn`` asks about, off its edges: turns keep apart.
+
+    The request's own depth, where it names one.
+    """
+    if request.depth is not None:
+        return request.depth
     return (request.strata()[turn] + rng.uniform(0.125, 0.875)) / request.turns
 
 
 @dataclass(frozen=True)
 class Text:
-    """The parts of a context: ``head``, then filler and facts joined by ``joint``, then ``foot``."""
+    """The parts of a context: ``head``, then filler and facts joined by ``joint``, then ``foot``.
+
+    ``head`` begins with ``instruction``, what the task says before its data.
+    """
 
     filler: Filler
     facts: Sequence[Fact]
     joint: str
     head: str = ""
     foot: str = ""
+    instruction: str = ""
 
     def build(self, n: int) -> tuple[str, dict[int, tuple[Span, ...]]]:
         """The context with ``n`` pieces of filler, and the spans of each turn's facts."""
@@ -97,9 +110,13 @@ def finish(
     """The longest episode that fits. ``evidence(context, turn)`` finds spans that no fact owns."""
     n = fit(request, turns, lambda n: text.build(n)[0])
     context, spans = text.build(n)
-    found = [evidence(context, t) if evidence else spans[t] for t in range(len(turns))]
-    placed = tuple(replace(turn, evidence=span) for turn, span in zip(turns, found, strict=True))
-    return request.episode(context, placed, reserve(request, turns)[1])
+    found = [evidence(context, t) if evidence else spans.get(t, ()) for t in range(len(turns))]
+    most = limits(request, turns)
+    placed = tuple(
+        replace(turn, evidence=span, max_new_tokens=most[turn.task] if turn.task else 0)
+        for turn, span in zip(turns, found, strict=True)
+    )
+    return request.episode(context, placed, max(most.values()), text.instruction)
 
 
 def weave(
@@ -129,14 +146,19 @@ def weave(
     return head + joint.join(pieces) + foot, spans
 
 
-def reserve(request: Request, turns: Sequence[Turn]) -> tuple[int, int]:
-    """(tokens that questions and answers take beside the context, ``max_new_tokens`` of every
-    turn).
-    """
-    longest = max(request.count(" " + turn.answer) for turn in turns)
-    max_new = math.ceil(1.5 * longest) + _SLACK
+def limits(request: Request, turns: Sequence[Turn]) -> dict[str, int]:
+    """``max_new_tokens`` of every sub-task ("" in a task that is not mixed)."""
+    longest: dict[str, int] = {}
+    for turn in turns:
+        longest[turn.task] = max(longest.get(turn.task, 0), request.count(" " + turn.answer))
+    return {task: math.ceil(1.5 * tokens) + _SLACK for task, tokens in longest.items()}
+
+
+def reserve(request: Request, turns: Sequence[Turn]) -> int:
+    """Tokens that questions and answers take beside the context."""
+    most = limits(request, turns)
     asked = sum(request.count(SEPARATOR + turn.question + SEPARATOR) for turn in turns)
-    return asked + request.turns * max_new, max_new
+    return asked + sum(most[turn.task] for turn in turns)
 
 
 def fit(request: Request, turns: Sequence[Turn], build: Callable[[int], str], probe: int = 16) -> int:
@@ -147,7 +169,7 @@ def fit(request: Request, turns: Sequence[Turn], build: Callable[[int], str], pr
     Raises:
         EpisodeError: where the facts alone do not fit.
     """
-    taken, _ = reserve(request, turns)
+    taken = reserve(request, turns)
     room = request.length - request.overhead - taken
     base = request.count(build(0))
     if base > room:

@@ -18,7 +18,8 @@ from .dialect import builder, solver
 
 __all__ = ["TASK"]
 
-_HEAD = "Extract the value corresponding to the specified key in the JSON object below.\n\nJSON data:\n{"
+_INSTRUCTION = "Extract the value corresponding to the specified key in the JSON object below.\n\n"
+_HEAD = f"{_INSTRUCTION}JSON data:\n{{"
 _FOOT = "}"
 
 
@@ -43,7 +44,7 @@ def _natural(request: Request) -> Episode:
     others = _strings(request.rng("filler"), taken)
     filler = Filler(_pair(next(others), next(others)) for _ in itertools.count())
     turns = [Turn(_question(key), value, ()) for key, value in golds]
-    text = Text(filler, items, ", ", _HEAD, _FOOT)
+    text = Text(filler, items, ", ", _HEAD, _FOOT, _INSTRUCTION)
     return finish(request, text, turns)
 
 

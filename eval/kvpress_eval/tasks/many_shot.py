@@ -86,7 +86,7 @@ def _natural(request: Request) -> Episode:
         gold = (request.session + t + shift) % OPTIONS
         options.insert(gold, labels[groups[t]])
         item = ordering.choice(_ITEMS[groups[t]][-_TEST:])
-        turns.append(Turn(f"{item}: {_listing(options)} ->", f"({_letter(gold)})", (), (_letter(gold),)))
+        turns.append(Turn(f"{item}: {_listing(options)} ->", f"({_letter(gold)})", (), _letter(gold)))
 
     filler = Filler(_shots(request.rng("filler"), labels))
     text = Text(filler, facts, "\n", _HEAD)
