@@ -60,8 +60,9 @@ def longgen_by_index(prediction: str, reference: Reference) -> float:
     """Share of right answers, each looked up by the index printed before it; the first of two with one index counts."""
     starts = list(_PRINTED.finditer(prediction))
     said: dict[str, str] = {}
-    for this, after in zip(starts, [*starts[1:], None], strict=True):
-        said.setdefault(this[1].lstrip("0") or "0", prediction[this.end() : after.start() if after else None])
+    ends = [*(start.start() for start in starts[1:]), len(prediction)]
+    for start, end in zip(starts, ends, strict=False):
+        said.setdefault(start[1].lstrip("0") or "0", prediction[start.end() : end])
     wanted = _by_index(reference)
     return sum(_answers(said.get(index, ""), gold) for index, gold in wanted.items()) / len(wanted)
 
