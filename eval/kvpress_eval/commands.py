@@ -92,6 +92,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _study(options: argparse.Namespace) -> int:
+    from . import oracle  # noqa: F401  registers its press
     from .study import get_study
 
     study = get_study(options.study)
