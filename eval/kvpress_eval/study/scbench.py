@@ -167,7 +167,7 @@ def _collapse(at: Rows) -> Finding:
         lines.append([name, *(_points(sum(v.mean() for v in kept(name, keep)) / len(STRINGS)) for keep in KEEPS)])
     return Finding(
         "H8",
-        "retention is about flat down to a quarter of the slots and collapses by a thirty-second, depending on the task",
+        "retention is about flat down to a quarter of the slots and collapses by a thirty-second, by task",
         (
             contrast("kvzip: 1/4 minus 1/2", fall("kvzip", 0.5, 0.25), 0),
             contrast("kvzip: 1/32 minus 1/4", fall("kvzip", 0.25, 0.03125), -1),
