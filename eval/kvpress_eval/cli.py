@@ -120,6 +120,17 @@ def build_parser() -> argparse.ArgumentParser:
     imported.add_argument("--into", type=Path, default=RESULTS, metavar="RESULTS", help=f"folder of rows ({RESULTS})")
     # only for --help: main hands everything after `lm-eval` to lm_eval
     add("lm-eval", "run tasks of lm-evaluation-harness on a pressed model", _LM_EVAL)
+    fit = add(
+        "fit",
+        "say how many sessions a memory holds under a press",
+        'example:\n  kvpress fit --press "snapkv(keep=0.25) | kivi(bits=4)" --length 1024 --memory 64MiB\n',
+    )
+    fit.add_argument("--press", default="full", help="what to do to the cache (full)")
+    fit.add_argument("--model", default="tiny", help="tiny, tiny-outlier, a folder, or a hub id (tiny)")
+    fit.add_argument("--length", type=int, default=1024, metavar="N", help="tokens of a session (1024)")
+    fit.add_argument("--memory", required=True, help="for caches alone, e.g. 512MiB or 8GiB")
+    fit.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
+    fit.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (auto)")
     # only for --help: main hands everything after `bench` to kvpress_eval.bench
     add("bench", "measure speed and memory", "example:\n  kvpress bench --help\n")
     return parser

@@ -13,13 +13,15 @@ share are read once.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kvpress import Press, PressCache, Session
+from kvpress.policies.kvzip import instructions
 
 from .errors import UsageError
 from .tiny import weights_path
@@ -58,12 +60,15 @@ class PressedLM(HFLM):  # type: ignore[misc]  # the harness is not typed
         self.press = Press.parse(str(press))
         if options.get("mixed_precision_dtype") is not None:
             raise UsageError("mixed_precision_dtype is not supported under a press; give the model's dtype instead")
-        if pretrained == "tiny":
+        bundled = pretrained == "tiny"
+        if bundled:
             pretrained = str(weights_path())
             options.setdefault("dtype", "float32")
         super().__init__(pretrained=pretrained, **options)
         self._held: list[tuple[int, int]] = []
-        with self.press(self.model):
+        # what a press says that makes the model repeat the prompt; the bundled one reads no English
+        self._instructions = None if bundled else instructions(self.tokenizer)
+        with self._entered():
             pass  # what cannot work is refused now, and not after the data has been loaded
 
     @classmethod
@@ -75,8 +80,8 @@ class PressedLM(HFLM):  # type: ignore[misc]  # the harness is not typed
     def get_model_info(self) -> dict[str, Any]:
         """What the harness writes beside the results: the press with every value, and the bytes it held.
 
-        ``kv_bytes_ratio`` is the mean over scored contexts of bytes held / bytes of a dense cache right after
-        compression; None where nothing was scored by continuations.
+        ``kv_bytes_ratio`` is the mean of bytes held / bytes of a dense cache of as many tokens: of scored contexts
+        right after compression, of generated answers at their end; None where nothing was cached.
         """
         ratios = [held / dense for held, dense in self._held]
         return {
@@ -86,9 +91,19 @@ class PressedLM(HFLM):  # type: ignore[misc]  # the harness is not typed
             "kv_bytes_ratio": sum(ratios) / len(ratios) if ratios else None,
         }
 
+    @contextmanager
+    def _entered(self) -> Iterator[Session]:
+        with self.press(self.model) as session:
+            if self._instructions is not None:
+                session.instructions = self._instructions
+            yield session
+
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **options: Any) -> Any:
-        with self.press(self.model):
-            return super()._model_generate(context, max_length, stop, **options)
+        with self._entered() as session:
+            cache = session.new_cache()
+            answers = super()._model_generate(context, max_length, stop, past_key_values=cache, **options)
+            self._held.append((cache.nbytes(), cache.dense_nbytes()))
+            return answers
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
         """The harness's own where nothing is compressed.
@@ -110,7 +125,7 @@ class PressedLM(HFLM):  # type: ignore[misc]  # the harness is not typed
         """Sum of log-probabilities of each continuation, and whether it is what greedy decoding would say."""
         answers: dict[int, tuple[float, bool]] = {}
         progress = tqdm(total=len(requests), disable=disable_tqdm or self.rank != 0, desc="Scoring continuations")
-        with self.press(self.model) as session:
+        with self._entered() as session:
             for context, indices in self._by_context(requests):
                 read = self._read(session, context[:-1])
                 for i in indices:
