@@ -115,7 +115,8 @@ def build_parser() -> argparse.ArgumentParser:
     check = add("check", "check that a method of your own keeps the contracts", _CHECK)
     check.add_argument("target", help="module:Name of a scorer, budget, codec or preset, or a press")
     imported = add("import", "take over the results of another harness, marked as such", _IMPORT)
-    imported.add_argument("kind", choices=("nvidia", "scbench"), help="who wrote them: NVIDIA's kvpress, SCBench's runner")
+    who = "who wrote them: NVIDIA's kvpress, or SCBench's runner"
+    imported.add_argument("kind", choices=("nvidia", "scbench"), help=who)
     imported.add_argument("folder", type=Path, help="a folder of results, or of such folders")
     imported.add_argument("--into", type=Path, default=RESULTS, metavar="RESULTS", help=f"folder of rows ({RESULTS})")
     # only for --help: main hands everything after `lm-eval` to lm_eval

@@ -198,7 +198,8 @@ def _import(options: argparse.Namespace) -> int:
     for item in done.skipped:
         console.print(f"skipped {item.path}: {item.reason}", markup=False, highlight=False, soft_wrap=True)
     counts = ((done.new, "new"), (done.replaced, "replaced"), (done.same, "already there"), (done.skipped, "skipped"))
-    console.print(f"{', '.join(f'{len(found)} {words}' for found, words in counts)}; rows in {escape(str(options.into))}")
+    told = ", ".join(f"{len(found)} {words}" for found, words in counts)
+    console.print(f"{told}; rows in {options.into}", markup=False, soft_wrap=True)
     return 0 if done.rows else 1
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessor
 
 from kvpress import Press, PressCache, Session
 from kvpress.policies.kvzip import instructions
@@ -31,7 +32,7 @@ try:
     from lm_eval._cli.utils import key_val_to_dict
     from lm_eval.api.registry import register_model
     from lm_eval.models.huggingface import HFLM
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 except ModuleNotFoundError as error:
     package = (error.name or "").partition(".")[0]
     raise UsageError(f'{package} is not installed; pip install "kvpress-lab[lm-eval]"') from None
@@ -80,8 +81,8 @@ class PressedLM(HFLM):  # type: ignore[misc]  # the harness is not typed
     def get_model_info(self) -> dict[str, Any]:
         """What the harness writes beside the results: the press with every value, and the bytes it held.
 
-        ``kv_bytes_ratio`` is the mean of bytes held / bytes of a dense cache of as many tokens: of scored contexts
-        right after compression, of generated answers at their end; None where nothing was cached.
+        ``kv_bytes_ratio`` is the mean over contexts of bytes held right after compression / bytes of a dense cache of
+        as many tokens; None where nothing was compressed.
         """
         ratios = [held / dense for held, dense in self._held]
         return {
@@ -101,9 +102,8 @@ class PressedLM(HFLM):  # type: ignore[misc]  # the harness is not typed
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **options: Any) -> Any:
         with self._entered() as session:
             cache = session.new_cache()
-            answers = super()._model_generate(context, max_length, stop, past_key_values=cache, **options)
-            self._held.append((cache.nbytes(), cache.dense_nbytes()))
-            return answers
+            options |= {"past_key_values": cache, "logits_processor": [_Weigh(cache, self._held)]}
+            return super()._model_generate(context, max_length, stop, **options)
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
         """The harness's own where nothing is compressed.
@@ -113,8 +113,8 @@ class PressedLM(HFLM):  # type: ignore[misc]  # the harness is not typed
         """
         if str(self.press) != "full":
             raise UsageError(
-                f"rolling log-likelihood (perplexity of a whole text) has no context to compress before it is scored, so "
-                f"{self.press} would change nothing; use tasks with a context, or press=full"
+                "rolling log-likelihood (perplexity of a whole text) has no context to compress before it is scored, "
+                f"so {self.press} would change nothing; use tasks with a context, or press=full"
             )
         return super().loglikelihood_rolling(requests, disable_tqdm)
 
@@ -170,6 +170,19 @@ class PressedLM(HFLM):  # type: ignore[misc]  # the harness is not typed
         scores = torch.log_softmax(logits, dim=-1, dtype=self.softmax_dtype)
         sums = scores.gather(1, target[:, None]).sum()
         return float(sums), bool((logits.argmax(-1) == target).all())
+
+
+class _Weigh(LogitsProcessor):  # type: ignore[misc]  # transformers is not followed
+    """Notes what a cache holds when the first token of an answer is chosen: the prompt, compressed."""
+
+    def __init__(self, cache: PressCache, held: list[tuple[int, int]]) -> None:
+        self.cache, self.held, self.due = cache, held, True
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self.due:
+            self.held.append((self.cache.nbytes(), self.cache.dense_nbytes()))
+            self.due = False
+        return scores
 
 
 def main(words: Sequence[str]) -> int:

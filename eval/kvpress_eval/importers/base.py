@@ -60,7 +60,9 @@ def name_under(path: Path, folder: Path) -> str:
     return folder.name if name == "." else name
 
 
-def make_row(settings: Mapping[str, Any], sessions: Sequence[Session], identity: Mapping[str, Any] | None = None) -> Row:
+def make_row(
+    settings: Mapping[str, Any], sessions: Sequence[Session], identity: Mapping[str, Any] | None = None
+) -> Row:
     """The row of ``sessions``.
 
     Args:

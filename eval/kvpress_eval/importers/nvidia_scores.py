@@ -129,14 +129,14 @@ def _lines(path: Path) -> list[Line]:
     limit = csv.field_size_limit(1 << 30)  # a cell may hold a whole text
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
+            rows: list[Line] = list(csv.DictReader(file, strict=True))
     except FileNotFoundError:
         return []
     except csv.Error as error:
         raise Damaged(f"predictions.csv is cut or damaged: {error}") from None
     finally:
         csv.field_size_limit(limit)
-    if any(None in row or None in row.values() for row in rows):
+    if any(None in (*row, *row.values()) for row in rows):
         raise Damaged("predictions.csv is cut or damaged: a line has not as many cells as the first")
     return rows
 
