@@ -26,6 +26,10 @@ _SWEEP = """examples:
   kvpress sweep eval/configs/science.yaml 'vary.keep=[0.5,0.25]' 'tasks=[kv,vt]'
 An interrupted sweep goes on where it was stopped; failed cells are run again.
 """
+_STUDY = """examples:
+  kvpress study scbench-findings --jobs 2
+  kvpress study scbench-findings --results leaderboards/results --out leaderboards/scbench-findings.md
+"""
 _CHECK = """examples:
   kvpress check my_package:MyScorer
   kvpress check "my_package:MyCodec(bits=4)"
@@ -99,6 +103,13 @@ def build_parser() -> argparse.ArgumentParser:
     versus.add_argument("--bytes", default="", help="the presses solved for this much, e.g. 12.5%% (full needs none)")
     versus.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="only these (all that both have)")
     versus.add_argument("--results", type=Path, default=RESULTS, help=f"folder of rows ({RESULTS})")
+    study = add("study", "run a study: a sweep, and what its rows show", _STUDY)
+    study.add_argument("study", help="its name: scbench-findings")
+    study.add_argument("overrides", nargs="*", metavar="key=value", help="replace values of its grid")
+    study.add_argument("--out", type=Path, help="where to write (<results>/../<study>.md)")
+    study.add_argument("--report-only", action="store_true", help="run nothing, write from the rows that are there")
+    study.add_argument("--jobs", type=int, default=1, help="cells at the same time, one process each (1)")
+    _add_output(study)
     listing = add(
         "list",
         "list presses, tasks and models",
@@ -215,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(parser: argparse.ArgumentParser, words: list[str]) -> int:
     options, rest = parser.parse_known_args(words)
     # argparse gives up on positionals after an option: `sweep x.yaml --dry-run sessions=2`
-    late = [word for word in rest if options.name == "sweep" and not word.startswith("-")]
+    late = [word for word in rest if options.name in ("sweep", "study") and not word.startswith("-")]
     if len(late) < len(rest):
         parser.error(f"unrecognized arguments: {' '.join(w for w in rest if w not in late)}")
     if late:

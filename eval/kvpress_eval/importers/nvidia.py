@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]  # what transformers reads its own files with
+import yaml  # what transformers reads its own files with
 
 from .base import Damaged, Found, Session, Skipped, make_row, name_under
 from .nvidia_scores import SOURCES, scores

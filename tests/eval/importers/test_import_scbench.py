@@ -140,3 +140,40 @@ def test_the_command_names_what_it_took_and_what_not(tmp_path: Path, capsys: pyt
     assert main(["import", "scbench", str(tmp_path / "none")]) == 2
     assert "no such folder" in capsys.readouterr().err
     assert main(["import", "scbench", str(tmp_path / "rows"), "--into", str(tmp_path / "x")]) == 1
+
+
+ADD = "def add(a, b, c):\n    first = a + b * c\n    second = first - a\n    return first + second + c\n"
+SUB = "def sub(left):\n    while left > 3:\n        left -= len(str(left))\n    return [left, left * 2]\n"
+
+
+def test_mixed_tasks_and_functions_of_a_repository(tmp_path: Path) -> None:
+    code = {"lang": "python", "repo": "x/y"}
+    rows = [
+        {"task": "scbench_repoqa", "func_name": "add", "prediction": f"```python\n{ADD}```", "ground_truth": ADD, **code},
+        {"task": "scbench_kv", "prediction": GOLD, "ground_truth": OTHER, **code},
+        {"task": "scbench_repoqa", "func_name": "sub", "prediction": ADD, "ground_truth": SUB, **code},
+    ]
+    mixed = [{"id": 0, "turn_idx": t, **row} for t, row in enumerate(rows)]
+    predictions(tmp_path / "out" / FOLDER, mixed, "prediction_scbench_repoqa_and_kv_multi_turn.jsonl")
+    whole = [{"id": 0, "turn_idx": t, **row} for t, row in enumerate([rows[0], rows[2]])]
+    predictions(tmp_path / "out" / FOLDER, whole, "prediction_scbench_repoqa_scdq.jsonl")
+    found = {row.task: row for row in take(tmp_path).rows}
+    row = found["repoqa_and_kv"]
+    assert (row.turn_tasks, row.session_scores) == ([["repoqa", "kv", "repoqa"]], [[1.0, 0.0, 0.0]])
+    assert row.subtasks == {"kv": 0.0, "repoqa": 0.5}
+    assert (found["repoqa"].session_scores, found["repoqa"].turn_tasks) == ([[1.0, 0.0]], [])
+
+
+def test_golds_that_are_numbers_choices_and_sentences(tmp_path: Path) -> None:
+    asked = {
+        "mf": ("417", 417),
+        "choice_eng": ("A", ["Walking Georgie", "A"]),
+        "qa_eng": ("Peyton.", ["Peyton"]),
+        "qa_chn": ("王小明", "王小明"),
+        "summary": ("the paper is long", "The paper is long."),
+    }
+    for task, (said, gold) in asked.items():
+        rows = [{"id": 0, "turn_idx": 0, "prediction": said, "ground_truth": gold}]
+        predictions(tmp_path / "out" / FOLDER, rows, f"prediction_scbench_{task}_scdq.jsonl")
+    found = {row.task: row.score for row in take(tmp_path).rows}
+    assert found == {**dict.fromkeys(asked, 1.0)}
