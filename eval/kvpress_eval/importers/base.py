@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from ..rows import Row, run_id
 
-__all__ = ["Damaged", "Found", "Session", "Skipped", "digest", "make_row", "name_under"]
+__all__ = ["UNREADABLE", "Damaged", "Found", "Session", "Skipped", "digest", "make_row", "name_under"]
 
 _NOT_MEASURED = (
     *("bytes", "bytes_dense", "bytes_ratio", "logical_length", "step_bytes", "decode_length", "session_bytes"),
@@ -21,6 +22,10 @@ _NOT_MEASURED = (
 
 class Damaged(Exception):
     """A result that cannot be read; its text is the reason."""
+
+
+UNREADABLE = (Damaged, UsageError, OSError, UnicodeDecodeError, RecursionError, OverflowError)
+"""What reading a result may raise that is the file's fault."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml  # what transformers reads its own files with
 
-from .base import Damaged, Found, Session, Skipped, make_row, name_under
+from .base import UNREADABLE, Damaged, Found, Session, Skipped, make_row, name_under
 from .nvidia_scores import SOURCES, scores
 
 __all__ = ["ORIGIN", "read"]
@@ -63,7 +63,7 @@ def read(folder: Path) -> Iterator[Found | Skipped]:
                 continue
             try:
                 rows = _rows(path, home.name)
-            except (Damaged, OSError, UnicodeDecodeError) as error:
+            except UNREADABLE as error:
                 yield Skipped(name, " ".join(str(error).split()))
                 continue
             taken = name

@@ -13,9 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
 from ..metrics import score
-from .base import Damaged, Found, Session, Skipped, digest, make_row, name_under
+from .base import UNREADABLE, Damaged, Found, Session, Skipped, digest, make_row, name_under
 
 __all__ = ["ORIGIN", "read"]
 
@@ -43,7 +42,7 @@ def read(folder: Path) -> Iterator[Found | Skipped]:
             continue
         try:
             yield Found(_row(path), name)
-        except (Damaged, UsageError, OSError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             yield Skipped(name, " ".join(str(error).split()))
 
 
@@ -159,4 +158,4 @@ def _gold(task: str, row: Mapping[str, Any], needles: Mapping[str, list[dict[str
         return row["ground_truth"]
     if not row.get("func_name") or not row.get("lang"):
         raise Damaged(f"session {row['id']}: a repoqa turn without func_name and lang")
-    return {"func_name": row["func_name"], "lang": row["lang"], "needles": needles[str(row.get("repo"))]}
+    return {"func_name": row["func_name"], "lang": row["lang"], "needles": needles.get(str(row.get("repo")), [])}

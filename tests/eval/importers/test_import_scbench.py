@@ -149,7 +149,13 @@ SUB = "def sub(left):\n    while left > 3:\n        left -= len(str(left))\n    
 def test_mixed_tasks_and_functions_of_a_repository(tmp_path: Path) -> None:
     code = {"lang": "python", "repo": "x/y"}
     rows = [
-        {"task": "scbench_repoqa", "func_name": "add", "prediction": f"```python\n{ADD}```", "ground_truth": ADD, **code},
+        {
+            "task": "scbench_repoqa",
+            "func_name": "add",
+            "prediction": f"```python\n{ADD}```",
+            "ground_truth": ADD,
+            **code,
+        },
         {"task": "scbench_kv", "prediction": GOLD, "ground_truth": OTHER, **code},
         {"task": "scbench_repoqa", "func_name": "sub", "prediction": ADD, "ground_truth": SUB, **code},
     ]
