@@ -1,8 +1,8 @@
 """lm-evaluation-harness on a pressed model: ``--model kvpress`` with a model argument ``press=...``.
 
 The harness finds a model by name once its class is registered, and asks no entry points: importing this module
-registers it. ``kvpress lm-eval ...`` (or ``python -m kvpress_eval.lm_eval ...``) does so and hands everything to the
-harness's own command; in Python, import this module before ``lm_eval.simple_evaluate(model="kvpress", ...)``.
+registers it. ``kvpress lm-eval ...`` does so and hands everything to the harness's own command; in Python, import
+this module before ``lm_eval.simple_evaluate(model="kvpress", ...)``.
 
 Generation runs with the press entered. A continuation is scored on the compressed cache: the context but its last
 token is read and compressed, then that token and the continuation are fed. Reading context and continuation in one
@@ -199,9 +199,3 @@ def main(words: Sequence[str]) -> int:
     finally:
         sys.argv = before
     return 0
-
-
-if __name__ == "__main__":
-    from .cli import main as cli
-
-    sys.exit(cli(["lm-eval", *sys.argv[1:]]))
