@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 from ..episode import Episode, Rendering, Request, Span, Turn
 from ..errors import EpisodeError
@@ -26,6 +27,7 @@ __all__ = [
     "weave",
 ]
 
+_Piece = TypeVar("_Piece")
 SEPARATOR = "\n\n"
 _SLACK = 8  # tokens an answer may take beyond 1.5 times the gold's: a space, a quote, a full stop
 
@@ -60,13 +62,13 @@ class Fact:
     owner: int | None = None
 
 
-class Filler:
+class Filler(Generic[_Piece]):
     """An endless stream of pieces of which the first n are always the same."""
 
-    def __init__(self, pieces: Iterator[str]) -> None:
-        self._pieces, self._seen = pieces, list[str]()
+    def __init__(self, pieces: Iterator[_Piece]) -> None:
+        self._pieces, self._seen = pieces, list[_Piece]()
 
-    def first(self, n: int) -> list[str]:
+    def first(self, n: int) -> list[_Piece]:
         while len(self._seen) < n:
             self._seen.append(next(self._pieces))
         return self._seen[:n]
@@ -86,15 +88,17 @@ def depth(request: Request, turn: int, rng: random.Random) -> float:
 class Text:
     """The parts of a context: ``head``, then filler and facts joined by ``joint``, then ``foot``.
 
-    ``head`` begins with ``instruction``, what the task says before its data.
+    ``head`` begins with ``instruction``, what the task says before its data. ``uneven``: the pieces of filler differ
+    much in length.
     """
 
-    filler: Filler
+    filler: Filler[str]
     facts: Sequence[Fact]
     joint: str
     head: str = ""
     foot: str = ""
     instruction: str = ""
+    uneven: bool = False
 
     def build(self, n: int) -> tuple[str, dict[int, tuple[Span, ...]]]:
         """The context with ``n`` pieces of filler, and the spans of each turn's facts."""
@@ -108,7 +112,7 @@ def finish(
     evidence: Callable[[str, int], tuple[Span, ...]] | None = None,
 ) -> Episode:
     """The longest episode that fits. ``evidence(context, turn)`` finds spans that no fact owns."""
-    n = fit(request, turns, lambda n: text.build(n)[0])
+    n = fit(request, turns, lambda n: text.build(n)[0], uneven=text.uneven)
     context, spans = text.build(n)
     found = [evidence(context, t) if evidence else spans.get(t, ()) for t in range(len(turns))]
     most = limits(request, turns)
@@ -157,14 +161,18 @@ def limits(request: Request, turns: Sequence[Turn]) -> dict[str, int]:
 def reserve(request: Request, turns: Sequence[Turn]) -> int:
     """Tokens that questions and answers take beside the context."""
     most = limits(request, turns)
-    asked = sum(request.count(SEPARATOR + turn.question + SEPARATOR) for turn in turns)
+    longest = (max(turn.question, turn.later, turn.alone, key=len) for turn in turns)
+    asked = sum(request.count(SEPARATOR + question + SEPARATOR) for question in longest)
     return asked + sum(most[turn.task] for turn in turns)
 
 
-def fit(request: Request, turns: Sequence[Turn], build: Callable[[int], str], probe: int = 16) -> int:
+def fit(
+    request: Request, turns: Sequence[Turn], build: Callable[[int], str], probe: int = 16, uneven: bool = False
+) -> int:
     """How many filler pieces fill the length: ``build(n)`` ends at most one piece under it.
 
-    The text is counted a handful of times, whatever its length.
+    The text is counted a handful of times, whatever its length. Where the pieces are ``uneven``, the first ones
+    say little about the others: the search goes by what two longer texts took.
 
     Raises:
         EpisodeError: where the facts alone do not fit.
@@ -181,6 +189,7 @@ def fit(request: Request, turns: Sequence[Turn], build: Callable[[int], str], pr
     per_piece = max(1.0, (request.count(build(probe)) - base) / probe)
     low, low_count = 0, base
     high: int | None = None
+    high_count = 0
     n = int((room - base) / per_piece)
     for _ in range(12):
         n = max(n, low + 1)
@@ -188,11 +197,14 @@ def fit(request: Request, turns: Sequence[Turn], build: Callable[[int], str], pr
             if high - low <= 1:
                 break
             n = (low + high) // 2
+            if uneven:
+                n = low + (high - low) * (room - low_count) // (high_count - low_count)
+                n = min(max(n, low + 1), high - 1)
         tokens = request.count(build(n))
         if tokens <= room:
             low, low_count = n, tokens
         else:
-            high = n
+            high, high_count = n, tokens
         if room - low_count < per_piece or (high is not None and high - low <= 1):
             break
         n = low + max(1, int((room - low_count) / per_piece))

@@ -1,0 +1,306 @@
+"""Made-up research reports: a title, six key facts in any order, and elaboration that repeats none of them.
+
+Each fact stands in one of six wordings. The summary of a report is its six key sentences in a fixed order, so that
+finding them is all there is to it, and the wording of one summary does not give the next one away.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from ..episode import Request, Span
+from .base import SEPARATOR, Filler, Text, depth
+from .english import NAME, draw
+from .world import Names
+
+__all__ = [
+    "CHANCE",
+    "Item",
+    "Report",
+    "Reports",
+    "key_facts",
+    "reports",
+    "summary_of",
+    "summary_question",
+]
+
+_FACTS = {
+    "problem": (
+        "The report addresses {}.",
+        "The subject is {}.",
+        "The aim is to explain {}.",
+        "The work was prompted by {}.",
+        "The question studied is {}.",
+        "The authors set out to reduce {}.",
+    ),
+    "method": (
+        "The method proposed is called {}.",
+        "A new method by the name of {} is introduced.",
+        "The authors propose {}.",
+        "The solution goes by the name of {}.",
+        "At the core stands a procedure named {}.",
+        "What is put forward is {}.",
+    ),
+    "data": (
+        "It was tested on the {} collection.",
+        "All experiments use the {} collection.",
+        "The data come from the {} collection.",
+        "The {} collection served as test data.",
+        "Measurements were taken on the {} collection.",
+        "The {} collection was used for evaluation.",
+    ),
+    "result": (
+        "It reaches an accuracy of {} percent.",
+        "The accuracy achieved is {} percent.",
+        "An accuracy of {} percent was measured.",
+        "The final score amounts to {} percent.",
+        "In the end {} percent were right.",
+        "The share of right answers is {} percent.",
+    ),
+    "baseline": (
+        "The strongest rival was {}.",
+        "The comparison was made with {}.",
+        "{} served as the baseline.",
+        "It was compared with {}.",
+        "Runner-up was {}.",
+        "The competitor is {}.",
+    ),
+    "limitation": (
+        "The main limitation is {}.",
+        "It does not cope with {}.",
+        "A weakness remains: {}.",
+        "The authors admit trouble with {}.",
+        "It still fails on {}.",
+        "Left unsolved is {}.",
+    ),
+}
+_VALUES = {"problem": "the .+", "result": r"\d\d\.\d\d", "limitation": ".+"}  # the others are names
+_PATTERNS = {
+    kind: [re.compile(re.escape(w).replace(r"\{\}", f"({_VALUES.get(kind, NAME)})")) for w in wordings]
+    for kind, wordings in _FACTS.items()
+}
+
+CHANCE = 0.3  # ROUGE of the best summary written without the context: see test_summaries
+"""What a guesser gets."""
+
+
+def _items(text: str) -> list[str]:
+    return [" ".join(item.split()) for item in text.split(",")]
+
+
+_HOW = _items("slow,sudden,uneven,seasonal,hidden,costly,partial,frequent,unexplained,mutual,gradual,early")
+_TROUBLE = _items("drift,decay,loss,mixing,swelling,fading,clustering,breakage,delay,confusion,leakage,warping")
+_OF = _items(
+    "harbour sensors,spoken place names,glacier photographs,library barcodes,orchard yields,bell recordings,"
+    "tram timetables,handwritten recipes,beehive weights,tide gauges,museum labels,folk melodies,"
+    "weather kites,clay tablets,parcel routes,lighthouse signals"
+)
+_SMALL = _items(
+    "very short,badly lit,noisy,incomplete,rare,overlapping,damp,outdated,mirrored,crowded,foreign,wordless"
+)
+_CASES = _items(
+    "recordings,scans,samples,drawings,messages,surveys,fragments,journeys,transcripts,signals,catalogues,mixtures"
+)
+_FROM = _items(
+    "from mountain villages,taken at night,older than a century,without any margin,made by beginners,"
+    "in two languages,gathered by children,kept in cellars,sent by post,seen from above,"
+    "read in a hurry,found by accident"
+)
+_TITLES = _items("Notes on,A Study of,Report on,The Case of,Remarks on,An Inquiry into,Lessons from,Observations on")
+
+_WHO = _items(
+    "the field diary,an early draft,the second appendix,a careful reader,the review panel,the workshop log,"
+    "the archive staff,a visiting engineer,the committee,a footnote,the night shift,an anonymous letter,"
+    "the preface,one of the helpers,the translator,a retired examiner,the printer,the steering group,"
+    "a junior colleague,the local press"
+)
+_DID = _items(
+    "describes,mentions,questions,praises,illustrates,revisits,mistrusts,records,passes over,comments on,"
+    "explains,sketches,defends,recalls,lists"
+)
+_THING = _items(
+    "the order of the trial runs,the colour of the covers,the choice of the room,a change of the schedule,"
+    "the wiring of the lamps,the weather during the visits,the state of the instruments,the training of helpers,"
+    "the spelling of the forms,the cost of the paper,a quarrel about the keys,the length of the interviews,"
+    "the mood of the meetings,the storage of the boxes,the habit of double entries,a mislaid set of slides,"
+    "the layout of the tables,the thanks owed to donors,the route of the delivery van,the smell of the varnish"
+)
+_TAIL = _items(
+    "in some detail,without drawing conclusions,as is usual in such work,for the sake of completeness,"
+    "with a touch of irony,at greater length than needed,in a single paragraph,before turning to other matters,"
+    "though nothing came of it,with reference to older customs,in the margin,after a long pause,"
+    "to the surprise of the editors,in plain words,on request,once more"
+)
+_ASIDES = (
+    "An earlier attempt named {} was dropped before the trials.",
+    "Visitors from {} were shown around but took no part.",
+    "Readers may recall {}, which is of no concern here.",
+    "A cabinet once bought from {} held the papers.",
+    "The building in {} has since been closed.",
+    "Some of the staff had worked at {} before.",
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report's title, its key sentences in the order of :data:`_FACTS`, and the order they stand in."""
+
+    title: str
+    sentences: tuple[str, ...]
+    order: tuple[int, ...]
+
+    @property
+    def heading(self) -> str:
+        return f"Title: {self.title}"
+
+    @property
+    def summary(self) -> str:
+        return "\n".join(self.sentences)
+
+
+def _percentage(rng: random.Random, what: str = "") -> str:
+    """A result; drawn through :class:`~.world.Names`, so that no two reports have the same."""
+    return f"{rng.randrange(50, 99)}.{rng.randrange(10, 100)}"
+
+
+def _report(rng: random.Random, names: Names, numbers: Names) -> Report:
+    title = f"{rng.choice(_TITLES)} {names.new('thing')}"
+    values = {
+        "problem": f"the {rng.choice(_HOW)} {rng.choice(_TROUBLE)} of {rng.choice(_OF)}",
+        "method": names.new("thing"),
+        "data": names.new("thing"),
+        "result": numbers.new("number"),
+        "baseline": names.new("thing"),
+        "limitation": f"{rng.choice(_SMALL)} {rng.choice(_CASES)} {rng.choice(_FROM)}",
+    }
+    sentences = tuple(rng.choice(wordings).format(values[kind]) for kind, wordings in _FACTS.items())
+    return Report(title, sentences, tuple(rng.sample(range(len(_FACTS)), len(_FACTS))))
+
+
+def _elaborations(rng: random.Random, names: Names) -> Iterator[str]:
+    """Endless sentences without digits that state nothing about the work; some name things of no concern."""
+    while True:
+        if rng.random() < 0.2:
+            yield rng.choice(_ASIDES).format(names.new("thing"))
+            continue
+        who, did, thing, tail = rng.choice(_WHO), rng.choice(_DID), rng.choice(_THING), rng.choice(_TAIL)
+        text = f"{who} {did} {thing} {tail}." if rng.random() < 0.5 else f"{tail}, {who} {did} {thing}."
+        yield text[0].upper() + text[1:]
+
+
+def summary_question(title: str) -> str:
+    return (
+        f'Summarize the report "{title}" in six sentences: problem, method, data, result, baseline, '
+        "limitation.\nSummary:"
+    )
+
+
+def summary_of(context: str, question: str) -> str:
+    """The summary of the report that the question names.
+
+    Raises:
+        ValueError: where the report, or a fact of it, does not stand exactly once.
+    """
+    title = question.split('"')[1]
+    if (n := context.count(f"Title: {title}\n")) != 1:
+        raise ValueError(f"{title!r} stands {n} times")
+    body = context.split(f"Title: {title}\n")[1].split(SEPARATOR)[0]
+    sentences = re.split(r"(?<=\.) ", body)
+    summary = []
+    for kind, patterns in _PATTERNS.items():
+        found = [s for s in sentences if any(p.fullmatch(s) for p in patterns)]
+        if len(found) != 1:
+            raise ValueError(f"{title!r} states its {kind} {len(found)} times")
+        summary += found
+    return "\n".join(summary)
+
+
+def key_facts(summary: str) -> dict[str, str]:
+    """The six facts of a gold summary by kind: what ``metrics.key_fact_recall`` looks for beside ROUGE."""
+    facts = {}
+    for (kind, patterns), sentence in zip(_PATTERNS.items(), summary.split("\n"), strict=True):
+        (facts[kind],) = (found[1] for p in patterns if (found := p.fullmatch(sentence)))
+    return facts
+
+
+@dataclass(frozen=True)
+class Item:
+    """A report, or a line between reports, at ``depth``; ``owner`` is its turn."""
+
+    depth: float
+    what: Report | str
+    owner: int | None = None
+
+
+@dataclass(frozen=True)
+class Reports(Text):
+    """A context of reports. Its filler pieces are elaboration: dealt out to the reports in turn, and where these
+    hold ``most`` pieces, to further ones, which stand anywhere.
+
+    Like every :class:`Text`, a longer one holds what a shorter one holds.
+    """
+
+    items: Sequence[Item] = ()
+    further: Filler[Item] = field(default_factory=lambda: Filler(iter(())))
+    most: int = 400
+
+    def build(self, n: int) -> tuple[str, dict[int, tuple[Span, ...]]]:
+        """The context with ``n`` pieces of elaboration, and the spans of each turn's title and key sentences."""
+        pieces = self.filler.first(n)
+        own = sum(isinstance(item.what, Report) for item in self.items)
+        full = min(n, self.most * own)
+        shares = [pieces[i:full:own] for i in range(own)]
+        shares += [pieces[at : at + self.most] for at in range(full, n, self.most)]
+        dealt = iter(shares)
+        blocks = []
+        for item in [*self.items, *self.further.first(len(shares) - own)]:
+            text = item.what if isinstance(item.what, str) else _written(item.what, next(dealt))
+            blocks.append((item, text))
+        blocks.sort(key=lambda block: block[0].depth)
+        spans: dict[int, tuple[Span, ...]] = {}
+        at = 0
+        for item, text in blocks:
+            if item.owner is not None:
+                spans[item.owner] = tuple((at + start, at + end) for start, end in _evidence(item.what, text))
+            at += len(text) + len(self.joint)
+        return self.joint.join(text for _, text in blocks), spans
+
+
+def reports(request: Request, owners: Sequence[int | None], lines: Sequence[Item] = ()) -> Reports:
+    """One report in every part of the context, and ``lines`` between them.
+
+    ``owners[t]`` is the turn that asks about the report in the part of turn t (None: nobody does).
+    """
+    rng, placing = request.rng("facts"), request.rng("placement")
+    names, numbers = Names(draw, rng), Names(_percentage, rng)
+    items = []
+    for t, owner in enumerate(owners):
+        # a depth that was asked for is for what is asked about
+        place = request if owner is not None else replace(request, depth=None)
+        items.append(Item(depth(place, t, placing), _report(rng, names, numbers), owner))
+    more, telling = request.rng("filler reports"), request.rng("filler")
+    other_names, other_numbers = (Names(make, more, own.taken) for make, own in ((draw, names), (_percentage, numbers)))
+    further = Filler(Item(more.random(), _report(more, other_names, other_numbers)) for _ in itertools.count())
+    elaboration = Filler(_elaborations(telling, Names(draw, telling, names.taken)))
+    return Reports(elaboration, (), SEPARATOR, uneven=True, items=(*items, *lines), further=further)
+
+
+def _written(written: Report, extra: Sequence[str]) -> str:
+    """The report with its elaboration before, between and after its key sentences."""
+    body: list[str] = []
+    gaps = len(_FACTS) + 1
+    for i in range(gaps):
+        # 3 and 7 have no common divisor: every gap is as long as the others, give or take a sentence
+        body += extra[3 * i % gaps :: gaps]
+        if i < len(_FACTS):
+            body.append(written.sentences[written.order[i]])
+    return f"{written.heading}\n{' '.join(body)}"
+
+
+def _evidence(what: Report | str, text: str) -> list[Span]:
+    parts = [what] if isinstance(what, str) else [what.heading, *what.sentences]
+    return sorted((text.index(part), text.index(part) + len(part)) for part in parts)
