@@ -26,7 +26,9 @@ def pieces(text: str) -> int:
 
 
 COUNT = {"dialect": words, "natural": pieces}
-CASES = [(task, rendering) for task in TASKS for rendering in ("dialect", "natural")]
+# evidence that is not in one part of the context, or stands only between parts
+ALL_OVER = ("many_shot", "vt", "summary_with_needles")
+CASES = [(t, r) for t in TASKS for r in ("dialect", "natural") if r in TASKS[t].build]
 
 
 def request(task: str, rendering: str, **changes: int) -> Request:
@@ -40,7 +42,7 @@ def test_an_episode_fits_its_length_and_uses_it(task: str, rendering: str) -> No
         episode = build(request(task, rendering, session=session))
         count = COUNT[rendering]
         used = 1 + count(episode.context)
-        used += sum(count(turn.question) + episode.max_new_tokens + 1 for turn in episode.turns)
+        used += sum(count(t.question) + (t.max_new_tokens or episode.max_new_tokens) + 1 for t in episode.turns)
         assert len(episode.turns) == 5
         assert 0.9 * ROOM[rendering] < used <= ROOM[rendering]
         # room for the answer, whatever the turn
@@ -55,7 +57,8 @@ def test_evidence_spans_hold_the_answer(task: str, rendering: str) -> None:
         if task == "many_shot" and rendering == "natural":
             assert len(turn.evidence) >= 2
         else:
-            assert all(word in found for word in turn.answer.split()), (found, turn)
+            answer = turn.gold[0] if task == "choice_eng" else turn.answer
+            assert all(word in found for word in answer.split()), (found, turn)
 
 
 @pytest.mark.parametrize(("task", "rendering"), CASES)
@@ -90,7 +93,7 @@ def test_same_seed_same_text_in_another_process() -> None:
         "from kvpress_eval.episode import Request\n"
         "from kvpress_eval.tasks import TASKS, build\n"
         "for r, n in (('dialect', 513), ('natural', 2049)):\n"
-        "  for t in TASKS:\n"
+        "  for t in (t for t in TASKS if r in TASKS[t].build):\n"
         "    e = build(Request(t, r, n, 5, 0, 4, {'dialect': lambda s: len(s.split()),"
         " 'natural': lambda s: -(-len(s) // 3)}[r]))\n"
         "    print(e.id, hashlib.sha256(repr(e).encode()).hexdigest())\n"
@@ -102,7 +105,7 @@ def test_same_seed_same_text_in_another_process() -> None:
         text=True,
         check=True,
     ).stdout
-    here = [build(request(t, r, session=4)) for r in ("dialect", "natural") for t in TASKS]
+    here = [build(request(t, r, session=4)) for r in ("dialect", "natural") for t in TASKS if (t, r) in CASES]
     mine = "".join(f"{e.id} {hashlib.sha256(repr(e).encode()).hexdigest()}\n" for e in here)
     assert other == mine
 
@@ -130,18 +133,19 @@ def test_a_longer_context_asks_the_same_questions(task: str) -> None:
     assert [t.question for t in short.turns] == [t.question for t in long.turns]
     assert [t.answer for t in short.turns] == [t.answer for t in long.turns]
     for left, right in zip(short.turns, long.turns, strict=True):
-        if task not in ("many_shot", "vt"):
+        if task not in ALL_OVER:
             depth = [t.evidence[0][0] / len(e.context) for t, e in ((left, short), (right, long))]
             assert abs(depth[0] - depth[1]) < 0.1
 
 
-@pytest.mark.parametrize(("task", "rendering"), [c for c in CASES if c[0] not in ("many_shot", "vt")])
+@pytest.mark.parametrize(("task", "rendering"), [c for c in CASES if c[0] not in ALL_OVER])
 def test_every_turn_asks_about_every_part_of_the_context(task: str, rendering: str) -> None:
     parts = [set[int]() for _ in range(5)]
     for session in range(5):
         episode = build(request(task, rendering, session=session))
         for t, turn in enumerate(episode.turns):
-            parts[t].add(int(5 * turn.evidence[0][0] / len(episode.context)))
+            middle = (turn.evidence[0][0] + turn.evidence[-1][1]) / 2
+            parts[t].add(int(5 * middle / len(episode.context)))
     assert all(len(seen) >= 4 for seen in parts)
 
 

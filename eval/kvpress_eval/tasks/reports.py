@@ -30,52 +30,52 @@ __all__ = [
 
 _FACTS = {
     "problem": (
-        "The report addresses {}.",
+        "Studied here is {}.",
         "The subject is {}.",
-        "The aim is to explain {}.",
-        "The work was prompted by {}.",
-        "The question studied is {}.",
+        "Trouble came from {}.",
+        "What worried everyone was {}.",
+        "It all began with {}.",
         "The authors set out to reduce {}.",
     ),
     "method": (
-        "The method proposed is called {}.",
-        "A new method by the name of {} is introduced.",
-        "The authors propose {}.",
-        "The solution goes by the name of {}.",
-        "At the core stands a procedure named {}.",
-        "What is put forward is {}.",
+        "They propose {}.",
+        "A procedure named {} emerged.",
+        "The answer is called {}.",
+        "What was built is {}.",
+        "{} is put forward.",
+        "At the core stands {}.",
     ),
     "data": (
-        "It was tested on the {} collection.",
-        "All experiments use the {} collection.",
-        "The data come from the {} collection.",
-        "The {} collection served as test data.",
-        "Measurements were taken on the {} collection.",
-        "The {} collection was used for evaluation.",
+        "Tests used {}.",
+        "Data came from {}.",
+        "{} supplied all samples.",
+        "Measurements were taken at {}.",
+        "{} served as test data.",
+        "The evaluation ran over {}.",
     ),
     "result": (
-        "It reaches an accuracy of {} percent.",
-        "The accuracy achieved is {} percent.",
-        "An accuracy of {} percent was measured.",
-        "The final score amounts to {} percent.",
-        "In the end {} percent were right.",
-        "The share of right answers is {} percent.",
+        "Accuracy was {} percent.",
+        "{} percent were right.",
+        "It reached {} percent.",
+        "The score amounts to {} percent.",
+        "Correct answers made up {} percent.",
+        "In the end {} percent succeeded.",
     ),
     "baseline": (
         "The strongest rival was {}.",
-        "The comparison was made with {}.",
-        "{} served as the baseline.",
-        "It was compared with {}.",
-        "Runner-up was {}.",
-        "The competitor is {}.",
+        "{} served as baseline.",
+        "It beat {}.",
+        "{} came second.",
+        "Compared with it was {}.",
+        "Runner-up: {}.",
     ),
     "limitation": (
-        "The main limitation is {}.",
-        "It does not cope with {}.",
-        "A weakness remains: {}.",
-        "The authors admit trouble with {}.",
-        "It still fails on {}.",
-        "Left unsolved is {}.",
+        "It fails on {}.",
+        "Still unsolved: {}.",
+        "A weakness remains with {}.",
+        "Not covered are {}.",
+        "Hard to handle were {}.",
+        "The authors admit difficulties with {}.",
     ),
 }
 _VALUES = {"problem": "the .+", "result": r"\d\d\.\d\d", "limitation": ".+"}  # the others are names
@@ -84,8 +84,8 @@ _PATTERNS = {
     for kind, wordings in _FACTS.items()
 }
 
-CHANCE = 0.3  # ROUGE of the best summary written without the context: see test_summaries
-"""What a guesser gets."""
+CHANCE = 0.35  # a summary in the most usual wordings, without names: measured in test_summaries
+"""ROUGE of the best guess."""
 
 
 def _items(text: str) -> list[str]:
@@ -98,6 +98,10 @@ _OF = _items(
     "harbour sensors,spoken place names,glacier photographs,library barcodes,orchard yields,bell recordings,"
     "tram timetables,handwritten recipes,beehive weights,tide gauges,museum labels,folk melodies,"
     "weather kites,clay tablets,parcel routes,lighthouse signals"
+)
+_WHEN = _items(
+    "in winter,under load,near the coast,after dark,at high altitude,during festivals,on Sundays,over long distances,"
+    "in dry summers,among newcomers,behind thick walls,between shifts"
 )
 _SMALL = _items(
     "very short,badly lit,noisy,incomplete,rare,overlapping,damp,outdated,mirrored,crowded,foreign,wordless"
@@ -170,7 +174,7 @@ def _percentage(rng: random.Random, what: str = "") -> str:
 def _report(rng: random.Random, names: Names, numbers: Names) -> Report:
     title = f"{rng.choice(_TITLES)} {names.new('thing')}"
     values = {
-        "problem": f"the {rng.choice(_HOW)} {rng.choice(_TROUBLE)} of {rng.choice(_OF)}",
+        "problem": f"the {rng.choice(_HOW)} {rng.choice(_TROUBLE)} of {rng.choice(_OF)} {rng.choice(_WHEN)}",
         "method": names.new("thing"),
         "data": names.new("thing"),
         "result": numbers.new("number"),
