@@ -10,23 +10,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..episode import Episode, Rendering, Request, Span, Turn
-from ..errors import EpisodeError
+from ..errors import EpisodeError, UsageError
 
 __all__ = [
     "SEPARATOR",
     "Fact",
     "Filler",
+    "Numbered",
     "Task",
     "Text",
+    "at_most",
     "depth",
     "finish",
     "fit",
     "limits",
+    "no_depth",
     "reserve",
     "weave",
 ]
 
 SEPARATOR = "\n\n"
+_SPLIT = "\x1f"  # between pieces until they are numbered
 _SLACK = 8  # tokens an answer may take beyond 1.5 times the gold's: a space, a quote, a full stop
 
 
@@ -101,6 +105,19 @@ class Text:
         return weave(self.filler.first(n), self.facts, self.joint, self.head, self.foot)
 
 
+@dataclass(frozen=True)
+class Numbered(Text):
+    """A context whose pieces are numbered from 1 in their order: ``label`` goes before each."""
+
+    label: str = "{}. "
+
+    def build(self, n: int) -> tuple[str, dict[int, tuple[Span, ...]]]:
+        """The context with ``n`` pieces of filler. It names no spans: the caller finds the evidence."""
+        pieces = weave(self.filler.first(n), self.facts, _SPLIT)[0].split(_SPLIT)
+        numbered = (self.label.format(i) + piece for i, piece in enumerate(pieces, 1))
+        return self.head + self.joint.join(numbered) + self.foot, {}
+
+
 def finish(
     request: Request,
     text: Text,
@@ -117,6 +134,24 @@ def finish(
         for turn, span in zip(turns, found, strict=True)
     )
     return request.episode(context, placed, max(most.values()), text.instruction)
+
+
+def at_most(request: Request, turns: int) -> Request:
+    """The request with no more turns than a task has questions: what is asked for is an upper bound."""
+    return replace(request, turns=min(request.turns, turns))
+
+
+def no_depth(request: Request) -> None:
+    """Refuse a depth, for tasks whose evidence is all over the context.
+
+    Raises:
+        UsageError: where the request names one.
+    """
+    if request.depth is not None:
+        raise UsageError(
+            f"the evidence of task {request.task!r} is all over the context, so that it has no depth; leave depth "
+            "out, or choose another task"
+        )
 
 
 def weave(
@@ -158,7 +193,8 @@ def reserve(request: Request, turns: Sequence[Turn]) -> int:
     """Tokens that questions and answers take beside the context."""
     most = limits(request, turns)
     asked = sum(request.count(SEPARATOR + turn.question + SEPARATOR) for turn in turns)
-    return asked + sum(most[turn.task] for turn in turns)
+    openings = sum(request.count(" " + turn.opening) for turn in turns if turn.opening)
+    return asked + openings + sum(most[turn.task] for turn in turns)
 
 
 def fit(request: Request, turns: Sequence[Turn], build: Callable[[int], str], probe: int = 16) -> int:
