@@ -27,6 +27,7 @@ __all__ = [
     "no_depth",
     "reserve",
     "weave",
+    "words",
 ]
 
 SEPARATOR = "\n\n"
@@ -114,7 +115,8 @@ class Numbered(Text):
     def build(self, n: int) -> tuple[str, dict[int, tuple[Span, ...]]]:
         """The context with ``n`` pieces of filler. It names no spans: the caller finds the evidence."""
         pieces = weave(self.filler.first(n), self.facts, _SPLIT)[0].split(_SPLIT)
-        numbered = (self.label.format(i) + piece for i, piece in enumerate(pieces, 1))
+        before, after = self.label.split("{}")
+        numbered = [f"{before}{i}{after}{piece}" for i, piece in enumerate(pieces, 1)]
         return self.head + self.joint.join(numbered) + self.foot, {}
 
 
@@ -134,6 +136,11 @@ def finish(
         for turn, span in zip(turns, found, strict=True)
     )
     return request.episode(context, placed, max(most.values()), text.instruction)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text: a table of words reads better in lines than in quotes."""
+    return tuple(text.split())
 
 
 def at_most(request: Request, turns: int) -> Request:
@@ -159,25 +166,18 @@ def weave(
 ) -> tuple[str, dict[int, tuple[Span, ...]]]:
     """The context, and for each owner the character spans of its facts (without the joints)."""
     pieces: list[str] = []
-    owners: list[int | None] = []
-    waiting = sorted(facts, key=lambda fact: fact.depth)
-    slots = len(filler) + 1
-    for i in range(slots):
-        while waiting and waiting[0].depth * slots < i + 1:
-            fact = waiting.pop(0)
-            pieces.append(fact.text)
-            owners.append(fact.owner)
-        if i < len(filler):
-            pieces.append(filler[i])
-            owners.append(None)
-    pieces += [fact.text for fact in waiting]
-    owners += [fact.owner for fact in waiting]
     spans: dict[int, tuple[Span, ...]] = {}
-    at = len(head)
-    for piece, owner in zip(pieces, owners, strict=True):
-        if owner is not None:
-            spans[owner] = (*spans.get(owner, ()), (at, at + len(piece)))
-        at += len(piece) + len(joint)
+    at, used = len(head), 0
+    for fact in sorted(facts, key=lambda fact: fact.depth):
+        # filler is taken in slices: millions of pieces are woven in a second
+        before = filler[used : min(int(fact.depth * (len(filler) + 1)), len(filler))]
+        used += len(before)
+        pieces += (*before, fact.text)
+        at += sum(map(len, before)) + len(before) * len(joint)
+        if fact.owner is not None:
+            spans[fact.owner] = (*spans.get(fact.owner, ()), (at, at + len(fact.text)))
+        at += len(fact.text) + len(joint)
+    pieces += filler[used:]
     return head + joint.join(pieces) + foot, spans
 
 

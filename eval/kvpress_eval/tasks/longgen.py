@@ -12,11 +12,10 @@ import itertools
 import random
 import re
 from collections.abc import Iterator
-from functools import partial
 
 from ..episode import Episode, Request, Span, Turn
 from ..errors import EpisodeError
-from .base import Fact, Filler, Numbered, Task, at_most, finish, no_depth
+from .base import Fact, Filler, Numbered, Task, at_most, finish, no_depth, words
 
 __all__ = ["TASK"]
 
@@ -27,9 +26,9 @@ _INSTRUCTION = (
     "and the number of the question, and end it with 'The answer is' and a whole number. Leave no question out.\n\n"
 )
 _ANSWERS = range(100, 1000)
-_NAMES = "Ada Bruno Clara Dario Edith Felix Greta Hugo Irma Jonas Karin Lorenz Marta Nils Olga Pavel Rosa Sven".split()
-_THINGS = "apples beads buttons cards coins eggs marbles nails pears pebbles plums shells stamps tickets".split()
-_GOODS = "anchor basket candle drum flute hammer jug kettle ladder lamp mirror rope saddle scarf shovel whistle".split()
+_NAMES = words("Ada Bruno Clara Dario Edith Felix Greta Hugo Irma Jonas Karin Lorenz Marta Nils Olga Pavel Rosa Sven")
+_THINGS = words("apples beads buttons cards coins eggs marbles nails pears pebbles plums shells stamps tickets")
+_GOODS = words("anchor basket candle drum flute hammer jug kettle ladder lamp mirror rope saddle scarf shovel whistle")
 _PRICES = re.compile(r"^Prices in francs: (.+)\.$", re.MULTILINE)
 _ASKED = re.compile(r"^Question_(\d+): (.+)$", re.MULTILINE)
 _MOVED = "{} has {} {}, gets {} more from {} and gives {} to {}. How many {} does {} have now?"

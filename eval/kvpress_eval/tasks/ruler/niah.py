@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from ...episode import Episode, Request, Turn
+from ...episode import Episode, Rendering, Request, Turn
 from ..base import Fact, Filler, Task, Text, at_most, finish
 from ..dialect import builder
 from ..dialect import solver as dialect_solver
@@ -164,13 +164,15 @@ _DIALECT = {
 
 
 def _task(name: str) -> Task:
-    natural = partial(_natural, kind=_KINDS[name])
-    able = name in _DIALECT
+    build: dict[Rendering, Callable[[Request], Episode]] = {"natural": partial(_natural, kind=_KINDS[name])}
+    solve: dict[Rendering, Callable[[str, str], str]] = {"natural": _solve}
+    if name in _DIALECT:
+        build["dialect"], solve["dialect"] = _DIALECT[name][0], dialect_solver(_DIALECT[name][1])
     return Task(
         name=f"ruler_niah_{name}",
         about=f"RULER-like: {_ABOUT[name]}",
-        build={"natural": natural} | ({"dialect": _DIALECT[name][0]} if able else {}),
-        solve={"natural": _solve} | ({"dialect": dialect_solver(_DIALECT[name][1])} if able else {}),
+        build=build,
+        solve=solve,
         chance=lambda rendering, turns: 1e-4 if rendering == "dialect" else 0.0,
         suite=SUITE,
     )

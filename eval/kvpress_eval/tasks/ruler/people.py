@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..base import words
 from .words import made_up
 
 __all__ = ["FACTS", "Person", "people", "read"]
@@ -42,10 +43,10 @@ _ASIDES = (
     "A street in {what} has borne the name of {who} since {y}.",
     "{who} turned down an offer from {what} in {y}.",
 )
-_TRADES = (
-    "clockmaker,painter,botanist,engraver,bookbinder,glassblower,astronomer,composer,potter,cartographer,"
-    "goldsmith,shipwright,weaver,printer,sculptor,instrument maker"
-).split(",")
+_TRADES = words(
+    "clockmaker painter botanist engraver bookbinder glassblower astronomer composer potter cartographer goldsmith "
+    "shipwright weaver printer sculptor organist"
+)
 
 
 @dataclass(frozen=True)

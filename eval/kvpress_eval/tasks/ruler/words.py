@@ -7,19 +7,19 @@ import uuid
 from collections.abc import Iterator
 
 from ...episode import Request
-from ..base import depth
+from ..base import depth, words
 
 __all__ = ["SUITE", "keys", "made_up", "places", "uuids"]
 
 SUITE = "ruler"
 _SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
 _ENDS = "klmnrstx"
-_NOUNS = (
+_NOUNS = words(
     "anchor basket bridge candle carpet castle cellar copper cradle curtain desert engine feather forest "
     "fountain garden glacier hammer harbour helmet island jacket kettle ladder lantern market meadow mirror "
     "needle orchard paddle pepper pillow pocket ribbon saddle shovel summit temple thimble valley velvet "
     "violin wagon willow window winter"
-).split()
+)
 
 
 def made_up(rng: random.Random, taken: set[str], syllables: int = 3) -> Iterator[str]:
