@@ -9,11 +9,15 @@ from ..errors import UsageError, choose
 from . import (
     choice_eng,
     kv,
+    longgen,
     many_shot,
     needle,
+    needle_grid,
+    passkey,
     prefix_suffix,
     qa_chn,
     qa_eng,
+    ruler,
     summary,
     summary_with_needles,
     vt,
@@ -37,6 +41,8 @@ TASKS: dict[str, Task] = {
         vt,
     )
 }
+# the other suites
+TASKS |= {task.name: task for task in (*ruler.TASKS, needle_grid.TASK, passkey.TASK, longgen.TASK)}
 
 
 def get_task(name: str) -> Task:

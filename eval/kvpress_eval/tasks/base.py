@@ -11,24 +11,29 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from ..episode import Episode, Rendering, Request, Span, Turn
-from ..errors import EpisodeError
+from ..errors import EpisodeError, UsageError
 
 __all__ = [
     "SEPARATOR",
     "Fact",
     "Filler",
+    "Numbered",
     "Task",
     "Text",
+    "at_most",
     "depth",
     "finish",
     "fit",
     "limits",
+    "no_depth",
     "reserve",
     "weave",
+    "words",
 ]
 
 _Piece = TypeVar("_Piece")
 SEPARATOR = "\n\n"
+_SPLIT = "\x1f"  # between pieces until they are numbered
 _SLACK = 8  # tokens an answer may take beyond 1.5 times the gold's: a space, a quote, a full stop
 
 
@@ -105,6 +110,20 @@ class Text:
         return weave(self.filler.first(n), self.facts, self.joint, self.head, self.foot)
 
 
+@dataclass(frozen=True)
+class Numbered(Text):
+    """A context whose pieces are numbered from 1 in their order: ``label`` goes before each."""
+
+    label: str = "{}. "
+
+    def build(self, n: int) -> tuple[str, dict[int, tuple[Span, ...]]]:
+        """The context with ``n`` pieces of filler. It names no spans: the caller finds the evidence."""
+        pieces = weave(self.filler.first(n), self.facts, _SPLIT)[0].split(_SPLIT)
+        before, after = self.label.split("{}")
+        numbered = [f"{before}{i}{after}{piece}" for i, piece in enumerate(pieces, 1)]
+        return self.head + self.joint.join(numbered) + self.foot, {}
+
+
 def finish(
     request: Request,
     text: Text,
@@ -123,30 +142,46 @@ def finish(
     return request.episode(context, placed, max(most.values()), text.instruction)
 
 
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text: a table of words reads better in lines than in quotes."""
+    return tuple(text.split())
+
+
+def at_most(request: Request, turns: int) -> Request:
+    """The request with no more turns than a task has questions: what is asked for is an upper bound."""
+    return replace(request, turns=min(request.turns, turns))
+
+
+def no_depth(request: Request) -> None:
+    """Refuse a depth, for tasks whose evidence is all over the context.
+
+    Raises:
+        UsageError: where the request names one.
+    """
+    if request.depth is not None:
+        raise UsageError(
+            f"the evidence of task {request.task!r} is all over the context, so that it has no depth; leave depth "
+            "out, or choose another task"
+        )
+
+
 def weave(
     filler: Sequence[str], facts: Iterable[Fact], joint: str, head: str = "", foot: str = ""
 ) -> tuple[str, dict[int, tuple[Span, ...]]]:
     """The context, and for each owner the character spans of its facts (without the joints)."""
     pieces: list[str] = []
-    owners: list[int | None] = []
-    waiting = sorted(facts, key=lambda fact: fact.depth)
-    slots = len(filler) + 1
-    for i in range(slots):
-        while waiting and waiting[0].depth * slots < i + 1:
-            fact = waiting.pop(0)
-            pieces.append(fact.text)
-            owners.append(fact.owner)
-        if i < len(filler):
-            pieces.append(filler[i])
-            owners.append(None)
-    pieces += [fact.text for fact in waiting]
-    owners += [fact.owner for fact in waiting]
     spans: dict[int, tuple[Span, ...]] = {}
-    at = len(head)
-    for piece, owner in zip(pieces, owners, strict=True):
-        if owner is not None:
-            spans[owner] = (*spans.get(owner, ()), (at, at + len(piece)))
-        at += len(piece) + len(joint)
+    at, used = len(head), 0
+    for fact in sorted(facts, key=lambda fact: fact.depth):
+        # filler is taken in slices: millions of pieces are woven in a second
+        before = filler[used : min(int(fact.depth * (len(filler) + 1)), len(filler))]
+        used += len(before)
+        pieces += (*before, fact.text)
+        at += sum(map(len, before)) + len(before) * len(joint)
+        if fact.owner is not None:
+            spans[fact.owner] = (*spans.get(fact.owner, ()), (at, at + len(fact.text)))
+        at += len(fact.text) + len(joint)
+    pieces += filler[used:]
     return head + joint.join(pieces) + foot, spans
 
 
@@ -163,7 +198,8 @@ def reserve(request: Request, turns: Sequence[Turn]) -> int:
     most = limits(request, turns)
     longest = (max(turn.question, turn.later, turn.alone, key=len) for turn in turns)
     asked = sum(request.count(SEPARATOR + question + SEPARATOR) for question in longest)
-    return asked + sum(most[turn.task] for turn in turns)
+    openings = sum(request.count(" " + turn.opening) for turn in turns if turn.opening)
+    return asked + openings + sum(most[turn.task] for turn in turns)
 
 
 def fit(

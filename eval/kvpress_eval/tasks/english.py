@@ -7,6 +7,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
+from .base import words
 from .narrative import Language
 
 __all__ = ["ENGLISH", "NAME", "draw"]
@@ -14,7 +15,7 @@ __all__ = ["ENGLISH", "NAME", "draw"]
 NAME = "[F-Z][a-z]{7}"
 _FIRST = "FGHJKLMNPRSTVWZ"
 _VOWELS = "aeiou"
-_PAIRS = "vk zd lz mv rz gv kz tv pz fv zg vn zr mz kv zf".split()
+_PAIRS = words("vk zd lz mv rz gv kz tv pz fv zg vn zr mz kv zf")
 _MIDDLE = "dfgklmnprstvz"
 _LAST = "klmnrstx"
 _PARTS = (_FIRST, _VOWELS, _PAIRS, _VOWELS, _MIDDLE, _VOWELS, _LAST)

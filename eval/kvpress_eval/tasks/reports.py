@@ -10,7 +10,7 @@ import itertools
 import random
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ..episode import Request, Span
 from .base import SEPARATOR, Filler, Text, depth
@@ -283,9 +283,7 @@ def reports(request: Request, owners: Sequence[int | None], lines: Sequence[Item
     names, numbers = Names(draw, rng), Names(_percentage, rng)
     items = []
     for t, owner in enumerate(owners):
-        # a depth that was asked for is for what is asked about
-        place = request if owner is not None else replace(request, depth=None)
-        items.append(Item(depth(place, t, placing), _report(rng, names, numbers), owner))
+        items.append(Item(depth(request, t, placing), _report(rng, names, numbers), owner))
     more, telling = request.rng("filler reports"), request.rng("filler")
     other_names, other_numbers = (Names(make, more, own.taken) for make, own in ((draw, names), (_percentage, numbers)))
     further = Filler(Item(more.random(), _report(more, other_names, other_numbers)) for _ in itertools.count())

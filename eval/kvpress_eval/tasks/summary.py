@@ -7,13 +7,14 @@ rewards what their summaries share, so look at the recall of key facts beside it
 from __future__ import annotations
 
 from ..episode import Episode, Request, Turn
-from .base import Task, finish
+from .base import Task, finish, no_depth
 from .reports import CHANCE, Report, reports, summary_of, summary_question
 
 __all__ = ["TASK"]
 
 
 def _natural(request: Request) -> Episode:
+    no_depth(request)
     text = reports(request, range(request.turns))
     asked = [item.what for item in text.items if isinstance(item.what, Report)]
     return finish(request, text, [Turn(summary_question(r.title), r.summary, ()) for r in asked])

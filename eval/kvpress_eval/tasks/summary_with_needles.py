@@ -10,19 +10,20 @@ import re
 
 from ..episode import Episode, Request, Turn
 from ..errors import EpisodeError
-from .base import Task, depth, finish
+from .base import Task, depth, finish, no_depth, words
 from .reports import CHANCE, Item, Report, reports, summary_of, summary_question
 
 __all__ = ["TASK"]
 
 _NEEDLES = 5
-_ANIMALS = (
+_ANIMALS = words(
     "heron otter badger lynx gecko mole stork weasel bison toad moose ferret walrus falcon lemur tapir ibex newt "
     "panda raven sloth tiger viper zebra camel dingo eagle gibbon hyena jackal"
-).split()
+)
 
 
 def _natural(request: Request) -> Episode:
+    no_depth(request)
     if request.turns > 2 * len(_ANIMALS) - 1:
         most = 2 * len(_ANIMALS) - 1
         raise EpisodeError(f"task {request.task!r} has at most {most} turns, got {request.turns}; ask for fewer")
