@@ -6,29 +6,29 @@ finding them is all there is to it, and the wording of one summary does not give
 
 from __future__ import annotations
 
-import itertools
 import random
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from ..episode import Request, Span
-from .base import SEPARATOR, Filler, Text, depth
-from .english import NAME, draw
+from .base import SEPARATOR
+from .english import NAME
+from .prose import items
 from .world import Names
 
 __all__ = [
     "CHANCE",
-    "Item",
+    "FACTS",
     "Report",
-    "Reports",
+    "elaborations",
     "key_facts",
-    "reports",
+    "percentage",
+    "report",
     "summary_of",
     "summary_question",
 ]
 
-_FACTS = {
+FACTS = {
     "problem": (
         "Studied here is {}.",
         "The subject is {}.",
@@ -81,59 +81,53 @@ _FACTS = {
 _VALUES = {"problem": "the .+", "result": r"\d\d\.\d\d", "limitation": ".+"}  # the others are names
 _PATTERNS = {
     kind: [re.compile(re.escape(w).replace(r"\{\}", f"({_VALUES.get(kind, NAME)})")) for w in wordings]
-    for kind, wordings in _FACTS.items()
+    for kind, wordings in FACTS.items()
 }
 
 CHANCE = 0.35  # a summary in the most usual wordings, without names: measured in test_summaries
 """ROUGE of the best guess."""
 
 
-def _items(text: str) -> list[str]:
-    return [" ".join(item.split()) for item in text.split(",")]
-
-
-_HOW = _items("slow,sudden,uneven,seasonal,hidden,costly,partial,frequent,unexplained,mutual,gradual,early")
-_TROUBLE = _items("drift,decay,loss,mixing,swelling,fading,clustering,breakage,delay,confusion,leakage,warping")
-_OF = _items(
+_HOW = items("slow,sudden,uneven,seasonal,hidden,costly,partial,frequent,unexplained,mutual,gradual,early")
+_TROUBLE = items("drift,decay,loss,mixing,swelling,fading,clustering,breakage,delay,confusion,leakage,warping")
+_OF = items(
     "harbour sensors,spoken place names,glacier photographs,library barcodes,orchard yields,bell recordings,"
     "tram timetables,handwritten recipes,beehive weights,tide gauges,museum labels,folk melodies,"
     "weather kites,clay tablets,parcel routes,lighthouse signals"
 )
-_WHEN = _items(
+_WHEN = items(
     "in winter,under load,near the coast,after dark,at high altitude,during festivals,on Sundays,over long distances,"
     "in dry summers,among newcomers,behind thick walls,between shifts"
 )
-_SMALL = _items(
-    "very short,badly lit,noisy,incomplete,rare,overlapping,damp,outdated,mirrored,crowded,foreign,wordless"
-)
-_CASES = _items(
+_SMALL = items("very short,badly lit,noisy,incomplete,rare,overlapping,damp,outdated,mirrored,crowded,foreign,wordless")
+_CASES = items(
     "recordings,scans,samples,drawings,messages,surveys,fragments,journeys,transcripts,signals,catalogues,mixtures"
 )
-_FROM = _items(
+_FROM = items(
     "from mountain villages,taken at night,older than a century,without any margin,made by beginners,"
     "in two languages,gathered by children,kept in cellars,sent by post,seen from above,"
     "read in a hurry,found by accident"
 )
-_TITLES = _items("Notes on,A Study of,Report on,The Case of,Remarks on,An Inquiry into,Lessons from,Observations on")
+_TITLES = items("Notes on,A Study of,Report on,The Case of,Remarks on,An Inquiry into,Lessons from,Observations on")
 
-_WHO = _items(
+_WHO = items(
     "the field diary,an early draft,the second appendix,a careful reader,the review panel,the workshop log,"
     "the archive staff,a visiting engineer,the committee,a footnote,the night shift,an anonymous letter,"
     "the preface,one of the helpers,the translator,a retired examiner,the printer,the steering group,"
     "a junior colleague,the local press"
 )
-_DID = _items(
+_DID = items(
     "describes,mentions,questions,praises,illustrates,revisits,mistrusts,records,passes over,comments on,"
     "explains,sketches,defends,recalls,lists"
 )
-_THING = _items(
+_THING = items(
     "the order of the trial runs,the colour of the covers,the choice of the room,a change of the schedule,"
     "the wiring of the lamps,the weather during the visits,the state of the instruments,the training of helpers,"
     "the spelling of the forms,the cost of the paper,a quarrel about the keys,the length of the interviews,"
     "the mood of the meetings,the storage of the boxes,the habit of double entries,a mislaid set of slides,"
     "the layout of the tables,the thanks owed to donors,the route of the delivery van,the smell of the varnish"
 )
-_TAIL = _items(
+_TAIL = items(
     "in some detail,without drawing conclusions,as is usual in such work,for the sake of completeness,"
     "with a touch of irony,at greater length than needed,in a single paragraph,before turning to other matters,"
     "though nothing came of it,with reference to older customs,in the margin,after a long pause,"
@@ -151,7 +145,7 @@ _ASIDES = (
 
 @dataclass(frozen=True)
 class Report:
-    """A report's title, its key sentences in the order of :data:`_FACTS`, and the order they stand in."""
+    """A report's title, its key sentences in the order of :data:`FACTS`, and the order they stand in."""
 
     title: str
     sentences: tuple[str, ...]
@@ -166,12 +160,13 @@ class Report:
         return "\n".join(self.sentences)
 
 
-def _percentage(rng: random.Random, what: str = "") -> str:
+def percentage(rng: random.Random, what: str = "") -> str:
     """A result; drawn through :class:`~.world.Names`, so that no two reports have the same."""
     return f"{rng.randrange(50, 99)}.{rng.randrange(10, 100)}"
 
 
-def _report(rng: random.Random, names: Names, numbers: Names) -> Report:
+def report(rng: random.Random, names: Names, numbers: Names) -> Report:
+    """A report of its own subject, names and result."""
     title = f"{rng.choice(_TITLES)} {names.new('thing')}"
     values = {
         "problem": f"the {rng.choice(_HOW)} {rng.choice(_TROUBLE)} of {rng.choice(_OF)} {rng.choice(_WHEN)}",
@@ -181,11 +176,11 @@ def _report(rng: random.Random, names: Names, numbers: Names) -> Report:
         "baseline": names.new("thing"),
         "limitation": f"{rng.choice(_SMALL)} {rng.choice(_CASES)} {rng.choice(_FROM)}",
     }
-    sentences = tuple(rng.choice(wordings).format(values[kind]) for kind, wordings in _FACTS.items())
-    return Report(title, sentences, tuple(rng.sample(range(len(_FACTS)), len(_FACTS))))
+    sentences = tuple(rng.choice(wordings).format(values[kind]) for kind, wordings in FACTS.items())
+    return Report(title, sentences, tuple(rng.sample(range(len(FACTS)), len(FACTS))))
 
 
-def _elaborations(rng: random.Random, names: Names) -> Iterator[str]:
+def elaborations(rng: random.Random, names: Names) -> Iterator[str]:
     """Endless sentences without digits that state nothing about the work; some name things of no concern."""
     while True:
         if rng.random() < 0.2:
@@ -197,6 +192,7 @@ def _elaborations(rng: random.Random, names: Names) -> Iterator[str]:
 
 
 def summary_question(title: str) -> str:
+    """What asks for the summary of a report; it says which facts, in which order."""
     return (
         f'Summarize the report "{title}" in six sentences: problem, method, data, result, baseline, '
         "limitation.\nSummary:"
@@ -229,80 +225,3 @@ def key_facts(summary: str) -> dict[str, str]:
     for (kind, patterns), sentence in zip(_PATTERNS.items(), summary.split("\n"), strict=True):
         (facts[kind],) = (found[1] for p in patterns if (found := p.fullmatch(sentence)))
     return facts
-
-
-@dataclass(frozen=True)
-class Item:
-    """A report, or a line between reports, at ``depth``; ``owner`` is its turn."""
-
-    depth: float
-    what: Report | str
-    owner: int | None = None
-
-
-@dataclass(frozen=True)
-class Reports(Text):
-    """A context of reports. Its filler pieces are elaboration: dealt out to the reports in turn, and where these
-    hold ``most`` pieces, to further ones, which stand anywhere.
-
-    Like every :class:`Text`, a longer one holds what a shorter one holds.
-    """
-
-    items: Sequence[Item] = ()
-    further: Filler[Item] = field(default_factory=lambda: Filler(iter(())))
-    most: int = 400
-
-    def build(self, n: int) -> tuple[str, dict[int, tuple[Span, ...]]]:
-        """The context with ``n`` pieces of elaboration, and the spans of each turn's title and key sentences."""
-        pieces = self.filler.first(n)
-        own = sum(isinstance(item.what, Report) for item in self.items)
-        full = min(n, self.most * own)
-        shares = [pieces[i:full:own] for i in range(own)]
-        shares += [pieces[at : at + self.most] for at in range(full, n, self.most)]
-        dealt = iter(shares)
-        blocks = []
-        for item in [*self.items, *self.further.first(len(shares) - own)]:
-            text = item.what if isinstance(item.what, str) else _written(item.what, next(dealt))
-            blocks.append((item, text))
-        blocks.sort(key=lambda block: block[0].depth)
-        spans: dict[int, tuple[Span, ...]] = {}
-        at = 0
-        for item, text in blocks:
-            if item.owner is not None:
-                spans[item.owner] = tuple((at + start, at + end) for start, end in _evidence(item.what, text))
-            at += len(text) + len(self.joint)
-        return self.joint.join(text for _, text in blocks), spans
-
-
-def reports(request: Request, owners: Sequence[int | None], lines: Sequence[Item] = ()) -> Reports:
-    """One report in every part of the context, and ``lines`` between them.
-
-    ``owners[t]`` is the turn that asks about the report in the part of turn t (None: nobody does).
-    """
-    rng, placing = request.rng("facts"), request.rng("placement")
-    names, numbers = Names(draw, rng), Names(_percentage, rng)
-    items = []
-    for t, owner in enumerate(owners):
-        items.append(Item(depth(request, t, placing), _report(rng, names, numbers), owner))
-    more, telling = request.rng("filler reports"), request.rng("filler")
-    other_names, other_numbers = (Names(make, more, own.taken) for make, own in ((draw, names), (_percentage, numbers)))
-    further = Filler(Item(more.random(), _report(more, other_names, other_numbers)) for _ in itertools.count())
-    elaboration = Filler(_elaborations(telling, Names(draw, telling, names.taken)))
-    return Reports(elaboration, (), SEPARATOR, uneven=True, items=(*items, *lines), further=further)
-
-
-def _written(written: Report, extra: Sequence[str]) -> str:
-    """The report with its elaboration before, between and after its key sentences."""
-    body: list[str] = []
-    gaps = len(_FACTS) + 1
-    for i in range(gaps):
-        # 3 and 7 have no common divisor: every gap is as long as the others, give or take a sentence
-        body += extra[3 * i % gaps :: gaps]
-        if i < len(_FACTS):
-            body.append(written.sentences[written.order[i]])
-    return f"{written.heading}\n{' '.join(body)}"
-
-
-def _evidence(what: Report | str, text: str) -> list[Span]:
-    parts = [what] if isinstance(what, str) else [what.heading, *what.sentences]
-    return sorted((text.index(part), text.index(part) + len(part)) for part in parts)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from ..episode import Episode, Request, Turn
 from .base import Task, finish, no_depth
-from .reports import CHANCE, Report, reports, summary_of, summary_question
+from .report_text import reports
+from .reports import CHANCE, Report, summary_of, summary_question
 
 __all__ = ["TASK"]
 

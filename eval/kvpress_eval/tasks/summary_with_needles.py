@@ -11,7 +11,8 @@ import re
 from ..episode import Episode, Request, Turn
 from ..errors import EpisodeError
 from .base import Task, depth, finish, no_depth, words
-from .reports import CHANCE, Item, Report, reports, summary_of, summary_question
+from .report_text import Item, reports
+from .reports import CHANCE, Report, summary_of, summary_question
 
 __all__ = ["TASK"]
 
