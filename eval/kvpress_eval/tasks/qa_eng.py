@@ -18,6 +18,7 @@ from .narrative import narrative, solve
 __all__ = ["TASK"]
 
 _INSTRUCTION = "Read the book and answer the question. Be very concise in your answer.\n\n"
+_DIALECT_FACTS = 4000  # tokens: the bundled model's names have about 4200 tokens of facts, the rest is filler words
 
 
 def _natural(request: Request) -> Episode:
@@ -29,10 +30,15 @@ def _natural(request: Request) -> Episode:
     )
 
 
+def _dialect(request: Request) -> Episode:
+    filler = min(0.95, max(0.0, 1 - _DIALECT_FACTS / request.length))
+    return builder("fact", filler)(request)
+
+
 TASK = Task(
     name="qa_eng",
     about="questions about a book of made-up people (dialect: facts of entities)",
-    build={"dialect": builder("fact"), "natural": _natural},
+    build={"dialect": _dialect, "natural": _natural},
     solve={"dialect": solver("fact"), "natural": partial(solve, ENGLISH)},
     chance=lambda rendering, turns: 1e-4 if rendering == "dialect" else 0.0,
 )

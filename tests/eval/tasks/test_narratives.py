@@ -213,6 +213,12 @@ def test_what_answers_stands_at_the_depth_asked_for(task: str) -> None:
         assert all(abs(start / len(here.context) - 0.75) < 0.1 for start, _ in turn.evidence)
 
 
+@pytest.mark.parametrize("length", [257, 1025, 4099, 16385, 65537])
+def test_the_dialect_fills_its_length(length: int) -> None:
+    here = build(Request("qa_eng", "dialect", length, 5, 0, 0, lambda text: len(text.split())))
+    assert length - 120 < len(here.context.split()) < length
+
+
 def test_what_does_not_fit_says_so() -> None:
     with pytest.raises(EpisodeError, match=r"at least \d+ tokens, got 300"):
         episode("qa_eng", length=300)
