@@ -26,11 +26,24 @@ _SWEEP = """examples:
   kvpress sweep eval/configs/science.yaml 'vary.keep=[0.5,0.25]' 'tasks=[kv,vt]'
 An interrupted sweep goes on where it was stopped; failed cells are run again.
 """
+_STUDY = """examples:
+  kvpress study scbench-findings --jobs 2
+  kvpress study scbench-findings --results leaderboards/results --out leaderboards/scbench-findings.md
+"""
 _CHECK = """examples:
   kvpress check my_package:MyScorer
   kvpress check "my_package:MyCodec(bits=4)"
   kvpress check "mine(keep=0.4, recent=4) | kivi(bits=4, group=4, residual=5)"
 Runs the contract checks of the library on a tiny random model; takes seconds.
+"""
+_IMPORT = """examples:
+  kvpress import nvidia kvpress/evaluation/results --into runs/results
+  kvpress import scbench MInference/results --into runs/results
+Importing again changes nothing; new results of the same settings replace the old. See docs/guides/import.md.
+"""
+_LM_EVAL = """example:
+  kvpress lm-eval run --model_args pretrained=tiny 'press=snapkv(keep=0.25) | kivi(bits=4)' --tasks lambada_openai
+Everything after `lm-eval` goes to lm_eval's own command; see docs/guides/lm-eval.md.
 """
 
 
@@ -90,6 +103,13 @@ def build_parser() -> argparse.ArgumentParser:
     versus.add_argument("--bytes", default="", help="the presses solved for this much, e.g. 12.5%% (full needs none)")
     versus.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="only these (all that both have)")
     versus.add_argument("--results", type=Path, default=RESULTS, help=f"folder of rows ({RESULTS})")
+    study = add("study", "run a study: a sweep, and what its rows show", _STUDY)
+    study.add_argument("study", help="its name: scbench-findings")
+    study.add_argument("overrides", nargs="*", metavar="key=value", help="replace values of its grid")
+    study.add_argument("--out", type=Path, help="where to write (<results>/../<study>.md)")
+    study.add_argument("--report-only", action="store_true", help="run nothing, write from the rows that are there")
+    study.add_argument("--jobs", type=int, default=1, help="cells at the same time, one process each (1)")
+    _add_output(study)
     listing = add(
         "list",
         "list presses, tasks and models",
@@ -105,6 +125,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("doctor", "check this installation", "example:\n  kvpress doctor\n")
     check = add("check", "check that a method of your own keeps the contracts", _CHECK)
     check.add_argument("target", help="module:Name of a scorer, budget, codec or preset, or a press")
+    imported = add("import", "take over the results of another harness, marked as such", _IMPORT)
+    who = "who wrote them: NVIDIA's kvpress, or SCBench's runner"
+    imported.add_argument("kind", choices=("nvidia", "scbench"), help=who)
+    imported.add_argument("folder", type=Path, help="a folder of results, or of such folders")
+    imported.add_argument("--into", type=Path, default=RESULTS, metavar="RESULTS", help=f"folder of rows ({RESULTS})")
+    # only for --help: main hands everything after `lm-eval` to lm_eval
+    add("lm-eval", "run tasks of lm-evaluation-harness on a pressed model", _LM_EVAL)
     fit = add(
         "fit",
         "say how many sessions a memory holds under a press",
@@ -169,6 +196,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .bench import main as bench
 
             return int(bench(words[1:]) or 0)
+        if words[:1] == ["lm-eval"] and words[1:] not in (["-h"], ["--help"]):
+            from .lm_eval import main as lm_eval
+
+            return lm_eval(words[1:])
         return _dispatch(build_parser(), words)
     except SystemExit as exit_:  # argparse: --help or a mistake
         return int(exit_.code or 0)
@@ -195,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(parser: argparse.ArgumentParser, words: list[str]) -> int:
     options, rest = parser.parse_known_args(words)
     # argparse gives up on positionals after an option: `sweep x.yaml --dry-run sessions=2`
-    late = [word for word in rest if options.name == "sweep" and not word.startswith("-")]
+    late = [word for word in rest if options.name in ("sweep", "study") and not word.startswith("-")]
     if len(late) < len(rest):
         parser.error(f"unrecognized arguments: {' '.join(w for w in rest if w not in late)}")
     if late:

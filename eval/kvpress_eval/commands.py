@@ -88,6 +88,29 @@ def _sweep(options: argparse.Namespace) -> int:
     if options.dry_run:
         console.print(plan_table(configs, finished(configs, options.results)))
         return 0
+    return _run_all(configs, options, console)
+
+
+def _study(options: argparse.Namespace) -> int:
+    from . import oracle  # noqa: F401  registers its press
+    from .study import get_study
+
+    study = get_study(options.study)
+    configs = study.sweep(options.overrides).cells()
+    check_presses(configs)
+    console = Console()
+    if not options.report_only:
+        _run_all(configs, options, console)
+    text = study.report(options.results, options.overrides)
+    out = options.out or options.results.parent / f"{study.name}.md"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding="utf-8")
+    print(text)
+    console.print(f"written: {escape(str(out))}")
+    return 0
+
+
+def _run_all(configs: Sequence[RunConfig], options: argparse.Namespace, console: Console) -> int:
     _quiet()
     left = (TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), *left, console=console) as progress:
@@ -187,6 +210,22 @@ def _check(options: argparse.Namespace) -> int:
     return code
 
 
+def _import(options: argparse.Namespace) -> int:
+    from .importers import import_results
+
+    console = Console()
+    done = import_results(options.kind, options.folder, options.into)
+    for row in done.rows:
+        told = f"{row.score:.3f}  {row.task} · {row.press} · {row.model} · {row.turns} answers"
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
+    for item in done.skipped:
+        console.print(f"skipped {item.path}: {item.reason}", markup=False, highlight=False, soft_wrap=True)
+    counts = ((done.new, "new"), (done.replaced, "replaced"), (done.same, "already there"), (done.skipped, "skipped"))
+    told = ", ".join(f"{len(found)} {words}" for found, words in counts)
+    console.print(f"{told}; rows in {options.into}", markup=False, soft_wrap=True)
+    return 0 if done.rows else 1
+
+
 def _print_checks(console: Console, checks: Sequence[Check]) -> int:
     colours = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "dim"}
     for check in checks:
@@ -231,5 +270,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
     "list": _list,
     "doctor": _doctor,
     "fit": _fit,
+    "study": _study,
     "check": _check,
+    "import": _import,
 }

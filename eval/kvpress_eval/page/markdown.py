@@ -86,7 +86,7 @@ def code(value: str) -> str:
     return f"{fence}{pad}{value}{pad}{fence}".replace("|", r"\|")
 
 
-def grid(head: Sequence[str], right_from: int, lines: Iterable[Sequence[str]]) -> str:
+def _grid(head: Sequence[str], right_from: int, lines: Iterable[Sequence[str]]) -> str:
     rule = ["---" if i < right_from else "---:" for i in range(len(head))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))
 
@@ -120,14 +120,14 @@ def _gates(gates: Sequence[Gate]) -> str:
     found = [f"- {gate.name}: {text(failure)}" for gate in gates for failure in gate.failures[:20]]
     more = [f"- {gate.name}: {len(gate.failures) - 20} more" for gate in gates if len(gate.failures) > 20]
     notes = [f"- {gate.name}: {gate.note}." for gate in gates if gate.note]
-    grid = grid(("verdict", "gate", "checked", "failures"), 2, lines)
+    grid = _grid(("verdict", "gate", "checked", "failures"), 2, lines)
     return "\n\n".join(filter(None, (f"{tally(gates)}.", grid, "\n".join(found + more + notes))))
 
 
 def _table(analysis: Analysis, table: Table) -> str:
     macros = analysis.macros(table)
     tasks = sorted({row.task for cell in macros for row in cell.rows})
-    grid = grid(_HEAD, 1, [_line(cell, macros) for cell in macros])
+    grid = _grid(_HEAD, 1, [_line(cell, macros) for cell in macros])
     full = [cell for cell in macros if cell.method.is_full]
     where = sorted({f"{r.device} {r.dtype}".strip() for cell in macros for r in cell.rows})
     about = [
@@ -192,7 +192,7 @@ def _equal(matrix: Matrix) -> str:
     if any(entry.failed for entry in entries):
         about.append(f"{NONE} Not reached or failed, for the reason below.")
     notes = [f"- {_name(*e.method[:2])} {text(e.reason)}" for e in entries if e.failed]
-    parts = ["#### Equal bytes", " ".join(about), grid(head, 1, lines), "\n".join(notes)]
+    parts = ["#### Equal bytes", " ".join(about), _grid(head, 1, lines), "\n".join(notes)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -233,7 +233,7 @@ def _failed(rows: Sequence[Row]) -> str:
         for row in rows
         if not row.ok
     ]
-    return grid(("model", "press", "task", "mode", "length", "error"), 6, lines) if lines else "None."
+    return _grid(("model", "press", "task", "mode", "length", "error"), 6, lines) if lines else "None."
 
 
 def _short(error: str) -> str:
@@ -243,4 +243,4 @@ def _short(error: str) -> str:
 
 def _ignored(analysis: Analysis) -> str:
     lines = [[code(item.path), text(item.reason)] for item in analysis.ignored]
-    return grid(("file", "reason"), 2, lines) if lines else "None."
+    return _grid(("file", "reason"), 2, lines) if lines else "None."

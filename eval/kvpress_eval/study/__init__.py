@@ -34,7 +34,7 @@ class Study:
         """The findings as Markdown, from the rows of its cells in a folder.
 
         Raises:
-            UsageError: where cells have no finished row.
+            UsageError: where a cell that a finding needs has no finished row.
         """
         commands = {config.command() for config in self.sweep(overrides).cells()}
         rows = [row for row in read_rows(results)[0] if row.command in commands and row.ok]

@@ -94,7 +94,8 @@ def retention(method: Row, full: Row, part: slice = slice(None)) -> Array:
     m, f = np.array([ours[s] for s in both]), np.array([theirs[s] for s in both])
     if f.mean() < 0.2:
         raise UsageError(f"the full cache scores {100 * f.mean():.1f} on {full.task}: too little to speak of retention")
-    return m / f.mean() - (m.mean() / f.mean() ** 2) * (f - f.mean())
+    found: Array = m / f.mean() - (m.mean() / f.mean() ** 2) * (f - f.mean())
+    return found
 
 
 def contrast(what: str, strata: Sequence[Array], expected: int, margin: float = 0.1) -> Check:

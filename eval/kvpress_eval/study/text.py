@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Sequence
 
 from ..page.loading import Row
-from ..page.markdown import code, grid
+from ..page.markdown import _grid as grid
+from ..page.markdown import code
 from ..page.numbers import points, probability, span
 from ..stats import holm
 from .finding import Finding
@@ -27,11 +28,11 @@ def render(
     checks = [check for finding in findings for check in finding.checks]
     adjusted = dict(zip(map(id, checks), holm([check.p for check in checks]), strict=True))
     command = shlex.join(["kvpress", "study", name, *overrides])
-    sessions = sorted({row.sessions for row in rows})
+    sessions = " or ".join(map(str, sorted({row.sessions for row in rows})))
     devices = sorted({f"{row.model}, {row.dtype} on {row.device}; {row.versions}" for row in rows})
     parts = [
         f"# {name}",
-        f"{about} Written by `{command}`: {len(rows)} of {cells} cells, {' to '.join(map(str, sessions))} sessions each.",
+        f"{about} Written by `{command}`: {len(rows)} of {cells} cells, {sessions} sessions each.",
         "\n".join(f"Measured with {device}." for device in devices),
         _HOW.format(margin=100 * max(check.margin for check in checks)),
         grid(
