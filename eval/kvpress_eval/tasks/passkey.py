@@ -1,7 +1,8 @@
 """Passkey: a number in noise that repeats five sentences (in the dialect one sentence).
 
-After the passkey test (Mohtashami and Jaggi) as used by InfiniteBench. Noise that repeats itself is kind to
-methods that drop slots: beside ``needle_grid`` it shows by how much. One question, so one turn.
+After the passkey test (Mohtashami and Jaggi) as used by InfiniteBench. A needle in noise may be easy to keep where
+a record among records is not: compare with ``needle_grid`` (filler that does not repeat itself) and ``kv``. One
+question, so one turn.
 """
 
 from __future__ import annotations

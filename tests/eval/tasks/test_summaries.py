@@ -133,9 +133,12 @@ def test_a_longer_context_holds_all_that_a_shorter_one_does(task: str) -> None:
 
 def test_long_contexts_get_more_reports() -> None:
     here = episode("summary", turns=2, length=60_001)
-    assert len(bodies(here.context)) == 5
-    assert all(len(body) <= 406 for body in bodies(here.context).values())
-    assert pieces(here.context) + sum(pieces(t.question) + here.max_new_tokens for t in here.turns) > 0.995 * 60_000
+    *full, last = sorted((len(body) for body in bodies(here.context).values()), reverse=True)
+    assert full == [406] * len(full)
+    assert len(full) >= 4
+    assert 6 < last <= 406
+    used = pieces(here.context) + sum(pieces(t.question) + here.max_new_tokens for t in here.turns)
+    assert 0.995 * 60_000 < used < 60_000
 
 
 def test_needles_stand_between_reports_and_turns_alternate() -> None:
