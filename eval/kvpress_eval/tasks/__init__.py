@@ -6,12 +6,43 @@ from __future__ import annotations
 
 from ..episode import Episode, Request
 from ..errors import UsageError, choose
-from . import kv, many_shot, needle, prefix_suffix, vt
+from . import (
+    choice_eng,
+    kv,
+    longgen,
+    many_shot,
+    needle,
+    needle_grid,
+    passkey,
+    prefix_suffix,
+    qa_chn,
+    qa_eng,
+    ruler,
+    summary,
+    summary_with_needles,
+    vt,
+)
 from .base import Task
 
 __all__ = ["TASKS", "Task", "build", "get_task", "suite"]
 
-TASKS: dict[str, Task] = {m.TASK.name: m.TASK for m in (kv, prefix_suffix, vt, needle, many_shot)}
+TASKS: dict[str, Task] = {
+    module.TASK.name: module.TASK
+    for module in (
+        choice_eng,
+        kv,
+        many_shot,
+        needle,
+        prefix_suffix,
+        qa_chn,
+        qa_eng,
+        summary,
+        summary_with_needles,
+        vt,
+    )
+}
+# the other suites
+TASKS |= {task.name: task for task in (*ruler.TASKS, needle_grid.TASK, passkey.TASK, longgen.TASK)}
 
 
 def get_task(name: str) -> Task:
