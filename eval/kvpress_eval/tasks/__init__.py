@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from ..episode import Episode, Request
 from ..errors import UsageError, choose
-from . import kv, many_shot, needle, prefix_suffix, vt
+from . import kv, many_shot, needle, prefix_suffix, repoqa, vt
 from .base import Task
 
 __all__ = ["TASKS", "Task", "build", "get_task", "suite"]
 
-TASKS: dict[str, Task] = {m.TASK.name: m.TASK for m in (kv, prefix_suffix, vt, needle, many_shot)}
+TASKS: dict[str, Task] = {m.TASK.name: m.TASK for m in (kv, prefix_suffix, vt, needle, many_shot, repoqa)}
 
 
 def get_task(name: str) -> Task:
