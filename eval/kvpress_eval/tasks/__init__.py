@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from ..episode import Episode, Request
 from ..errors import UsageError, choose
-from . import kv, many_shot, needle, prefix_suffix, repoqa, vt
+from . import kv, many_shot, mf, needle, prefix_suffix, repoqa, repoqa_and_kv, vt
 from .base import Task
 
 __all__ = ["TASKS", "Task", "build", "get_task", "suite"]
 
-TASKS: dict[str, Task] = {m.TASK.name: m.TASK for m in (kv, prefix_suffix, vt, needle, many_shot, repoqa)}
+TASKS: dict[str, Task] = {
+    m.TASK.name: m.TASK for m in (kv, prefix_suffix, vt, needle, many_shot, mf, repoqa, repoqa_and_kv)
+}
 
 
 def get_task(name: str) -> Task:

@@ -4,8 +4,21 @@ from __future__ import annotations
 
 __all__ = ["COMPARED", "EXCEPTIONS", "GERUNDS", "OPERATIONS", "count", "ordinal"]
 
-_NUMBERS = "no one two three four five six seven eight nine ten eleven twelve".split()
-_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
+_NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_ORDINALS = [
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+    "eleventh",
+    "twelfth",
+]
 
 
 def count(n: int, of: str = "") -> str:

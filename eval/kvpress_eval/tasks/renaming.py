@@ -45,7 +45,7 @@ class _Real(float):
 
 class _Letters(str):
     def __repr__(self) -> str:
-        return f"{_MARK}c{str(self)}{_MARK}"
+        return f"{_MARK}c{self!s}{_MARK}"
 
 
 class Words:

@@ -105,9 +105,9 @@ def code(request: Request, needles: Sequence[Needle]) -> Iterator[Function]:
             yield source.fill(words)
 
 
-def head(instruction: str) -> str:
-    """What stands before the code: the instruction, and whose code it is."""
-    return f"{instruction}\n\n# Python {platform.python_version()}, its library under other names{JOINT}"
+def head() -> str:
+    """What stands before the code: whose it is."""
+    return f"# Python {platform.python_version()}, its library under other names{JOINT}"
 
 
 def asked(needles: Sequence[Needle], others: Sequence[Function], lead: str = "") -> list[Turn]:
@@ -137,7 +137,8 @@ def _natural(request: Request) -> Episode:
     needles, placing = draw(request, request.turns), request.rng("placement")
     facts = [Fact(depth(request, t, placing), needle.function.text, t) for t, needle in enumerate(needles)]
     others, functions = stream(request, needles)
-    text = Text(Filler(function.text for function in functions), facts, JOINT, head(INSTRUCTION), "", INSTRUCTION)
+    filler = Filler(function.text for function in functions)
+    text = Text(filler, facts, JOINT, f"{INSTRUCTION}\n\n{head()}", "", INSTRUCTION)
     return finish(request, text, asked(needles, others))
 
 
