@@ -26,6 +26,10 @@ _SWEEP = """examples:
   kvpress sweep eval/configs/science.yaml 'vary.keep=[0.5,0.25]' 'tasks=[kv,vt]'
 An interrupted sweep goes on where it was stopped; failed cells are run again.
 """
+_STUDY = """examples:
+  kvpress study scbench-findings --jobs 2
+  kvpress study scbench-findings --results leaderboards/results --out leaderboards/scbench-findings.md
+"""
 _CHECK = """examples:
   kvpress check my_package:MyScorer
   kvpress check "my_package:MyCodec(bits=4)"
@@ -90,6 +94,13 @@ def build_parser() -> argparse.ArgumentParser:
     versus.add_argument("--bytes", default="", help="the presses solved for this much, e.g. 12.5%% (full needs none)")
     versus.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="only these (all that both have)")
     versus.add_argument("--results", type=Path, default=RESULTS, help=f"folder of rows ({RESULTS})")
+    study = add("study", "run a study: a sweep, and what its rows show", _STUDY)
+    study.add_argument("study", help="its name: scbench-findings")
+    study.add_argument("overrides", nargs="*", metavar="key=value", help="replace values of its grid")
+    study.add_argument("--out", type=Path, help="where to write (<results>/../<study>.md)")
+    study.add_argument("--report-only", action="store_true", help="run nothing, write from the rows that are there")
+    study.add_argument("--jobs", type=int, default=1, help="cells at the same time, one process each (1)")
+    _add_output(study)
     listing = add(
         "list",
         "list presses, tasks and models",
@@ -105,6 +116,17 @@ def build_parser() -> argparse.ArgumentParser:
     add("doctor", "check this installation", "example:\n  kvpress doctor\n")
     check = add("check", "check that a method of your own keeps the contracts", _CHECK)
     check.add_argument("target", help="module:Name of a scorer, budget, codec or preset, or a press")
+    fit = add(
+        "fit",
+        "say how many sessions a memory holds under a press",
+        'example:\n  kvpress fit --press "snapkv(keep=0.25) | kivi(bits=4)" --length 1024 --memory 64MiB\n',
+    )
+    fit.add_argument("--press", default="full", help="what to do to the cache (full)")
+    fit.add_argument("--model", default="tiny", help="tiny, tiny-outlier, a folder, or a hub id (tiny)")
+    fit.add_argument("--length", type=int, default=1024, metavar="N", help="tokens of a session (1024)")
+    fit.add_argument("--memory", required=True, help="for caches alone, e.g. 512MiB or 8GiB")
+    fit.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
+    fit.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (auto)")
     # only for --help: main hands everything after `bench` to kvpress_eval.bench
     add("bench", "measure speed and memory", "example:\n  kvpress bench --help\n")
     return parser
@@ -184,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(parser: argparse.ArgumentParser, words: list[str]) -> int:
     options, rest = parser.parse_known_args(words)
     # argparse gives up on positionals after an option: `sweep x.yaml --dry-run sessions=2`
-    late = [word for word in rest if options.name == "sweep" and not word.startswith("-")]
+    late = [word for word in rest if options.name in ("sweep", "study") and not word.startswith("-")]
     if len(late) < len(rest):
         parser.error(f"unrecognized arguments: {' '.join(w for w in rest if w not in late)}")
     if late:

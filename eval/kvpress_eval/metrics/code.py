@@ -1,7 +1,8 @@
 """RepoQA: is the function that was asked for the one that was repeated?
 
 The answer is compared with every needle of its repository by BLEU over white-space tokens; it is right if the
-nearest needle has the gold's name and BLEU is at least 0.8. Re-indenting is free, renaming a variable is not.
+nearest needle has the gold's name and BLEU is at least 0.8. Re-indenting is free, renaming a variable is not; a
+needle of fewer than four tokens never reaches 0.8, having no 4-gram.
 Python is read with the standard library, so that a score does not depend on what is installed; the other
 languages with tree-sitter.
 """

@@ -19,7 +19,8 @@ __all__ = [
 ]
 
 # as SCOPE reads it: integers without separators, or an option
-_STATED = re.compile(r"Answer_[0-9]+:.*?answer is (?:([0-9]+)|\(?([A-Z])\)?)", re.DOTALL)
+_HEAD = re.compile(r"Answer_[0-9]+:")
+_STATED = re.compile(r"answer is (?:([0-9]+)|\(?([A-Z])\)?)")
 _PRINTED = re.compile(r"\bAnswer[ _]*([0-9]+)\s*[:.)]", re.IGNORECASE)
 
 
@@ -52,7 +53,12 @@ def match_part_words(prediction: str, reference: Reference) -> float:
 def longgen_positional(prediction: str, reference: Reference) -> float:
     """Share of right answers, compared in order of appearance: one that is missing shifts all after it."""
     wanted = list(_by_index(reference).values())
-    said = [number or letter for number, letter in _STATED.findall(prediction)]
+    said: list[str] = []
+    at = 0
+    # two searches, as one lazy expression would be quadratic in answers that state nothing
+    while (head := _HEAD.search(prediction, at)) and (stated := _STATED.search(prediction, head.end())):
+        said.append(stated[1] or stated[2])
+        at = stated.end()
     return sum(a == b.strip("() ") for a, b in zip(said, wanted, strict=False)) / len(wanted)
 
 
@@ -60,8 +66,9 @@ def longgen_by_index(prediction: str, reference: Reference) -> float:
     """Share of right answers, each looked up by the index printed before it; the first of two with one index counts."""
     starts = list(_PRINTED.finditer(prediction))
     said: dict[str, str] = {}
-    for this, after in zip(starts, [*starts[1:], None], strict=True):
-        said.setdefault(this[1].lstrip("0") or "0", prediction[this.end() : after.start() if after else None])
+    ends = [*(start.start() for start in starts[1:]), len(prediction)]
+    for start, end in zip(starts, ends, strict=False):
+        said.setdefault(start[1].lstrip("0") or "0", prediction[start.end() : end])
     wanted = _by_index(reference)
     return sum(_answers(said.get(index, ""), gold) for index, gold in wanted.items()) / len(wanted)
 
