@@ -9,7 +9,7 @@ import pytest
 from kvpress_eval.episode import Request
 from kvpress_eval.errors import EpisodeError, UsageError
 from kvpress_eval.metrics import score
-from kvpress_eval.tasks import TASKS, build, get_task
+from kvpress_eval.tasks import build, get_task
 from kvpress_eval.tasks.base import Fact, weave
 from kvpress_eval.tasks.many_shot import _ITEMS
 
@@ -26,7 +26,9 @@ def pieces(text: str) -> int:
 
 
 COUNT = {"dialect": words, "natural": pieces}
-CASES = [(task, rendering) for task in TASKS for rendering in ("dialect", "natural")]
+# the tasks of the first release; those added since have tests of their own in tasks/
+FIRST = ("kv", "prefix_suffix", "vt", "needle", "many_shot")
+CASES = [(task, rendering) for task in FIRST for rendering in ("dialect", "natural")]
 
 
 def request(task: str, rendering: str, **changes: int) -> Request:
@@ -88,9 +90,10 @@ def test_same_seed_same_text_in_another_process() -> None:
     code = (
         "import hashlib\n"
         "from kvpress_eval.episode import Request\n"
-        "from kvpress_eval.tasks import TASKS, build\n"
+        "from kvpress_eval.tasks import build\n"
+        f"FIRST = {FIRST}\n"
         "for r, n in (('dialect', 513), ('natural', 2049)):\n"
-        "  for t in TASKS:\n"
+        "  for t in FIRST:\n"
         "    e = build(Request(t, r, n, 5, 0, 4, {'dialect': lambda s: len(s.split()),"
         " 'natural': lambda s: -(-len(s) // 3)}[r]))\n"
         "    print(e.id, hashlib.sha256(repr(e).encode()).hexdigest())\n"
@@ -102,7 +105,7 @@ def test_same_seed_same_text_in_another_process() -> None:
         text=True,
         check=True,
     ).stdout
-    here = [build(request(t, r, session=4)) for r in ("dialect", "natural") for t in TASKS]
+    here = [build(request(t, r, session=4)) for r in ("dialect", "natural") for t in FIRST]
     mine = "".join(f"{e.id} {hashlib.sha256(repr(e).encode()).hexdigest()}\n" for e in here)
     assert other == mine
 
@@ -124,7 +127,7 @@ def test_the_text_of_the_first_release_stays() -> None:
     }
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", FIRST)
 def test_a_longer_context_asks_the_same_questions(task: str) -> None:
     short, long = (build(request(task, "natural", length=n)) for n in (2049, 5001))
     assert [t.question for t in short.turns] == [t.question for t in long.turns]

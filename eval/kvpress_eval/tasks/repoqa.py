@@ -4,7 +4,7 @@ Papers: SCBench (arXiv 2412.10319), RepoQA (arXiv 2406.06025). The code is the s
 other names and with other constants, as a model knows it by heart; descriptions are read off the syntax tree.
 No other function of a context has a description that shares more than 0.7 of its words with the one asked
 for, nor code whose BLEU with it, names aside, reaches 0.6. Other Python versions give other episodes (and ids):
-the context names the version. A context of more than about 400K tokens holds functions again, under new names.
+the context names the version. A context of more than about 250K tokens holds functions again, under new names.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CUE = "\n\nThe function is:"
 _CODE, _SAID = range(120, 361), range(150, 481)  # characters of a needle, and of its description
 _NAMES = 4  # own names of a needle, at least
 _DECOYS = 5  # other functions that an answer is compared with
-_PASS = 2200  # functions until the library begins again under new names
+_PASS = 1500  # functions until the library begins again under new names
 _SAME_WORDS, _SAME_CODE, _KNOWN = 0.7, 0.6, 0.5
 
 
@@ -47,6 +47,11 @@ class Needle:
     source: Source
     function: Function
 
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Its lines with a constant that the library does not have there."""
+        return self.source.changed(self.function)
+
 
 def draw(request: Request, n: int) -> list[Needle]:
     """``n`` functions from modules of their own, none easily taken for another.
@@ -56,20 +61,23 @@ def draw(request: Request, n: int) -> list[Needle]:
     """
     rng, words = request.rng("facts"), Words(request.rng("names"))
     needles: list[Needle] = []
-    for sources in shuffled(rng):
+    left = shuffled(rng)
+    while len(needles) < n:
+        sources = next(left, None)
+        if sources is None:
+            raise EpisodeError(
+                f"task {request.task!r} found {len(needles)} functions to ask about in the standard library, "
+                f"needs {n}; ask for fewer turns"
+            )
         able = [source for source in sources if _is_able(source) and not _is_taken_for(source, needles)]
         if able:
             source = rng.choice(able)
-            function = source.fill(words)
-            known = sentence_bleu(function.text.split(), source.original.split())
-            if len(function.text) in _CODE and function.changed and known < _KNOWN:
-                needles.append(Needle(source, function))
-        if len(needles) == n:
-            return needles
-    raise EpisodeError(
-        f"task {request.task!r} found {len(needles)} functions to ask about in the standard library, needs {n}; "
-        "ask for fewer turns"
-    )
+            needle = Needle(source, source.fill(words))
+            text = needle.function.text
+            known = sentence_bleu(text.split(), source.original.split())
+            if len(text) in _CODE and needle.changed and known < _KNOWN:
+                needles.append(needle)
+    return needles
 
 
 def _is_able(source: Source) -> bool:
@@ -120,7 +128,7 @@ def asked(needles: Sequence[Needle], others: Sequence[Function], lead: str = "")
             f"{lead}{_DESCRIPTION}{needle.source.description}{_CUE}",
             f"```\n{needle.function.text}\n```",
             (),
-            {"func_name": needle.function.name, "lang": "python", "needles": pool, "lines": needle.function.changed},
+            {"func_name": needle.function.name, "lang": "python", "needles": pool, "lines": needle.changed},
         )
         for needle in needles
     ]

@@ -17,7 +17,8 @@ from functools import cache
 from pathlib import Path
 
 from ..errors import EpisodeError
-from .renaming import Source, read
+from .holes import read
+from .renaming import Source
 
 __all__ = ["functions", "modules", "shuffled"]
 
