@@ -12,8 +12,10 @@ from __future__ import annotations
 import json
 import random
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ..episode import Episode, Request, Span, Turn
 from ..errors import EpisodeError
@@ -89,9 +91,8 @@ def _natural(request: Request) -> Episode:
 def _pairs(rng: random.Random, world: _World) -> Iterator[str]:
     """Two numbers, one on either side of the median, in random order."""
     while True:
-        pair = [str(rng.choice(world.low)), str(rng.choice(world.high))]
-        rng.shuffle(pair)
-        yield ", ".join(pair)
+        low, high = rng.choice(world.low), rng.choice(world.high)
+        yield f"{low}, {high}" if rng.random() < 0.5 else f"{high}, {low}"
 
 
 def _question(kind: str, above: int) -> str:
@@ -123,17 +124,24 @@ def _evidence(context: str, kind: str, world: _World) -> tuple[Span, ...]:
     return tuple(sorted(spans))
 
 
-def _solve(context: str, question: str) -> str:
+@lru_cache(maxsize=1)
+def _sorted(context: str) -> tuple[list[int], list[int]]:
+    """The numbers of a context in order, with their repetitions and without."""
     numbers: list[int] = json.loads(context[context.index("[") :])
+    return sorted(numbers), sorted(set(numbers))
+
+
+def _solve(context: str, question: str) -> str:
+    numbers, distinct = _sorted(context)
     if found := re.search(r"greater than (\d+)", question):
-        return str(sum(number > int(found[1]) for number in numbers))
+        return str(len(numbers) - bisect_right(numbers, int(found[1])))
     if "median" in question:
-        ordered = sorted(numbers)
-        if ordered[(len(ordered) - 1) // 2] != ordered[len(ordered) // 2]:
+        middle = {numbers[(len(numbers) - 1) // 2], numbers[len(numbers) // 2]}
+        if len(middle) > 1:
             raise ValueError("two numbers share the middle")
-        return str(ordered[len(ordered) // 2])
-    distinct = sorted(set(numbers), reverse="largest" in question)
-    return str(distinct[1 if "second" in question else 2 if "third" in question else 0])
+        return str(middle.pop())
+    rank = 1 if "second" in question else 2 if "third" in question else 0
+    return str(distinct[-1 - rank if "largest" in question else rank])
 
 
 def _chance(rendering: str, turns: int) -> float:
