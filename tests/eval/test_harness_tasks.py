@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import hashlib
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
@@ -26,8 +23,10 @@ def pieces(text: str) -> int:
 
 
 COUNT = {"dialect": words, "natural": pieces}
+ELSEWHERE = {"mf", "repoqa", "repoqa_and_kv"}  # need more room or other answers: tests of their own in tasks/
+HERE = {name: task for name, task in TASKS.items() if name not in ELSEWHERE}
 CASES = [
-    (name, rendering) for name, task in TASKS.items() for rendering in ("dialect", "natural") if rendering in task.build
+    (name, rendering) for name, task in HERE.items() for rendering in ("dialect", "natural") if rendering in task.build
 ]
 # one question per context, whatever is asked for
 SINGLE = {f"ruler_{name}" for name in ("niah_single_1", "niah_single_2", "niah_single_3", "cwe", "fwe")}
@@ -95,29 +94,6 @@ def test_right_answers_score_one_and_controls_score_chance(task: str, rendering:
         assert total / n <= chance + spread + 1e-9, control
 
 
-def test_same_seed_same_text_in_another_process() -> None:
-    code = (
-        "import hashlib\n"
-        "from kvpress_eval.episode import Request\n"
-        "from kvpress_eval.tasks import TASKS, build\n"
-        "for r, n in (('dialect', 513), ('natural', 2049)):\n"
-        "  for t in (t for t in TASKS if r in TASKS[t].build):\n"
-        "    e = build(Request(t, r, n, 5, 0, 4, {'dialect': lambda s: len(s.split()),"
-        " 'natural': lambda s: -(-len(s) // 3)}[r]))\n"
-        "    print(e.id, hashlib.sha256(repr(e).encode()).hexdigest())\n"
-    )
-    other = subprocess.run(
-        [sys.executable, "-c", code],
-        env={"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    here = [build(request(t, r, session=4)) for r in ("dialect", "natural") for t in TASKS if r in TASKS[t].build]
-    mine = "".join(f"{e.id} {hashlib.sha256(repr(e).encode()).hexdigest()}\n" for e in here)
-    assert other == mine
-
-
 def test_the_text_of_the_first_release_stays() -> None:
     """Change VERSION in episode.py when this fails on purpose: old rows must not pair with new text."""
     found = {f"{t}/{r}": build(request(t, r)).id.split("#")[1] for t, r in CASES}
@@ -164,7 +140,7 @@ def test_the_text_of_the_first_release_stays() -> None:
     }
 
 
-@pytest.mark.parametrize("task", [task for task in TASKS if task != "longgen"])
+@pytest.mark.parametrize("task", [task for task in HERE if task != "longgen"])
 def test_a_longer_context_asks_the_same_questions(task: str) -> None:
     short, long = (build(request(task, "natural", length=n)) for n in (2049, 5001))
     assert [t.question for t in short.turns] == [t.question for t in long.turns]

@@ -11,12 +11,15 @@ from . import (
     kv,
     longgen,
     many_shot,
+    mf,
     needle,
     needle_grid,
     passkey,
     prefix_suffix,
     qa_chn,
     qa_eng,
+    repoqa,
+    repoqa_and_kv,
     ruler,
     summary,
     summary_with_needles,
@@ -29,16 +32,19 @@ __all__ = ["TASKS", "Task", "build", "get_task", "suite"]
 TASKS: dict[str, Task] = {
     module.TASK.name: module.TASK
     for module in (
-        choice_eng,
         kv,
-        many_shot,
-        needle,
         prefix_suffix,
-        qa_chn,
+        vt,
+        repoqa,
         qa_eng,
+        qa_chn,
+        choice_eng,
+        many_shot,
+        mf,
         summary,
         summary_with_needles,
-        vt,
+        repoqa_and_kv,
+        needle,
     )
 }
 # the other suites

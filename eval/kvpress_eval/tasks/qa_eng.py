@@ -32,7 +32,7 @@ def _natural(request: Request) -> Episode:
 
 def _dialect(request: Request) -> Episode:
     filler = min(0.95, max(0.0, 1 - _DIALECT_FACTS / request.length))
-    return builder("fact", filler)(request)
+    return builder("fact", filler=filler)(request)
 
 
 TASK = Task(
