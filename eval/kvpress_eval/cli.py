@@ -24,7 +24,17 @@ _SWEEP = """examples:
   kvpress sweep eval/configs/smoke.yaml
   kvpress sweep eval/configs/smoke.yaml sessions=10 'lengths=[512]' --dry-run
   kvpress sweep eval/configs/science.yaml 'vary.keep=[0.5,0.25]' 'tasks=[kv,vt]'
-An interrupted sweep goes on where it was stopped; failed cells are run again.
+  kvpress sweep eval/configs/science.yaml --jobs 2
+  kvpress sweep eval/configs/science.yaml --launcher ray --address 10.0.0.1:6379 --gpus-per-cell 1
+An interrupted sweep goes on where it was stopped; failed cells are run again. Several sweeps may share one folder.
+"""
+_MERGE = """example:
+  kvpress merge /mnt/a/results /mnt/b/results --into runs/results
+Of two rows of a cell a finished one wins over a failed, then the later one.
+"""
+_DIFF = """example:
+  kvpress diff runs/results /mnt/a/results
+Exit code 0: the same cells with the same answers; times, memory, versions and commit are not compared.
 """
 _CHECK = """examples:
   kvpress check my_package:MyScorer
@@ -66,9 +76,14 @@ def build_parser() -> argparse.ArgumentParser:
     sweep = add("sweep", "run every cell of a YAML file that has no row yet", _SWEEP)
     sweep.add_argument("config", type=Path, help="YAML file with models, presses, tasks, ...")
     sweep.add_argument("overrides", nargs="*", metavar="key=value", help="replace values of the file")
-    sweep.add_argument("--dry-run", action="store_true", help="print the cells and stop")
-    sweep.add_argument("--jobs", type=int, default=1, help="cells at the same time, one process each (1)")
+    _add_sweep_options(sweep)
     _add_output(sweep)
+    merge = add("merge", "bring the rows of several folders into one", _MERGE)
+    merge.add_argument("sources", nargs="+", type=Path, help="folders of rows, for example from other machines")
+    merge.add_argument("--into", type=Path, default=RESULTS, help=f"folder that gets them ({RESULTS})")
+    diff = add("diff", "say where the rows of two folders differ, but for times", _DIFF)
+    diff.add_argument("first", type=Path, help="a folder of rows")
+    diff.add_argument("second", type=Path, help="another one")
     report = add(
         "report",
         "write the leaderboard from the rows",
@@ -108,6 +123,16 @@ def build_parser() -> argparse.ArgumentParser:
     # only for --help: main hands everything after `bench` to kvpress_eval.bench
     add("bench", "measure speed and memory", "example:\n  kvpress bench --help\n")
     return parser
+
+
+def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--dry-run", action="store_true", help="print the cells with an estimate, and stop")
+    add("--jobs", type=int, help="cells at the same time, one process each (1; with ray as many as there is room for)")
+    add("--launcher", default="auto", help="local: processes; ray: tasks of a cluster; auto: local if jobs > 1 (auto)")
+    add("--address", help="of the Ray cluster: host:port, ray://host:port or auto (the one that runs here, else alone)")
+    add("--cpus-per-cell", type=int, default=0, help="threads of a cell (an equal share of the cores; with ray 1)")
+    add("--gpus-per-cell", type=float, default=0.0, help="GPUs of a cell; 0.5 shares one (0)")
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
