@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
+from .forks import cores, warm_up
+
 __all__ = ["build_parser", "main"]
 
 RESULTS = Path("runs/results")
@@ -211,6 +213,9 @@ def _dispatch(parser: argparse.ArgumentParser, words: list[str]) -> int:
         parser.error(f"unrecognized arguments: {' '.join(w for w in rest if w not in late)}")
     if late:
         options.overrides += late
+    if options.name == "sweep" and options.launcher != "ray" and (options.jobs or 1) > 1 and not options.dry_run:
+        # workers import torch while this process does
+        warm_up(options.cpus_per_cell or max(1, cores() // options.jobs))
     # torch and transformers are imported here, so that --help is quick
     from .commands import ACTIONS
 

@@ -6,7 +6,6 @@ and need not share a disk.
 
 from __future__ import annotations
 
-import os
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -32,7 +31,6 @@ __all__ = [
     "Prepared",
     "Take",
     "Work",
-    "cores",
     "killed_text",
     "model_key",
 ]
@@ -141,11 +139,6 @@ class Inline(Launcher):
 
     def close(self) -> None:
         self._worker = None  # with its model
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def killed_text(exit_code: int | None) -> str:

@@ -13,18 +13,16 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ..config import RunConfig
 from ..errors import UsageError
-from .base import RETRIES, Died, Done, Launcher, Take, Work, cores, killed_text
-
-if TYPE_CHECKING:
-    from multiprocessing.context import SpawnProcess
+from ..forks import METHOD, cores, inherited, thread_variables, warm_up
+from .base import RETRIES, Died, Done, Launcher, Take, Work, killed_text
 
 __all__ = ["Local", "gpus_of"]
 
@@ -46,10 +44,11 @@ class Local(Launcher):
         self.slots, self.retries = jobs, retries
         self.threads = threads or max(1, cores() // jobs)
         self._gpus = gpus_of(jobs, gpus, _visible_gpus()) if gpus else [None] * jobs
+        warm_up(self.threads)
         self._seats = [_Seat(self._environment(number)) for number in range(jobs)]
 
     def _environment(self, number: int) -> dict[str, str]:
-        threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        threads = thread_variables(self.threads)
         gpus = self._gpus[number]
         return threads if gpus is None else {**threads, "CUDA_VISIBLE_DEVICES": gpus}
 
@@ -67,7 +66,7 @@ class Local(Launcher):
             if not busy:
                 return
             for pipe in wait(list(busy)):
-                seat = busy[pipe]  # type: ignore[index]
+                seat = busy[pipe]
                 work, deaths = seat.done()
                 try:
                     yield Done(work, seat.pipe.recv())
@@ -94,10 +93,10 @@ class _Seat:
         self._start()
 
     def _start(self) -> None:
-        context = get_context("spawn")
+        context: Any = get_context(METHOD)  # the two kinds of context share no type that has Process
         self.pipe, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(target=_serve, args=(theirs,), daemon=True)
-        with _inherited(self.environment):
+        with inherited(self.environment):  # a fork has the environment of what it is forked from: told by argument
+            self.process = context.Process(target=_serve, args=(theirs, dict(os.environ)), daemon=True)
             self.process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
         self.last = None
@@ -130,27 +129,9 @@ class _Seat:
         self.process.join()
 
 
-@contextmanager
-def _inherited(environment: Mapping[str, str]) -> Iterator[None]:
-    """What a process started now finds: these variables, and a keyboard interrupt that it leaves to its parent."""
-    before = {name: os.environ.get(name) for name in environment}
-    main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
-    os.environ.update(environment)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        if main:
-            signal.signal(signal.SIGINT, handler)
-
-
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, environment: Mapping[str, str]) -> None:
     """What a worker process does: work from the pipe until the pipe ends."""
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     with suppress(OSError):  # where memory ends, a worker goes before the sweep that can replace it
