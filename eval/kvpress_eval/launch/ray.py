@@ -6,6 +6,7 @@ the rows: nodes share no disk, but each needs kvpress-lab of this version and th
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -38,6 +39,10 @@ class Ray(Launcher):
     def __init__(
         self, jobs: int | None, cpus: int = 1, gpus: float = 0.0, address: str | None = None, retries: int = RETRIES
     ) -> None:
+        if address and _only_here(address):
+            # Ray reads 127.0.0.1 as this machine's outward address, unless it is told before it is imported that
+            # clusters are of one machine
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         try:
             self._ray: Any = import_module("ray")
         except ImportError:
@@ -115,14 +120,34 @@ def _connect(ray: Any, address: str | None) -> None:
         ) from None
 
 
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    return host.strip("[]"), int(port) if port.isdigit() else 0
+
+
+def _only_here(address: str) -> bool:
+    """Whether a cluster listens at a loopback address and not at the one by which others know this machine."""
+    host, port = _split(address)
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        return False
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(("192.0.2.1", 9))  # sends nothing; chooses the address that would be sent from
+            outward = probe.getsockname()[0]
+        socket.create_connection((outward, port), timeout=2).close()
+    except OSError:
+        return True
+    return False
+
+
 def _knock(address: str) -> None:
     """Raise UsageError at once where nothing listens; Ray itself would try for minutes."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if not host or not port.isdigit():
+    host, port = _split(address)
+    if not host or not 0 < port < 1 << 16:
         raise UsageError(f"--address {address!r} is no address; write host:port, ray://host:port or auto")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-    except (OSError, OverflowError) as error:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError as error:
         raise UsageError(
             f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, and give its host:port"
         ) from None
