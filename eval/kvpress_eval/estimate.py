@@ -81,7 +81,7 @@ class Remaining:
         self._before, self._own, self._jobs = before, Estimator(), jobs
         self._waiting = dict.fromkeys(configs)
         self._running: dict[RunConfig, float] = {}
-        self._rest: float | None = None
+        self._rest: tuple[float, float] | None = None  # of what waits: all together, and the longest
         self._told()
 
     def start(self, config: RunConfig) -> None:
@@ -104,7 +104,7 @@ class Remaining:
             return None
         now = time.monotonic()
         running = [max(0.0, (self._one(config) or 0.0) - (now - since)) for config, since in self._running.items()]
-        return max((self._rest + sum(running)) / self._jobs, *running, 0.0)
+        return max((self._rest[0] + sum(running)) / self._jobs, self._rest[1], *running)
 
     def _one(self, config: RunConfig) -> float | None:
         own = self._own.seconds(config)
@@ -113,7 +113,7 @@ class Remaining:
     def _told(self) -> None:
         each = [self._one(config) for config in (*self._waiting, *self._running)]
         known = [seconds for seconds in each[: len(self._waiting)] if seconds is not None]
-        self._rest = sum(known) if None not in each else None
+        self._rest = None if None in each else (sum(known), max(known, default=0.0))
 
 
 @lru_cache(maxsize=4096)

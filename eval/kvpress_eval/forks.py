@@ -39,7 +39,9 @@ def warm_up(threads: int) -> None:
         from multiprocessing.forkserver import ensure_running
 
         get_context(METHOD).set_forkserver_preload(_PRELOAD)
-        with inherited(thread_variables(threads)):
+        # Python before 3.13 imports what is named here without this process's sys.path, and says nothing if it fails
+        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+        with inherited({**thread_variables(threads), "PYTHONPATH": path}):
             ensure_running()
 
 

@@ -52,6 +52,11 @@ class Local(Launcher):
         gpus = self._gpus[number]
         return threads if gpus is None else {**threads, "CUDA_VISIBLE_DEVICES": gpus}
 
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers."""
+        return [int(seat.process.pid) for seat in self._seats]
+
     def run(self, take: Take, tick: Callable[[int], None] | None = None) -> Iterator[Done]:
         again: deque[tuple[Work, int]] = deque()  # with the number of workers that died of it
         while True:
