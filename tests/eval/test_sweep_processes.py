@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kvpress_eval import sweep_proof
 from kvpress_eval.claims import claim_path
-from kvpress_eval.config import RunConfig
+from kvpress_eval.cli import main
+from kvpress_eval.config import RunConfig, load_sweep
 from kvpress_eval.errors import StorageError, UsageError
 from kvpress_eval.forks import METHOD, warm_up
 from kvpress_eval.launch import Died, Done, Inline, Prepared, Work
@@ -271,3 +273,41 @@ def test_workers_end_with_their_sweep(blow: signal.Signals, dialect_model: str, 
     assert not list(rows.glob("*/*.json"))
     if blow == signal.SIGINT:
         assert "the same command goes on from here" in text and not list(rows.rglob(".*"))
+
+
+class Started:
+    """A sweep in a fork, which starts sooner than a command."""
+
+    def __init__(self, grid: str, results: Path, jobs: int) -> None:
+        results.parent.mkdir(parents=True, exist_ok=True)
+        (results.parent / "grid.yaml").write_text(grid)
+        self.process = process(run_sweep, load_sweep(results.parent / "grid.yaml").cells(), results)
+        self.pid = self.process.pid
+
+    def wait(self) -> int:
+        self.process.join()
+        return int(self.process.exitcode)
+
+    def poll(self) -> int | None:
+        return None if self.process.is_alive() else self.wait()
+
+
+def test_the_proofs_of_bench(
+    dialect_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sweep_proof, "_start", Started)
+    grid, out = tmp_path / "grid.yaml", tmp_path / "out.json"
+    grid.write_text(f"models: ['{dialect_model}']\ntasks: [kv]\nlengths: [300]\nturns: 2\nsessions: 3\n")
+    words = ["bench", "--grid", str(grid), "--rounds", "1", "--output", str(out)]
+    assert main([*words, "--only", "kills"]) == 0
+    assert "2 cells, killed with" in capsys.readouterr().out
+    found = json.loads(out.read_text())
+    assert (found["cells"], found["differences"]) == (2, []) and 0 <= found["rows"][0] <= 2
+    assert main([*words, "--only", "sweep"]) == 0
+    assert "2 cells, one thread a job: 2 jobs are" in capsys.readouterr().out
+    found = json.loads(out.read_text())
+    assert found["ratio"] == pytest.approx(found["one"][0] / found["many"][0])
+
+    monkeypatch.setattr(sweep_proof, "same_results", lambda whole, killed: ["a.json: score (score is 0 and 1)"])
+    assert main([*words, "--only", "kills"]) == 1
+    assert "score is 0 and 1" in capsys.readouterr().out
