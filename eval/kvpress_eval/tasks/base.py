@@ -26,6 +26,7 @@ __all__ = [
     "fit",
     "limits",
     "no_depth",
+    "option",
     "reserve",
     "weave",
     "words",
@@ -87,6 +88,14 @@ def depth(request: Request, turn: int, rng: random.Random) -> float:
     if request.depth is not None:
         return request.depth
     return (request.strata()[turn] + rng.uniform(0.125, 0.875)) / request.turns
+
+
+def option(request: Request, turn: int, options: int) -> int:
+    """Which of ``options`` is the right one in a turn: each equally often over as many sessions, and drawn
+    anew for every turn, so that the right options of earlier turns tell nothing.
+    """
+    block, place = divmod(request.session, options)
+    return replace(request, session=block).rng(f"letters {turn}").sample(range(options), options)[place]
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ letters of earlier turns does not help. The release asks "The the correct answer
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 from ..episode import Episode, Request, Turn
-from .base import Task
+from .base import Task, option
 from .english import ENGLISH, NAME
 from .narrative import narrative, solve
 from .world import Story
@@ -27,10 +26,10 @@ def _natural(request: Request) -> Episode:
 
 
 def _turn(request: Request, t: int, story: Story) -> Turn:
-    letter = _letter(request, t)
+    letter = _LETTERS[option(request, t, len(_LETTERS))]
     options = request.rng(f"order {t}").sample(story.decoys, 3)
     options.insert(_LETTERS.index(letter), story.gold)
-    listing = "\n".join(f"{_LETTERS[i]}. {option}" for i, option in enumerate(options))
+    listing = "\n".join(f"{_LETTERS[i]}. {name}" for i, name in enumerate(options))
     asked = f"Question: {ENGLISH.ask(story)}\n{listing}\n\n"
     return Turn(
         f"{asked}The correct answer is",
@@ -39,11 +38,6 @@ def _turn(request: Request, t: int, story: Story) -> Turn:
         (story.gold, letter),
         later=f"{asked}The letter of the correct answer is",
     )
-
-
-def _letter(request: Request, t: int) -> str:
-    block, place = divmod(request.session, len(_LETTERS))
-    return replace(request, session=block).rng(f"letters {t}").sample(_LETTERS, len(_LETTERS))[place]
 
 
 def _solve(context: str, question: str) -> str:
