@@ -90,6 +90,23 @@ def build_parser() -> argparse.ArgumentParser:
     versus.add_argument("--bytes", default="", help="the presses solved for this much, e.g. 12.5%% (full needs none)")
     versus.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="only these (all that both have)")
     versus.add_argument("--results", type=Path, default=RESULTS, help=f"folder of rows ({RESULTS})")
+    data = add(
+        "data",
+        "write generated sessions to files that --source reads",
+        "examples:\n"
+        "  kvpress data --task kv --length 4096 --sessions 10 --out my-data\n"
+        "  kvpress data --task kv vt --model tiny --length 512 --out my-data\n",
+    )
+    data.add_argument("--task", nargs="+", default=["kv"], metavar="TASK", help="see `kvpress list tasks` (kv)")
+    data.add_argument("--out", type=Path, required=True, help="folder to write to")
+    data.add_argument("--model", default="", help="whose tokenizer counts; tiny writes its dialect (4 bytes a token)")
+    for name, default, about in (
+        ("length", 4096, "most tokens of a session"),
+        ("sessions", 10, "contexts"),
+        ("turns", 5, "questions per context"),
+        ("seed", 0, "of the sessions"),
+    ):
+        data.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{about} ({default})")
     listing = add(
         "list",
         "list presses, tasks and models",

@@ -31,7 +31,7 @@ from .models import BUNDLED
 from .rows import Row, load_rows
 from .show import bytes_text, cell_text, difference, plan_table, print_row, row_line, two_columns
 from .sweep import Watcher, check_presses, finished, run_sweep
-from .tasks import TASKS, get_task
+from .tasks import TASKS, get_task, suite
 
 __all__ = ["ACTIONS"]
 
@@ -141,6 +141,17 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def _data(options: argparse.Namespace) -> int:
+    from .sources.writing import write
+
+    _quiet()
+    tasks = [name for given in options.task for name in suite(given) or [given]]
+    sizes = options.length, options.sessions, options.turns, options.seed
+    for path in write(tasks, options.out, *sizes, options.model):
+        Console().print(f"written: {path}", highlight=False, soft_wrap=True, markup=False)
+    return 0
+
+
 def _list(options: argparse.Namespace) -> int:
     found = {
         "presses": _presses(),
@@ -228,6 +239,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
     "sweep": _sweep,
     "report": _report,
     "compare": _compare,
+    "data": _data,
     "list": _list,
     "doctor": _doctor,
     "fit": _fit,
