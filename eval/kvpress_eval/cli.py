@@ -26,6 +26,14 @@ _SWEEP = """examples:
   kvpress sweep eval/configs/science.yaml 'vary.keep=[0.5,0.25]' 'tasks=[kv,vt]'
 An interrupted sweep goes on where it was stopped; failed cells are run again.
 """
+_STUDY = """examples:
+  kvpress study scbench-findings --jobs 2
+  kvpress study scbench-findings --results leaderboards/results --out leaderboards/scbench-findings.md
+"""
+_DATA = """examples:
+  kvpress data --task kv --length 4096 --sessions 10 --out my-data
+  kvpress data --task kv vt --model tiny --length 512 --out my-data
+"""
 _CHECK = """examples:
   kvpress check my_package:MyScorer
   kvpress check "my_package:MyCodec(bits=4)"
@@ -90,23 +98,14 @@ def build_parser() -> argparse.ArgumentParser:
     versus.add_argument("--bytes", default="", help="the presses solved for this much, e.g. 12.5%% (full needs none)")
     versus.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="only these (all that both have)")
     versus.add_argument("--results", type=Path, default=RESULTS, help=f"folder of rows ({RESULTS})")
-    data = add(
-        "data",
-        "write generated sessions to files that --source reads",
-        "examples:\n"
-        "  kvpress data --task kv --length 4096 --sessions 10 --out my-data\n"
-        "  kvpress data --task kv vt --model tiny --length 512 --out my-data\n",
-    )
-    data.add_argument("--task", nargs="+", default=["kv"], metavar="TASK", help="see `kvpress list tasks` (kv)")
-    data.add_argument("--out", type=Path, required=True, help="folder to write to")
-    data.add_argument("--model", default="", help="whose tokenizer counts; tiny writes its dialect (4 bytes a token)")
-    for name, default, about in (
-        ("length", 4096, "most tokens of a session"),
-        ("sessions", 10, "contexts"),
-        ("turns", 5, "questions per context"),
-        ("seed", 0, "of the sessions"),
-    ):
-        data.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{about} ({default})")
+    study = add("study", "run a study: a sweep, and what its rows show", _STUDY)
+    study.add_argument("study", help="its name: scbench-findings")
+    study.add_argument("overrides", nargs="*", metavar="key=value", help="replace values of its grid")
+    study.add_argument("--out", type=Path, help="where to write (<results>/../<study>.md)")
+    study.add_argument("--report-only", action="store_true", help="run nothing, write from the rows that are there")
+    study.add_argument("--jobs", type=int, default=1, help="cells at the same time, one process each (1)")
+    _add_output(study)
+    _add_data_options(add("data", "write generated sessions to files that --source reads", _DATA))
     listing = add(
         "list",
         "list presses, tasks and models",
@@ -141,6 +140,19 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"folder of rows ({RESULTS})")
     parser.add_argument("--force", action="store_true", help="run again what is already there")
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", nargs="+", default=["kv"], metavar="TASK", help="see `kvpress list tasks` (kv)")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--model", default="", help="whose tokenizer counts; tiny writes its dialect (4 bytes a token)")
+    for name, default, about in (
+        ("length", 4096, "most tokens of a session"),
+        ("sessions", 10, "contexts"),
+        ("turns", 5, "questions per context"),
+        ("seed", 0, "of the sessions"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{about} ({default})")
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -212,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(parser: argparse.ArgumentParser, words: list[str]) -> int:
     options, rest = parser.parse_known_args(words)
     # argparse gives up on positionals after an option: `sweep x.yaml --dry-run sessions=2`
-    late = [word for word in rest if options.name == "sweep" and not word.startswith("-")]
+    late = [word for word in rest if options.name in ("sweep", "study") and not word.startswith("-")]
     if len(late) < len(rest):
         parser.error(f"unrecognized arguments: {' '.join(w for w in rest if w not in late)}")
     if late:

@@ -88,6 +88,28 @@ def _sweep(options: argparse.Namespace) -> int:
     if options.dry_run:
         console.print(plan_table(configs, finished(configs, options.results)))
         return 0
+    return _run_all(configs, options, console)
+
+
+def _study(options: argparse.Namespace) -> int:
+    from .study import get_study
+
+    study = get_study(options.study)
+    configs = study.sweep(options.overrides).cells()
+    check_presses(configs)
+    console = Console()
+    if not options.report_only:
+        _run_all(configs, options, console)
+    text = study.report(options.results, options.overrides)
+    out = options.out or options.results.parent / f"{study.name}.md"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding="utf-8")
+    print(text)
+    console.print(f"written: {escape(str(out))}")
+    return 0
+
+
+def _run_all(configs: Sequence[RunConfig], options: argparse.Namespace, console: Console) -> int:
     _quiet()
     left = (TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), *left, console=console) as progress:
@@ -243,5 +265,6 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
     "list": _list,
     "doctor": _doctor,
     "fit": _fit,
+    "study": _study,
     "check": _check,
 }

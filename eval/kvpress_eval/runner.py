@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import cached_property
@@ -66,6 +66,13 @@ class Cell:
             if self.loaded.rendering == "natural":
                 session.instructions = instructions(self.loaded.prompter.tokenizer)
             yield session
+
+    def informed(self, episode: Episode) -> AbstractContextManager[None]:
+        """Around a session: an evidence oracle is told what its questions need."""
+        from .oracle import EvidenceOracle, about, evidence_tokens  # not before: importing it registers its press
+
+        cheats = isinstance(self.press.recipe.scorer, EvidenceOracle)
+        return about(evidence_tokens(self.loaded.prompter, episode)) if cheats else nullcontext()
 
     @property
     def batch(self) -> int:
@@ -196,7 +203,7 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
 
 def _live(cell: Cell) -> Life:
     prompt = cell.loaded.prompter.prompt(cell.episode(0))
-    with cell.session() as session:
+    with cell.session() as session, cell.informed(cell.episode(0)):
         small = cell.loaded.rendering == "dialect"
         return live(cell.loaded.model, session, prompt, cell.config, rehearse=small)
 
@@ -213,7 +220,8 @@ def _sessions(cell: Cell, tick: Tick | None) -> tuple[list[Episode], list[Answer
             episode = cell.episode(number)
             prompt = cell.loaded.prompter.prompt(episode)
             most = [turn.max_new_tokens or episode.max_new_tokens for turn in episode.turns]
-            answers.append(ask(model, session, prompt, cell.config, stops, most, cell.batch))
+            with cell.informed(episode):
+                answers.append(ask(model, session, prompt, cell.config, stops, most, cell.batch))
             episodes.append(episode)
             if tick is not None:
                 tick(number + 1)
