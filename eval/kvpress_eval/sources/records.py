@@ -75,11 +75,13 @@ def record(task: str, row: Mapping[str, Any], position: int, where: str, turns: 
         raise _wrong(where, "has no text in context (or input)")
     meta = row.get("meta") or {}
     spans = _spans(meta.get("evidence"), len(given), len(context), where)
+    # the bundled model's dialect has answers of its own: its rows are read from meta alone
+    known = "" if meta.get("rendering") == "dialect" else task
     questions = tuple(
-        _question(task, turn, f"{where}, turn {t + 1}", span)
+        _question(known, turn, f"{where}, turn {t + 1}", span)
         for t, (turn, span) in enumerate(zip(given, spans, strict=True))
     )
-    kinds = {question.task or task for question in questions}
+    kinds = {question.task or known for question in questions}
     if "repoqa" in kinds and not (row.get("repo") and row.get("lang")):
         raise _wrong(where, "has no repo or no lang, which RepoQA needs")
     found = row.get("id")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,13 @@ from kvpress_eval.sources.records import SCBENCH_TASKS
 from kvpress_eval.sources.writing import write
 from kvpress_eval.tasks import TASKS
 
+LENGTHS = (2500, 8000, 40000)  # of tokens; the text model has one for each byte
 FIRST_RELEASE = {"kv", "prefix_suffix", "vt", "needle", "many_shot"}
 
 
 @pytest.fixture(scope="module")
 def text(text_model: str) -> Loaded:
-    return load(text_model, chat="off")
+    return load(text_model)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,15 @@ def plain(gold: Any) -> Any:
     return [plain(value) for value in gold] if isinstance(gold, (list, tuple)) else gold
 
 
+def write_shortest(task: str, folder: Path, lengths: Sequence[int], **options: Any) -> int:
+    """Write rows of the first length that the task fits, and say which it is."""
+    for length in lengths:
+        with contextlib.suppress(EpisodeError):
+            write([task], folder, length=length, **options)
+            return length
+    raise AssertionError(f"{task} fits none of {lengths}")
+
+
 @pytest.mark.parametrize("rendering", ["natural", "dialect"])
 @pytest.mark.parametrize("task", TASKS)
 def test_what_is_written_is_read_back(
@@ -47,11 +59,9 @@ def test_what_is_written_is_read_back(
     if rendering not in TASKS[task].build:
         assert task not in FIRST_RELEASE
         return
-    # long enough for every task: the model is not asked
-    length = 40000 if rendering == "natural" else 640
-    sizes: dict[str, Any] = {"length": length, "sessions": 2, "turns": 2, "seed": 5}
     model = text_model if rendering == "natural" else "tiny"
-    write([task], tmp_path, model=model, **sizes)
+    sizes: dict[str, Any] = {"sessions": 2, "turns": 2, "seed": 5}
+    sizes["length"] = write_shortest(task, tmp_path, (640,) if model == "tiny" else LENGTHS, model=model, **sizes)
     generated = open_source(RunConfig(task=task, **sizes), loaded)
     sizes.pop("seed")
     read = open_source(RunConfig(task=task, source=str(tmp_path), **sizes), loaded)
@@ -74,10 +84,7 @@ def test_what_is_written_is_read_back(
 @pytest.mark.parametrize("task", [task for task in SCBENCH_TASKS if task in TASKS])
 def test_the_released_prompts_can_be_made_of_written_rows(text: Loaded, tmp_path: Path, task: str) -> None:
     """What SCBench's runner adds to a row gives a text that the generator could have written."""
-    try:
-        write([task], tmp_path, length=6000, sessions=1, turns=2, seed=0)
-    except EpisodeError:
-        write([task], tmp_path, length=20000, sessions=1, turns=2, seed=0)
+    write_shortest(task, tmp_path, LENGTHS, sessions=1, turns=2, seed=0)
     sizes: dict[str, Any] = {"task": task, "source": str(tmp_path), "length": 200_000, "sessions": 1, "turns": 2}
     ours = open_source(RunConfig(**sizes), text).episode(0)
     theirs = open_source(RunConfig(**sizes, prompts="reference"), text).episode(0)
