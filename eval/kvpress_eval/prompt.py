@@ -125,21 +125,24 @@ class Prompter:
         shared = joints.question if joints.question == joints.alone else ""
         context, _ = self._cut(self._render([_user(episode.context + shared + _CUT)]))
         opening, _ = self._cut(self._render([_user(_CONTEXT + shared + _CUT)]))
-        alone, questions, golds = [], list[str](), []
+        alone, questions, golds = list[str](), list[str](), list[str]()
         messages: list[dict[str, str]] = []
         fed = rest = ""
         for t, turn in enumerate(episode.turns):
             request = self._render([_user(_CONTEXT + joints.alone + (turn.alone or turn.question))])
-            alone.append(self._rest(request, opening) + turn.opening)
-            messages.append(_user(_CONTEXT + joints.question + turn.question if t == 0 else turn.later or turn.question))
+            asked = _CONTEXT + joints.question + turn.question if t == 0 else turn.later or turn.question
+            messages.append(_user(asked))
             shown = self._render(messages)
             if t:
                 golds[-1] = _between(shown, fed, rest, golds[-1])
-            questions.append((rest if t else self._rest(shown, opening)) + turn.opening)
-            fed = shown + turn.opening
+            piece = rest if t else self._rest(shown, opening)
             lead, rest = self._answered(messages, shown, episode.turns[t + 1 : t + 2])
+            start = lead + turn.opening if turn.opening else ""
             body = (joints.answer if turn.opening else "") + turn.answer
-            golds.append(lead + body)
+            alone.append(self._rest(request, opening) + start)
+            questions.append(piece + start)
+            golds.append(body if turn.opening else lead + body)
+            fed = shown + start
             messages.append({"role": "assistant", "content": turn.opening + body})
         before = context[-_TAIL:]
         return Prompt(

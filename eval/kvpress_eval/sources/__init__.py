@@ -28,7 +28,8 @@ GENERATED = "generated"
 class Source(Protocol):
     """The sessions of a cell. ``digest`` is a hash of data that was not generated, "" otherwise."""
 
-    digest: str
+    @property
+    def digest(self) -> str: ...
 
     def __len__(self) -> int: ...
 

@@ -48,7 +48,8 @@ def find(source: str, task: str) -> list[Path]:
             if shards:
                 return shards
     raise UsageError(
-        f"{source} holds nothing for task {task!r}: expected scbench_{task}.jsonl, {task}.jsonl, or the same as .parquet"
+        f"{source} holds nothing for task {task!r}: expected scbench_{task}.jsonl or {task}.jsonl, or one of them as "
+        ".parquet"
     )
 
 

@@ -25,8 +25,18 @@ MIXES = {
     "repoqa_and_kv": ("repoqa", "kv"),
 }
 SCBENCH_TASKS = (
-    "kv prefix_suffix vt repoqa qa_eng qa_chn choice_eng mf many_shot summary summary_with_needles repoqa_and_kv"
-).split()
+    "kv",
+    "prefix_suffix",
+    "vt",
+    "repoqa",
+    "qa_eng",
+    "qa_chn",
+    "choice_eng",
+    "mf",
+    "many_shot",
+    "summary",
+    *MIXES,
+)
 _LETTERS = "ABCD"
 
 

@@ -24,8 +24,8 @@ __all__ = ["HEADS", "Words", "head", "joints", "words"]
 _FENCE = "`" * 3
 HEADS = {
     "kv": "Extract the value corresponding to the specified key in the JSON object below.",
-    "passkey": "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. I will quiz "
-    "you about the important information.",
+    "passkey": "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. I will "
+    "quiz you about the important information.",
     "choice_eng": "Read the book and answer the question.",
     "qa_eng": "Read the book and answer the question. Be very concise in your answer.",
     "qa_chn": "阅读以下书籍然后回答问题。",

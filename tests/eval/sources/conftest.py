@@ -13,8 +13,9 @@ from kvpress_eval.episode import Episode
 from kvpress_eval.prompt import Prompter
 from kvpress_eval.sources import sessions
 from kvpress_eval.sources.records import SCBENCH_TASKS, record
-from tests.eval.sources.scbench_rows import Row, make
 from transformers import AutoTokenizer
+
+from tests.eval.sources.scbench_rows import Row, make
 
 
 @pytest.fixture(scope="session")

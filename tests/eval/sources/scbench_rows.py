@@ -35,7 +35,13 @@ def make(task: str, i: int) -> Row:
         turns = [{"input": "Which hold 1?", "answer": ["AA", "BB"]}, {"input": "Which hold 2?", "answer": ["CC"]}]
         return {"index": i + 7, "input": f"Track. AA = 1. BB = AA. CC = 2. {i}", "length": 40, "multi_turns": turns}
     if task == "repoqa":
-        return {"id": i, "lang": "python", "repo": "r/r", "context": f"# {i}\n{ADD}\n{SUB}", "multi_turns": _functions()}
+        return {
+            "id": i,
+            "lang": "python",
+            "repo": "r/r",
+            "context": f"# {i}\n{ADD}\n{SUB}",
+            "multi_turns": _functions(),
+        }
     if task == "qa_eng":
         turns = [{"input": "Who came?", "answer": "Anna"}, {"input": "Who left?", "answer": "Bert"}]
         return {"id": i, "context": f"Anna came. Bert left. {i}", "multi_turns": turns}
@@ -58,7 +64,10 @@ def make(task: str, i: int) -> Row:
         turns = [{"input": "Q: sky?\nOptions: (A) up (B) down", "answer": "A"}, {"input": "Q: sea?", "answer": "B"}]
         return {"id": i, "task": "date_understanding", "context": f"Q: roof? A {i}", "multi_turns": turns}
     if task == "summary":
-        turns = [{"input": "Sum up the first.", "answer": "It is one."}, {"input": "The second.", "answer": "It is two."}]
+        turns = [
+            {"input": "Sum up the first.", "answer": "It is one."},
+            {"input": "The second.", "answer": "It is two."},
+        ]
         return {"id": i, "context": f"First paper. Second paper. {i}", "multi_turns": turns}
     if task == "summary_with_needles":
         turns = [

@@ -29,7 +29,7 @@ def text(text_model: str) -> Loaded:
 def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model never stops."""
     table: dict[str, Any] = {
-        task: {name: 5 for name in most} if isinstance(most, dict) else 5 for task, most in budget.MAX_NEW.items()
+        task: dict.fromkeys(most, 5) if isinstance(most, dict) else 5 for task, most in budget.MAX_NEW.items()
     }
     monkeypatch.setattr(budget, "MAX_NEW", table)
 
@@ -60,9 +60,7 @@ def test_a_context_that_is_cut_is_in_the_row(data: Path, text: Loaded) -> None:
 
 @pytest.mark.parametrize("prompts", ["reference", "corrected"])
 @pytest.mark.parametrize("chat", ["on", "off"])
-def test_turn_by_turn_equals_the_whole_conversation(
-    data: Path, text_model: str, prompts: str, chat: str
-) -> None:
+def test_turn_by_turn_equals_the_whole_conversation(data: Path, text_model: str, prompts: str, chat: str) -> None:
     loaded = load(text_model, chat=chat)
     asked = config(data, task="vt", prompts=prompts, length=600)
     cell = prepare(asked, loaded)

@@ -5,11 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.eval.sources.scbench_rows import make
 from kvpress_eval.episode import Episode
 from kvpress_eval.errors import UsageError
 from kvpress_eval.prompt import Prompter
 from kvpress_eval.sources.budget import cut
+
+from tests.eval.sources.scbench_rows import make
 
 Ask = Callable[..., Episode]
 
@@ -99,9 +100,7 @@ def test_a_length_without_room_is_refused(ask: Ask, prompter: Prompter) -> None:
             ask(prompter, "kv", length=300, prompts=prompts, mode=mode)
 
 
-def test_a_tokenizer_without_offsets_cannot_cut(
-    ask: Ask, prompter: Prompter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tokenizer_without_offsets_cannot_cut(ask: Ask, prompter: Prompter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(prompter.tokenizer), "is_fast", False)
     assert not ask(prompter, "kv").cut
     with pytest.raises(UsageError, match="not a fast one"):

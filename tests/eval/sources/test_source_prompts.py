@@ -15,8 +15,8 @@ Ask = Callable[..., Episode]
 
 
 class Said(NamedTuple):
-    """A session's prompts: ``first`` and ``then`` (gold answer and second question) of multi-turn mode; what multi-request
-    mode has before any question, and its second question.
+    """A session's prompts: ``first`` and ``then`` (gold answer and second question) of multi-turn mode; what
+    multi-request mode has before any question, and its second question.
     """
 
     first: str
@@ -54,9 +54,7 @@ RELEASED = {
     "kv": Said(f"{_KV}\n\n{_KEY1}", f"v1-0\n\n{_KEY2}", _KV, _KEY2),
     "prefix_suffix": Said(f"{_WORDS}\n\nStarts ab, ends cd:", "abXcd\n\nStarts ef:", _WORDS, "Starts ef:"),
     "vt": Said(f"{_VT}\n\nWhich hold 1?", "['AA', 'BB']\n\nWhich hold 2?", _VT, "Which hold 2?"),
-    "repoqa": Said(
-        f"{_CODE}\n\nSums two.", f"{_ADD}\n\nTakes one off the other.", _CODE, "Takes one off the other."
-    ),
+    "repoqa": Said(f"{_CODE}\n\nSums two.", f"{_ADD}\n\nTakes one off the other.", _CODE, "Takes one off the other."),
     "qa_eng": Said(
         f"{_EN}\n\nQuestion: Who came?\nAnswer:",
         "Anna\n\nQuestion: Who left?\nAnswer:",
@@ -180,7 +178,9 @@ def test_chat_follow_ups_of_math_find_all_name_the_last_number(ask: Ask, prompte
     assert asked["reference"].later == "What is the median number?\n\nThe smallest number is:"
     assert asked["corrected"].question == "What is the smallest number?\n\nThe smallest number is:"
     kept = ask(prompter, "mf", rows, prompts="reference", turns=2).turns[1]
-    assert kept.later == "What is the smallest number?\n\nThe smallest number is:", "turns that are not asked say nothing"
+    assert kept.later == "What is the smallest number?\n\nThe smallest number is:", (
+        "turns that are not asked say nothing"
+    )
 
 
 def test_math_find_needs_a_phrase_to_repeat(ask: Ask, prompter: Prompter) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import datasets
 import pyarrow
 import pytest
-from tests.eval.sources.scbench_rows import make
 from kvpress_eval.errors import UsageError
 from kvpress_eval.sources import _records, files, hub
 from kvpress_eval.sources.records import SCBENCH_TASKS, record
 from pyarrow import parquet
+
+from tests.eval.sources.scbench_rows import make
 
 
 def test_rows_are_straightened() -> None:
