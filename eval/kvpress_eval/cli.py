@@ -187,7 +187,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     _add_output(parser)
 
 
-EXTRA = ("omegaconf", "rich", "datasets", "evaluate")  # what the extra "eval" brings
+EXTRA = ("omegaconf", "rich", "datasets", "pyarrow", "evaluate")  # what the extra "eval" brings
 
 
 def main(argv: Sequence[str] | None = None) -> int:

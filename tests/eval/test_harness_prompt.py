@@ -103,7 +103,8 @@ def test_what_ends_an_answer(dialect_model: str, text_model: str) -> None:
 QWEN = (
     "{% if messages[0].role != 'system' %}<|im_start|>system\nBe helpful.<|im_end|>\n{% endif %}{% for m in messages %}"
     "{% set spoken = m.content.split('</think>')[-1].lstrip('\n') if m.role == 'assistant' else m.content %}"
-    "<|im_start|>{{ m.role }}\n{{ spoken }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "<|im_start|>{{ m.role }}\n{{ spoken }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 THINKING = QWEN.replace(
     "<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>\n\n</think>\n\n{% endif %}"
