@@ -9,7 +9,7 @@ from typing import Any
 from ..episode import VERSION, Episode, Gold, Rendering, Turn
 from ..errors import UsageError
 from .records import Record
-from .wording import HEADS
+from .wording import HEADS, NEUTRAL
 
 __all__ = ["as_row", "is_stored", "stored"]
 
@@ -20,8 +20,8 @@ def as_row(episode: Episode, suite: str) -> dict[str, Any]:
     """The row of an episode. SCBench's own runner can read it: what that adds around context and question is left out
     of them where the generator has the same words.
     """
-    before = f"{HEADS[episode.task]}\n\n" if episode.task in HEADS else ""
-    before = before if before and episode.context.startswith(before) else ""
+    head = NEUTRAL if episode.task == "mf" else HEADS.get(episode.task, "")
+    before = f"{head}\n\n" if head and episode.context.startswith(f"{head}\n\n") else ""
     golds = [turn.reference for turn in episode.turns]
     row: dict[str, Any] = {
         "id": episode.session,
@@ -67,10 +67,15 @@ def _turn(task: str, turn: Turn) -> dict[str, Any]:
     if kind in ("qa_eng", "qa_chn"):
         start, end = ("Question: ", "\nAnswer:") if kind == "qa_eng" else ("问题：", "\n答案：")
         text["input"] = turn.question.removeprefix(start).removesuffix(end)
+    if kind == "mf":
+        text["input"] = turn.question.rpartition("\n\n")[2]
     if isinstance(gold, Mapping):
-        text |= {"answer": turn.answer, "name": gold.get("func_name", "")}
+        name = gold.get("func_name", "")
+        # the schema has the function itself, the history of a generated session may have a code block of it
+        found = [needle["needle"] for needle in gold.get("needles", ()) if needle["name"] == name]
+        text |= {"answer": found[0] if found else turn.answer, "name": name}
     elif isinstance(gold, Sequence) and not isinstance(gold, str):
-        text["answer"] = list(gold)
+        text["answer"] = gold[0] if kind in ("qa_eng", "qa_chn") and len(gold) == 1 else list(gold)
     if kind == "choice_eng" and isinstance(gold, Sequence):
         text |= {
             "input": turn.question.removeprefix("Question: ").partition("\nA. ")[0],

@@ -19,7 +19,7 @@ from ..episode import Joints
 from ..errors import UsageError
 from .records import Question, Record
 
-__all__ = ["HEADS", "Words", "head", "joints", "words"]
+__all__ = ["HEADS", "NEUTRAL", "Words", "head", "joints", "words"]
 
 _FENCE = "`" * 3
 HEADS = {
@@ -33,7 +33,8 @@ HEADS = {
     f"function from the code context in a code block wrapped by {_FENCE}:",
 }
 """What stands before the context; nothing in the tasks that are not here."""
-_NEUTRAL = "Read the list of numbers and answer the question."
+NEUTRAL = "Answer questions about the following list of numbers."
+"""What stands before the list of Math.Find in the corrected prompts."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def head(record: Record, reference: bool, alone: bool) -> str:
     text = HEADS.get(record.task, "")
     if record.task == "mf":
         first = record.questions[0]
-        text = _NEUTRAL if not reference else first.text if alone else _what(record, first)
+        text = NEUTRAL if not reference else first.text if alone else _what(record, first)
     return f"{text}\n\n" if text else ""
 
 

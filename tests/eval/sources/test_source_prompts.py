@@ -82,7 +82,7 @@ RELEASED = {
     "repoqa_and_kv": Said(f"{_MIX}\n\nSums two.", f"{_ADD}\n\n{_KEY2}", _MIX, _KEY2),
 }
 
-_NEUTRAL = f"Read the list of numbers and answer the question.\n\n{_LIST}"
+_NEUTRAL = f"Answer questions about the following list of numbers.\n\n{_LIST}"
 MENDED = {
     "kv": Said(f"{_KV}\n\n{_KEY1}", f" v1-0\n\n{_KEY2}", _KV, f"\n\n{_KEY2}"),
     "prefix_suffix": Said(f"{_WORDS}\n\nStarts ab, ends cd:", " abXcd\n\nStarts ef:", _WORDS, "\n\nStarts ef:"),
