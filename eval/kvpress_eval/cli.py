@@ -40,6 +40,15 @@ _CHECK = """examples:
   kvpress check "mine(keep=0.4, recent=4) | kivi(bits=4, group=4, residual=5)"
 Runs the contract checks of the library on a tiny random model; takes seconds.
 """
+_IMPORT = """examples:
+  kvpress import nvidia kvpress/evaluation/results --into runs/results
+  kvpress import scbench MInference/results --into runs/results
+Importing again changes nothing; new results of the same settings replace the old. See docs/guides/import.md.
+"""
+_LM_EVAL = """example:
+  kvpress lm-eval run --model_args pretrained=tiny 'press=snapkv(keep=0.25) | kivi(bits=4)' --tasks lambada_openai
+Everything after `lm-eval` goes to lm_eval's own command; see docs/guides/lm-eval.md.
+"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -121,6 +130,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("doctor", "check this installation", "example:\n  kvpress doctor\n")
     check = add("check", "check that a method of your own keeps the contracts", _CHECK)
     check.add_argument("target", help="module:Name of a scorer, budget, codec or preset, or a press")
+    imported = add("import", "take over the results of another harness, marked as such", _IMPORT)
+    who = "who wrote them: NVIDIA's kvpress, or SCBench's runner"
+    imported.add_argument("kind", choices=("nvidia", "scbench"), help=who)
+    imported.add_argument("folder", type=Path, help="a folder of results, or of such folders")
+    imported.add_argument("--into", type=Path, default=RESULTS, metavar="RESULTS", help=f"folder of rows ({RESULTS})")
+    # only for --help: main hands everything after `lm-eval` to lm_eval
+    add("lm-eval", "run tasks of lm-evaluation-harness on a pressed model", _LM_EVAL)
     fit = add(
         "fit",
         "say how many sessions a memory holds under a press",
@@ -198,6 +214,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .bench import main as bench
 
             return int(bench(words[1:]) or 0)
+        if words[:1] == ["lm-eval"] and words[1:] not in (["-h"], ["--help"]):
+            from .lm_eval import main as lm_eval
+
+            return lm_eval(words[1:])
         return _dispatch(build_parser(), words)
     except SystemExit as exit_:  # argparse: --help or a mistake
         return int(exit_.code or 0)

@@ -92,6 +92,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _study(options: argparse.Namespace) -> int:
+    from . import oracle  # noqa: F401  registers its press
     from .study import get_study
 
     study = get_study(options.study)
@@ -220,6 +221,22 @@ def _check(options: argparse.Namespace) -> int:
     return code
 
 
+def _import(options: argparse.Namespace) -> int:
+    from .importers import import_results
+
+    console = Console()
+    done = import_results(options.kind, options.folder, options.into)
+    for row in done.rows:
+        told = f"{row.score:.3f}  {row.task} · {row.press} · {row.model} · {row.turns} answers"
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
+    for item in done.skipped:
+        console.print(f"skipped {item.path}: {item.reason}", markup=False, highlight=False, soft_wrap=True)
+    counts = ((done.new, "new"), (done.replaced, "replaced"), (done.same, "already there"), (done.skipped, "skipped"))
+    told = ", ".join(f"{len(found)} {words}" for found, words in counts)
+    console.print(f"{told}; rows in {options.into}", markup=False, soft_wrap=True)
+    return 0 if done.rows else 1
+
+
 def _print_checks(console: Console, checks: Sequence[Check]) -> int:
     colours = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "dim"}
     for check in checks:
@@ -267,4 +284,5 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
     "fit": _fit,
     "study": _study,
     "check": _check,
+    "import": _import,
 }
