@@ -58,6 +58,16 @@ def test_a_context_that_is_cut_is_in_the_row(data: Path, text: Loaded) -> None:
     assert row.logical_length <= 150
 
 
+def test_modes_and_histories_do_not_share_the_released_sessions(data: Path, text_model: str) -> None:
+    loaded = replace(load(text_model, chat="off"), max_positions=None)
+    asked = ({}, {"mode": "multi-request"}, {"history": "own"})
+    made = [prepare(config(data, length=1100, **changes), loaded).episode(0) for changes in asked]
+    assert [episode.cut for episode in made] == [False, True, False]
+    assert [episode.joints.later for episode in made] == ["\n\n", "\n\n", "<eos>"]
+    made = [prepare(config(data, prompts="corrected", **changes), loaded).episode(0) for changes in asked]
+    assert made[0] is made[1] is made[2]
+
+
 @pytest.mark.parametrize("prompts", ["reference", "corrected"])
 @pytest.mark.parametrize("chat", ["on", "off"])
 def test_turn_by_turn_equals_the_whole_conversation(data: Path, text_model: str, prompts: str, chat: str) -> None:
