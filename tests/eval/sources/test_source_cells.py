@@ -14,9 +14,6 @@ from kvpress_eval.models import Loaded, load
 from kvpress_eval.runner import prepare, run_cell
 from kvpress_eval.sources import budget
 from kvpress_eval.sources.records import SCBENCH_TASKS
-from kvpress_eval.tasks import TASKS
-
-HERE = [task for task in SCBENCH_TASKS if task in TASKS]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +36,7 @@ def config(data: Path, **changes: Any) -> RunConfig:
 
 
 @pytest.mark.parametrize("mode", ["multi-turn", "multi-request"])
-@pytest.mark.parametrize("task", HERE)
+@pytest.mark.parametrize("task", SCBENCH_TASKS)
 def test_a_cell_of_real_rows(data: Path, text: Loaded, task: str, mode: str) -> None:
     row = run_cell(prepare(config(data, task=task, mode=mode, press="snapkv(keep=0.5)"), text))
     assert (row.status, row.error) == ("ok", None)

@@ -21,7 +21,6 @@ from kvpress_eval.sources.writing import write
 from kvpress_eval.tasks import TASKS
 
 LENGTHS = (2500, 8000, 40000)  # of tokens; the text model has one for each byte
-FIRST_RELEASE = {"kv", "prefix_suffix", "vt", "needle", "many_shot"}
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +63,7 @@ def test_what_is_written_is_read_back(
 ) -> None:
     loaded = text if rendering == "natural" else words
     if rendering not in TASKS[task].build:
-        assert task not in FIRST_RELEASE
-        return
+        pytest.skip(f"the bundled model cannot do {task}")
     model = text_model if rendering == "natural" else "tiny"
     sizes: dict[str, Any] = {"sessions": 2, "turns": 2, "seed": 5}
     sizes["length"] = write_shortest(task, tmp_path, (640,) if model == "tiny" else LENGTHS, model=model, **sizes)
@@ -88,7 +86,7 @@ def test_what_is_written_is_read_back(
         assert loaded.prompter.prompt(before) == loaded.prompter.prompt(after)
 
 
-@pytest.mark.parametrize("task", [task for task in SCBENCH_TASKS if task in TASKS])
+@pytest.mark.parametrize("task", SCBENCH_TASKS)
 def test_the_released_prompts_can_be_made_of_written_rows(text: Loaded, tmp_path: Path, task: str) -> None:
     """What SCBench's runner adds to a row gives a text that the generator could have written."""
     write_shortest(task, tmp_path, LENGTHS, sessions=1, turns=2, seed=0)
