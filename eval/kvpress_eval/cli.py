@@ -42,6 +42,10 @@ _STUDY = """examples:
   kvpress study scbench-findings --jobs 2
   kvpress study scbench-findings --results leaderboards/results --out leaderboards/scbench-findings.md
 """
+_DATA = """examples:
+  kvpress data --task kv --length 4096 --sessions 10 --out my-data
+  kvpress data --task kv vt --model tiny --length 512 --out my-data
+"""
 _CHECK = """examples:
   kvpress check my_package:MyScorer
   kvpress check "my_package:MyCodec(bits=4)"
@@ -127,6 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     study.add_argument("--report-only", action="store_true", help="run nothing, write from the rows that are there")
     _add_sweep_options(study)
     _add_output(study)
+    _add_data_options(add("data", "write generated sessions to files that --source reads", _DATA))
     listing = add(
         "list",
         "list presses, tasks and models",
@@ -180,6 +185,19 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="run again what is already there")
 
 
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", nargs="+", default=["kv"], metavar="TASK", help="see `kvpress list tasks` (kv)")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--model", default="", help="whose tokenizer counts; tiny writes its dialect (4 bytes a token)")
+    for name, default, about in (
+        ("length", 4096, "most tokens of a session"),
+        ("sessions", 10, "contexts"),
+        ("turns", 5, "questions per context"),
+        ("seed", 0, "of the sessions"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{about} ({default})")
+
+
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     text = {
         "model": "tiny, tiny-outlier, a folder, or a hub id (tiny)",
@@ -212,7 +230,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     _add_output(parser)
 
 
-EXTRA = ("omegaconf", "rich", "datasets", "evaluate")  # what the extra "eval" brings
+EXTRA = ("omegaconf", "rich", "datasets", "pyarrow", "evaluate")  # what the extra "eval" brings
 
 
 def main(argv: Sequence[str] | None = None) -> int:

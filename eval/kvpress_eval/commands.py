@@ -23,7 +23,7 @@ from .models import BUNDLED
 from .rows import Row, load_rows
 from .show import bytes_text, cell_text, difference, print_row, two_columns
 from .sweep import Watcher, check_presses, run_sweep
-from .tasks import TASKS, get_task
+from .tasks import TASKS, get_task, suite
 
 __all__ = ["ACTIONS"]
 
@@ -96,6 +96,17 @@ def _compare(options: argparse.Namespace) -> int:
     rows, _ = read_rows(options.results)
     first, second = (Asked.of(str(Press.parse(text)), options.bytes) for text in (options.first, options.second))
     print_comparisons(list(compare(rows, first, second, options.tasks)), first, second, Console())
+    return 0
+
+
+def _data(options: argparse.Namespace) -> int:
+    from .sources.writing import write
+
+    be_quiet()
+    tasks = [name for given in options.task for name in suite(given) or [given]]
+    sizes = options.length, options.sessions, options.turns, options.seed
+    for path in write(tasks, options.out, *sizes, options.model):
+        Console().print(f"written: {path}", highlight=False, soft_wrap=True, markup=False)
     return 0
 
 
@@ -202,6 +213,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
     **sweep_command.ACTIONS,
     "report": _report,
     "compare": _compare,
+    "data": _data,
     "list": _list,
     "doctor": _doctor,
     "fit": _fit,

@@ -14,6 +14,7 @@ from typing import Any
 
 from .episode import SUITE, VERSION
 from .errors import UsageError, choose
+from .sources import check_source
 from .tasks import get_task, suite
 
 __all__ = [
@@ -103,6 +104,7 @@ class RunConfig:
             raise UsageError(
                 f"depth is in percent of the context, 0 to 100 (-1 spreads the evidence), got {self.depth}"
             )
+        check_source(self)
         if self.mode == "multi-request" and self.schedule not in ("default", "after_context"):
             raise UsageError(
                 f"schedule {self.schedule!r} needs mode 'multi-turn': multi-request compresses "

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["SUITE", "VERSION", "Count", "Episode", "Gold", "Rendering", "Request", "Span", "Turn"]
+__all__ = ["SUITE", "VERSION", "Count", "Episode", "Gold", "Joints", "Rendering", "Request", "Span", "Turn"]
 
 SUITE = "core"  # part of every seed and run id; the pages sort tasks by ``Task.suite``
 VERSION = 1  # of the generators: part of every seed, so that new text never passes for old
@@ -54,12 +54,26 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class Joints:
+    """What stands between the parts of natural text: before a question that follows the context, in multi-turn
+    (``question``) and in multi-request mode (``alone``), and without a chat template before a gold answer (``answer``)
+    and before a question that follows an answer (``later``).
+    """
+
+    question: str = "\n\n"
+    alone: str = "\n\n"
+    answer: str = " "
+    later: str = "\n\n"
+
+
+@dataclass(frozen=True)
 class Episode:
     """One session. Both shared-context modes ask the same episode: rows can be compared in pairs.
 
     ``context`` begins with ``instruction``, what a task says before its data (often nothing).
     ``max_new_tokens`` is the same for all turns of a kind, so that it does not tell the length of an
-    answer. ``cut`` says that the context was truncated to fit.
+    answer. ``cut`` says that the context was truncated to fit. ``key`` names the row of data that was not
+    generated.
     """
 
     task: str
@@ -72,13 +86,17 @@ class Episode:
     session: int
     instruction: str = ""
     cut: bool = False
+    joints: Joints = Joints()
+    key: str = ""
 
     @property
     def id(self) -> str:
-        """``task/length/seed/session#hash``: equal ids mean equal text, whatever ran on it."""
+        """``task/length/seed/session#hash``, for a row of data ``task/source/row#hash``: equal ids mean equal text,
+        whatever ran on it.
+        """
         parts = [self.rendering, self.context, *(f"{t.question}\x1f{t.answer}" for t in self.turns)]
         digest = hashlib.sha256("\x1e".join(parts).encode()).hexdigest()[:8]
-        return f"{self.task}/{self.length}/{self.seed}/{self.session}#{digest}"
+        return f"{self.task}/{self.key or f'{self.length}/{self.seed}/{self.session}'}#{digest}"
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .episode import Episode, Rendering
+from jinja2 import TemplateError
+
+from .episode import Episode, Joints, Rendering, Turn
 from .errors import UsageError
-from .tasks.base import SEPARATOR
 from .tasks.dialect import STOP
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["Prompt", "Prompter"]
 
 _CUT = "\u241ekvpress-cut\u241e"  # stands where a rendering is to be cut
+_CONTEXT = "\u241ekvpress-context\u241e"  # stands for the context in all renderings but one
+_TAIL = 16  # characters before a piece that its tokens may depend on
+_DIALECT = Joints(question="", alone="", answer=" ", later=f"{STOP} ")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,23 @@ class Prompt:
     questions: list[list[int]]
     alone: list[list[int]]
     golds: list[list[int]]
+
+
+def _user(content: str) -> dict[str, str]:
+    return {"role": "user", "content": content}
+
+
+def _asked(question: str, turn: Turn) -> str:
+    """A question of plain text with what its answer is to begin with."""
+    apart = turn.opening and not (question[-1:].isspace() or turn.opening[0].isspace())
+    return question + (" " if apart else "") + turn.opening
+
+
+def _between(whole: str, before: str, after: str, usual: str) -> str:
+    """What ``whole`` has between two texts: the answer as a template shows it, which may trim it."""
+    if whole.startswith(before) and whole.endswith(after) and len(before) + len(after) <= len(whole):
+        return whole[len(before) : len(whole) - len(after)]
+    return usual
 
 
 class Prompter:
@@ -51,7 +72,8 @@ class Prompter:
             raise UsageError("this tokenizer has no chat template; use --chat off")
         self.tokenizer, self.rendering = tokenizer, rendering
         self.chat = rendering == "natural" and has_template and chat != "off"
-        self._counted: dict[str, int] = {}
+        # pieces of text may be tokenized apart
+        self._glues = rendering == "dialect" or tokenizer.decode(self._ids("x") + self._ids("x")) == "xx"
         self.bos = self._begin()
         self.overhead = self._overhead()
 
@@ -76,48 +98,87 @@ class Prompter:
         """The ids of an episode, the begin token exactly once and at the beginning."""
         if self.chat:
             prompt = self._chat(episode)
-        elif self.rendering == "dialect":
-            prompt = self._plain(episode, "", f"{STOP} ", " ")
         else:
-            prompt = self._plain(episode, SEPARATOR, SEPARATOR, " ")
+            prompt = self._plain(episode, _DIALECT if self.rendering == "dialect" else episode.joints)
         self._check_begin(prompt)
         return prompt
 
-    def _plain(self, episode: Episode, after_context: str, after_answer: str, before_answer: str) -> Prompt:
-        questions = [turn.question for turn in episode.turns]
-        answers = [turn.answer.removesuffix(f" {STOP}") for turn in episode.turns]
-        alone = [self._ids(after_context + text) for text in questions]
-        later = [self._ids(after_answer + text) for text in questions[1:]]
+    def _plain(self, episode: Episode, joints: Joints) -> Prompt:
+        turns = episode.turns
+        alone = [self._after(joints.alone + _asked(turn.alone or turn.question, turn)) for turn in turns]
+        first = self._after(joints.question + _asked(turns[0].question, turns[0]))
+        later = [self._after(joints.later + _asked(turn.later or turn.question, turn)) for turn in turns[1:]]
+        answers = [turn.answer.removesuffix(f" {STOP}") for turn in turns]
         return Prompt(
             context=[*self.bos, *self._ids(episode.context)],
-            questions=[alone[0], *later],
+            questions=[first, *later],
             alone=alone,
-            golds=[self._ids(before_answer + text) for text in answers],
+            golds=[self._after(joints.answer + text) for text in answers],
         )
 
     def _chat(self, episode: Episode) -> Prompt:
-        head = self._render([{"role": "user", "content": episode.context + SEPARATOR + _CUT}])
-        context, _ = self._cut(head)
-        alone, questions, golds = [], [], []
-        messages: list[dict[str, str]] = []
-        for t, turn in enumerate(episode.turns):
-            opening = episode.context + SEPARATOR + turn.question
-            text = self._render([{"role": "user", "content": opening}])
-            alone.append(self._ids(self._rest(text, context)))
-            messages.append({"role": "user", "content": opening if t == 0 else turn.question})
-            text = self._render(messages)
-            if t == 0:
-                questions.append(alone[0])
-            else:
-                # what closes the answer before, and the new question up to the model's turn
-                marked = [*messages[:-2], {"role": "assistant", "content": _CUT}, messages[-1]]
-                questions.append(self._ids(self._cut(self._render(marked))[1]))
-            golds.append(self._ids(turn.answer))
-            messages.append({"role": "assistant", "content": turn.answer})
-        return Prompt(self._ids(context), questions, alone, golds)
+        """Pieces as differences of renderings: each is what a rendering has beyond what was fed before.
 
-    def _render(self, messages: list[dict[str, str]]) -> str:
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        The context is rendered once. A short text stands for it in the other renderings.
+        """
+        joints = episode.joints
+        shared = joints.question if joints.question == joints.alone else ""
+        context, _ = self._cut(self._render([_user(episode.context + shared + _CUT)]))
+        opening, _ = self._cut(self._render([_user(_CONTEXT + shared + _CUT)]))
+        alone, questions, golds = list[str](), list[str](), list[str]()
+        messages: list[dict[str, str]] = []
+        fed = rest = ""
+        for t, turn in enumerate(episode.turns):
+            request = self._render([_user(_CONTEXT + joints.alone + (turn.alone or turn.question))])
+            asked = _CONTEXT + joints.question + turn.question if t == 0 else turn.later or turn.question
+            messages.append(_user(asked))
+            shown = self._render(messages)
+            if t:
+                golds[-1] = _between(shown, fed, rest, golds[-1])
+            piece = rest if t else self._rest(shown, opening)
+            lead, rest = self._answered(messages, shown, episode.turns[t + 1 : t + 2])
+            start = lead + turn.opening if turn.opening else ""
+            body = (joints.answer if turn.opening else "") + turn.answer
+            alone.append(self._rest(request, opening) + start)
+            questions.append(piece + start)
+            golds.append(body if turn.opening else lead + body)
+            fed = shown + start
+            messages.append({"role": "assistant", "content": turn.opening + body})
+        before = context[-_TAIL:]
+        return Prompt(
+            self._ids(context),
+            [self._after(text, before if t == 0 else "\n") for t, text in enumerate(questions)],
+            [self._after(text, before) for text in alone],
+            [self._after(text, questions[t][-_TAIL:]) for t, text in enumerate(golds)],
+        )
+
+    def _answered(self, messages: list[dict[str, str]], shown: str, following: tuple[Turn, ...]) -> tuple[str, str]:
+        """What the template puts between the model's turn and an answer, and between the answer and the next
+        question's answer.
+
+        A template may open the model's turn with more than it keeps of it later (an empty think block): that stays
+        in the cache, as it does in any session.
+        """
+        asked = following[0].later or following[0].question if following else "a"
+        history = [*messages, {"role": "assistant", "content": _CUT}, _user(asked)]
+        before, rest = self._cut(self._render(history))
+        if before.startswith(shown):
+            return before[len(shown) :], rest
+        bare = self._render(messages, ask=False)
+        turn, kept = shown.removeprefix(bare), before.removeprefix(bare)
+        if shown.startswith(bare) and before.startswith(bare) and turn.startswith(kept):
+            return "", rest
+        raise UsageError(
+            "this chat template renders a conversation in another way once it goes on, so that no cache can be kept; "
+            "use --chat off"
+        )
+
+    def _render(self, messages: list[dict[str, str]], ask: bool = True) -> str:
+        try:
+            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
+        except TemplateError as error:
+            told = " ".join(str(error).split())
+            raise UsageError(f"this chat template refuses the conversation ({told}); use --chat off") from None
 
     def _cut(self, text: str) -> tuple[str, str]:
         before, mark, after = text.partition(_CUT)
@@ -133,6 +194,23 @@ class Prompter:
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def _after(self, text: str, before: str = "\n") -> list[int]:
+        """Ids of a text that goes on after ``before``.
+
+        A tokenizer that puts a space before everything it is given (SentencePiece) would put one into the middle:
+        its ids are those of both texts minus those of the first, where the first ones agree.
+        """
+        if self._glues:
+            return self._ids(text)
+        for anchor in dict.fromkeys((before, before[-1:], "\n", "a")):
+            known, both = self._ids(anchor), self._ids(anchor + text)
+            if both[: len(known)] == known:
+                return both[len(known) :]
+        raise UsageError(
+            f"this tokenizer merges {text[:20]!r} with whatever is before it, so that a session cannot be fed piece "
+            "by piece; use another model"
+        )
+
     def _begin(self) -> list[int]:
         """The begin token, where this tokenizer (or the dialect) puts one."""
         begin = self.tokenizer.bos_token_id
@@ -147,12 +225,13 @@ class Prompter:
         begin = self.tokenizer.bos_token_id
         if not isinstance(begin, int) or begin == self.tokenizer.eos_token_id:
             return  # the same id may stand between messages
-        opening = [*prompt.context, *prompt.questions[0]]
-        allowed = 1 if self.bos or opening[:1] == [begin] else 0
-        if opening.count(begin) != allowed or (allowed and opening[0] != begin):
+        pieces = [prompt.context, *prompt.questions, *prompt.alone, *prompt.golds]
+        found = sum(piece.count(begin) for piece in pieces)
+        allowed = 1 if self.bos or prompt.context[:1] == [begin] else 0
+        if found != allowed or (allowed and prompt.context[0] != begin):
             raise UsageError(
-                f"the prompt holds {opening.count(begin)} begin tokens instead of {allowed}; "
-                "chat template and tokenizer both add one: use --chat off or fix the template"
+                f"the prompt holds {found} begin tokens instead of {allowed}; chat template and tokenizer both add "
+                "one, or the text spells it: use --chat off, or fix the template or the text"
             )
 
     def _overhead(self) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,13 +19,14 @@ from kvpress.policies.kvzip import instructions
 from .asking import Answers, ask
 from .config import RunConfig
 from .environment import Peak, commit, versions
-from .episode import Episode, Request
+from .episode import Episode
 from .errors import UsageError
 from .life import Life, live
 from .metrics import exact, score
 from .models import Loaded
 from .rows import Row, run_id
-from .tasks import build, get_task
+from .sources import Source, open_source
+from .tasks import get_task
 
 if TYPE_CHECKING:
     from kvpress import Press, Session
@@ -50,23 +52,12 @@ class Cell:
 
     def episode(self, session: int) -> Episode:
         """The episode of a session."""
-        config, prompter = self.config, self.loaded.prompter
-        key = (config.task, config.length, config.turns, config.seed, config.depth, session)
-        if key in self.loaded.episodes:
-            return self.loaded.episodes[key]
-        request = Request(
-            task=config.task,
-            rendering=self.loaded.rendering,
-            length=config.length,
-            turns=config.turns,
-            seed=config.seed,
-            session=session,
-            count=prompter.count,
-            overhead=prompter.overhead_for(config.turns),
-            depth=None if config.depth < 0 else config.depth / 100,
-        )
-        self.loaded.episodes[key] = build(request)
-        return self.loaded.episodes[key]
+        return self.source.episode(session)
+
+    @cached_property
+    def source(self) -> Source:
+        """Where its sessions come from."""
+        return open_source(self.config, self.loaded)
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -143,6 +134,9 @@ def prepare(config: RunConfig, loaded: Loaded) -> Cell:
         "chat": loaded.prompter.chat,
         "weights": loaded.weights,
     }
+    source = open_source(config, loaded)
+    if source.digest:
+        resolved["source"] = f"data {source.digest}"  # what the rows hold, not where they lie
     cell = Cell(config, loaded, press, run_id(config.identity(press.spec(), resolved)), problem)
     cell.episode(0)
     return cell
@@ -171,7 +165,7 @@ def blank_row(cell: Cell) -> Row:
         rendering=loaded.rendering,
         length=config.length,
         seed=config.seed,
-        sessions=config.sessions,
+        sessions=len(cell.source),
         chance=get_task(config.task).chance(loaded.rendering, config.turns),
         device=_device_name(loaded.device),
         dtype=loaded.dtype,
@@ -229,7 +223,7 @@ def _sessions(cell: Cell, tick: Tick | None) -> tuple[list[Episode], list[Answer
     stops = cell.loaded.prompter.stops(ends)
     episodes, answers = [], []
     with cell.session() as session:
-        for number in range(cell.config.sessions):
+        for number in range(len(cell.source)):
             episode = cell.episode(number)
             prompt = cell.loaded.prompter.prompt(episode)
             most = [turn.max_new_tokens or episode.max_new_tokens for turn in episode.turns]

@@ -37,7 +37,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more_presses: 
 def test_a_guide_does_what_it_says(guide: Path, empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran = 0
     for language, content in blocks(guide.read_text(encoding="utf-8")):
-        if language == "python":
+        if language in ("python", "yaml"):
             name = content.split("\n")[0].removeprefix("# ")
             (empty_folder / name).write_text(content, encoding="utf-8")
         elif language == "sh":

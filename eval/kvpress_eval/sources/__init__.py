@@ -1,0 +1,155 @@
+"""Where sessions come from: the project's generators, SCBench's data by its hub id, or files of the same schema."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from ..episode import Episode, Request
+from ..errors import UsageError
+from ..tasks import build
+from . import files, hub, sessions
+from .records import SCBENCH_TASKS, Record, record
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+    from ..models import Loaded
+
+__all__ = ["GENERATED", "Source", "check_source", "open_source"]
+
+GENERATED = "generated"
+
+
+class Source(Protocol):
+    """The sessions of a cell. ``digest`` is a hash of data that was not generated, "" otherwise."""
+
+    @property
+    def digest(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def episode(self, session: int) -> Episode:
+        """The episode of a session.
+
+        Raises:
+            UsageError: where it does not fit the length, or the model cannot read it.
+        """
+
+
+def check_source(config: RunConfig) -> None:
+    """Check what a configuration says of its source, without loading anything.
+
+    Raises:
+        UsageError: for a source that is not there, or options that mean nothing for it.
+    """
+    source = config.source
+    if source == GENERATED:
+        if config.prompts == "reference":
+            raise UsageError("prompts 'reference' are those of SCBench's data; give it with --source")
+        return
+    for name, default in (("seed", 0), ("depth", -1)):
+        if getattr(config, name) != default:
+            raise UsageError(
+                f"{name} is for generated sessions; those of source {source!r} are what they are: leave it out"
+            )
+    if source == "scbench" or not files.is_local(source):
+        if config.task not in SCBENCH_TASKS:
+            raise UsageError(f"source {source!r} has no task {config.task!r}; choose from {', '.join(SCBENCH_TASKS)}")
+    else:
+        files.find(source, config.task)
+
+
+def open_source(config: RunConfig, loaded: Loaded) -> Source:
+    """The source of a cell. Episodes are kept in ``loaded``: every press asks the same ones.
+
+    Raises:
+        UsageError: for data that cannot be read, or a row that does not keep the schema.
+    """
+    if config.source == GENERATED:
+        return _Generated(config, loaded)
+    records, digest = _records(config.source, config.task, config.sessions, config.turns)
+    return _Recorded(config, loaded, records, digest)
+
+
+@dataclass(frozen=True)
+class _Generated:
+    config: RunConfig
+    loaded: Loaded
+    digest: str = ""
+
+    def __len__(self) -> int:
+        return self.config.sessions
+
+    def episode(self, session: int) -> Episode:
+        config, prompter = self.config, self.loaded.prompter
+        key = (config.task, config.length, config.turns, config.seed, config.depth, session)
+        if key not in self.loaded.episodes:
+            request = Request(
+                task=config.task,
+                rendering=self.loaded.rendering,
+                length=config.length,
+                turns=config.turns,
+                seed=config.seed,
+                session=session,
+                count=prompter.count,
+                overhead=prompter.overhead_for(config.turns),
+                depth=None if config.depth < 0 else config.depth / 100,
+            )
+            self.loaded.episodes[key] = build(request)
+        return self.loaded.episodes[key]
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    config: RunConfig
+    loaded: Loaded
+    records: tuple[Record, ...]
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def episode(self, session: int) -> Episode:
+        config = self.config
+        # the corrected prompts are the same in both modes
+        form = (config.mode, config.history) if config.prompts == "reference" else ()
+        key = (config.task, config.length, config.turns, self.digest, config.prompts, form, session)
+        if key not in self.loaded.episodes:
+            known = sessions.pools(self.records)
+            made = sessions.episode(config, self.loaded.prompter, self.records, session, known)
+            row = f"{_name(config.source)}/{self.records[session].id}"
+            self.loaded.episodes[key] = replace(made, key=row, length=config.length)
+        return self.loaded.episodes[key]
+
+
+def _name(source: str) -> str:
+    """A source without the folders above it, which are those of one machine."""
+    return Path(source).expanduser().resolve().name if files.is_local(source) and source != "scbench" else source
+
+
+@lru_cache(maxsize=2)
+def _records(source: str, task: str, most: int, turns: int) -> tuple[tuple[Record, ...], str]:
+    """The first ``most`` records of a task, and a hash of them. Nothing after them is read."""
+    found: list[Record] = []
+    seen: set[str] = set()
+    for position, (where, row) in enumerate(islice(_rows(source, task), most)):
+        made = record(task, row, position, where, turns)
+        # two rows of one id are two sessions
+        made = replace(made, id=f"{made.id}.{position}") if made.id in seen else made
+        seen.add(made.id)
+        found.append(made)
+    if not found:
+        raise UsageError(f"source {source!r} holds no rows of task {task!r}; expected at least one")
+    digest = hashlib.sha256(" ".join(made.digest for made in found).encode()).hexdigest()[:16]
+    return tuple(found), digest
+
+
+def _rows(source: str, task: str) -> Iterator[files.Located]:
+    if source == "scbench" or not files.is_local(source):
+        return hub.rows(source, task)
+    return files.read(files.find(source, task))

@@ -1,0 +1,48 @@
+"""Rows of a dataset of the Hugging Face hub with SCBench's configurations (``scbench_<task>``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import UsageError
+from .files import Located
+
+__all__ = ["SCBENCH", "rows"]
+
+SCBENCH = "microsoft/SCBench"
+REVISION = "283310bb8c5ba6909dd9a6b1be087d2937f76f6d"  # of SCBENCH: 922 rows, split "test"
+
+
+def rows(source: str, task: str) -> Iterator[Located]:
+    """The rows of a task, read from the local copy that ``datasets`` keeps after the first download.
+
+    Args:
+        source: ``scbench`` (a pinned revision of it) or the id of another dataset.
+
+    Raises:
+        UsageError: where it can be had neither from the hub nor from that copy.
+    """
+    name = SCBENCH if source == "scbench" else source
+    config = f"scbench_{task}"
+    for number, row in enumerate(_load(name, config), 1):
+        yield f"{name} {config}, row {number}", row
+
+
+def _load(name: str, config: str) -> Any:
+    from datasets import load_dataset
+
+    revision = REVISION if name == SCBENCH else None
+    try:
+        try:
+            return load_dataset(name, config, split="test", revision=revision)
+        except ValueError as error:
+            if "split" not in str(error):
+                raise
+            return load_dataset(name, config, split="train", revision=revision)
+    except Exception as error:  # the hub, the network and the files in between fail in many ways
+        told = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UsageError(
+            f"cannot load {config} of {name} ({type(error).__name__}: {told}); connect once so that datasets keeps a "
+            f"copy, or download {config}.jsonl and name its folder with --source"
+        ) from None
