@@ -26,10 +26,10 @@ def as_published(press: str, keep: float, task: str, mode: str, turn: int) -> fl
         return 0.9
     if press == "kvzip":
         return 0.9 if keep >= 0.25 else 4 * keep * 0.5
+    if press == "keydiff":
+        return 0.9 if task == "passkey" else 0.3
     if press == "snapkv":
-        easy = 0.5 if task == "passkey" else 0.0
-        seen = 0.8 if mode == "multi-turn" and turn == 0 else 0.1
-        return max(seen, easy)
+        return 0.8 if mode == "multi-turn" and turn == 0 else 0.1
     return 0.0
 
 
@@ -75,7 +75,7 @@ def test_a_world_without_losses_shows_none_of_them() -> None:
     found = findings(rows(nothing_lost))
     assert all(finding.verdict != "shown" for finding in found), found
     claimed = [check.holds for finding in found for check in finding.checks if check.expected]
-    assert sum(claimed) <= 1, "one of nine 95 % intervals may miss by chance"
+    assert sum(claimed) <= 1, "one of ten 95 % intervals may miss by chance"
 
 
 def test_a_cell_that_is_missing_is_named() -> None:
@@ -97,7 +97,7 @@ def test_the_command_writes_the_page_from_rows_that_are_there(
     assert main(words) == 0
     text = (tmp_path / "scbench-findings.md").read_text()
     assert text.count("**shown**") == 5
-    assert "`kvpress study scbench-findings`: 252 of 252 cells, 40 sessions each" in text
+    assert "`kvpress study scbench-findings`: 364 of 364 cells, 40 sessions each" in text
     assert "snapkv at 1/4: (later - first) beyond the full cache's" in text
     assert text in capsys.readouterr().out
     assert main(["study", "scbench-finding"]) == 2

@@ -132,19 +132,25 @@ def _redundancy(at: Rows) -> Finding:
 def _noise(at: Rows) -> Finding:
     keep = 0.25
 
-    def more(name: str) -> list[Array]:
+    def more(name: str, than: str) -> list[Array]:
         press = _press(name, keep)
-        easy, hard = (retention(at(press, t, TURN), at("full", t, TURN)) for t in ("passkey", "kv"))
-        return [easy[: len(hard)] - hard[: len(easy)]]
+        easy, hard = (retention(at(press, t, REQUEST), at("full", t, REQUEST)) for t in ("passkey", than))
+        return [easy - hard]
 
-    names = ("full", "evidence", "snapkv", "kvzip", "random")
-    lines = [[n, *(_points(_scores(at, n, keep, TURN, ALL, [task])) for task in ("passkey", "kv"))] for n in names]
+    names = ("full", "evidence", "keydiff", "kvzip", "snapkv", "random")
+    tasks = ("passkey", "needle", "kv")
+    lines = [[n, *(_points(_scores(at, n, keep, REQUEST, ALL, [task])) for task in tasks)] for n in names]
     return Finding(
         "H5",
         "a needle in repeated text overstates what dropping keeps of a retrieval task",
-        (contrast("snapkv at 1/4: retention of passkey minus that of kv", more("snapkv"), 1),),
-        (("press at 1/4, multi-turn", "passkey", "kv"), *lines),
-        "passkey hides its records in one sentence that is repeated; in kv everything is a record.",
+        (
+            contrast("keydiff at 1/4: retention of passkey minus that of kv", more("keydiff", "kv"), 1),
+            contrast("keydiff at 1/4: retention of passkey minus that of needle", more("keydiff", "needle"), 1),
+        ),
+        (("press at 1/4, question hidden", *tasks), *lines),
+        "passkey hides one record in a sentence that is repeated, needle several in words that are not, and in kv "
+        "everything is a record. keydiff looks for keys that differ from the rest, which is what a needle in noise is; "
+        "the oracle is right on its own turn alone, and passkey has one.",
     )
 
 
