@@ -8,7 +8,8 @@ const unpack = ({ n, columns }) =>
 const data = JSON.parse(document.getElementById("data").textContent);
 const cells = unpack(data.cells).map((c) => ({ ...c, ...data.tables[c.table], facet: c.table }));
 const rows = unpack(data.rows).map((r, order) => ({ ...r, ...data.tables[r.table], facet: r.table, order }));
-const state = { model: "", task: "", mode: "", length: "", history: "", rendering: "", dtype: "", text: "", budget: 0.25 };
+const FACETS = ["model", "mode", "length", "history", "rendering", "dtype", "source", "prompts", "scorer", "origin"];
+const state = { ...Object.fromEntries(FACETS.map((f) => [f, ""])), task: "", device: "", text: "", budget: 0.25, memory: 1 };
 
 const byId = (id) => document.getElementById(id);
 const uniq = (values) => [...new Set(values)];
@@ -50,6 +51,8 @@ const differenceRange = (c) => {
   return c.diff[0] === 0 && c.diff[1] === 0 && c.diff[2] === 0 ? "no session differs" : range(c.diff, signedPoints);
 };
 
+const flips = (c) => (c.flips ? `−${whole(c.flips[0])} +${whole(c.flips[1])}` : NONE);
+
 // The look of a family is the same in every chart and table: 10 colours and 7 shapes, so 70 pairs before one repeats.
 const SHAPES = [
   (r) => `M${-r},0a${r},${r} 0 1 0 ${2 * r},0a${r},${r} 0 1 0 ${-2 * r},0Z`,
@@ -71,8 +74,9 @@ const swatch = (family) =>
 const short = (text, most = 30) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
 // What the filters let through. A method is shown when one of its runs matches the text; the full cache always is.
-const inFacet = (x) => ["model", "mode", "length", "history", "rendering", "dtype"].every((f) => state[f] === "" || String(x[f]) === state[f]);
-const haystack = (r) => [r.press, r.method, r.press_spec, r.task, r.schedule, r.error, r.run_id, r.device, r.dtype, r.commit, r.status].join(" ").toLowerCase();
+const inFacet = (x) => FACETS.every((f) => state[f] === "" || String(x[f]) === state[f])
+  && (state.device === "" || (x.devices ? x.devices.includes(state.device) : x.device === undefined || x.device === state.device));
+const haystack = (r) => [r.press, r.method, r.press_spec, r.task, r.schedule, r.error, r.run_id, r.device, r.dtype, r.commit, r.status, r.origin].join(" ").toLowerCase();
 const words = () => state.text.toLowerCase().split(/\s+/).filter(Boolean);
 const shownRows = () => {
   const wanted = words();
@@ -94,5 +98,5 @@ const facetTitle = (facet) => {
   const t = data.tables[facet];
   const vary = (f) => uniq(data.tables.map((x) => x[f])).length > 1;
   return [vary("model") && state.model === "" && t.model, t.mode, `${whole(t.length)} tokens`,
-    vary("history") && `${t.history} history`, vary("rendering") && t.rendering, dtypesOf(t.model).length > 1 && t.dtype].filter(Boolean).join(", ");
+    vary("history") && `${t.history} history`, vary("rendering") && t.rendering, dtypesOf(t.model).length > 1 && t.dtype, ...t.special].filter(Boolean).join(", ");
 };
