@@ -51,7 +51,8 @@ function scatterPanel(here, facet, width, bounds, { of, front: flag, device, low
   for (const family of uniq(here.map((c) => c.family))) {
     const mine = here.filter((c) => c.family === family).sort((a, b) => (a.bytes_ratio ?? 0) - (b.bytes_ratio ?? 0));
     const drawn = item(root, family);
-    for (const sweep of uniq(mine.map((c) => `${c.sweep} ${firing(c)}`))) {
+    // only along bytes: there a sweep is a curve, along time it is noise
+    for (const sweep of device ? [] : uniq(mine.map((c) => `${c.sweep} ${firing(c)}`))) {
       const line = mine.filter((c) => `${c.sweep} ${firing(c)}` === sweep && c.tasks === c.of).map((c) => [X(of(c)), Y(c.score[0])]);
       if (line.length > 1) drawn.append(svg("path", { class: "link", d: `M${line.join("L")}` }));
       line.slice(1).forEach(([x, y], i) => {
@@ -97,11 +98,11 @@ function placeFrontNote(root, front, box) {
 
 // One press per family: the one whose bytes are nearest to the budget chosen, so that lines compare at equal memory.
 function atBudget(here) {
-  const distance = (c) => Math.abs(Math.log2(c.bytes_ratio / state.budget));
+  const distance = (c) => (has(c.bytes_ratio) ? Math.abs(Math.log2(c.bytes_ratio / state.budget)) : 0); // imported: all there is
   const chosen = here.filter((c) => c.press === "full");
   for (const family of uniq(here.map((c) => c.family))) {
     if (family === "full") continue;
-    const near = here.filter((c) => c.family === family && !c.control && c.tasks === c.of && has(c.bytes_ratio) && distance(c) < 0.75);
+    const near = here.filter((c) => c.family === family && !c.control && c.tasks === c.of && (has(c.bytes_ratio) || c.origin) && distance(c) < 0.75);
     near.sort((a, b) => distance(a) - distance(b) || a.press.localeCompare(b.press));
     if (near.length) chosen.push(near[0]);
   }
@@ -165,7 +166,7 @@ function byLength(here, value) {
 }
 
 function linePanel(lines, { width, bounds, log, xName, ticks, label, yTicks, yName, show = (v) => `score ${points(v)}` }) {
-  const name = ({ cell }) => (cell.press === "full" ? "full cache" : `${short(cell.family, width < 420 ? 15 : 26)} ${percent(cell.bytes_ratio).replace(/\.\d+ /, " ")}`);
+  const name = ({ cell }) => (cell.press === "full" ? "full cache" : `${short(cell.family, width < 420 ? 15 : 26)} ${has(cell.bytes_ratio) ? percent(cell.bytes_ratio).replace(/\.\d+ /, " ") : ""}`);
   const right = Math.min(width * 0.46, 26 + Math.max(0, ...lines.map((l) => measure(name(l)))));
   const xs = uniq(lines.flatMap((l) => l.points.map((p) => p[0]))).sort((a, b) => a - b);
   const scale = log ? Math.log2 : (v) => v;

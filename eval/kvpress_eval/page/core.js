@@ -51,7 +51,7 @@ const differenceRange = (c) => {
   return c.diff[0] === 0 && c.diff[1] === 0 && c.diff[2] === 0 ? "no session differs" : range(c.diff, signedPoints);
 };
 
-const flips = (c) => (c.flips ? `−${whole(c.flips[0])} +${whole(c.flips[1])}` : NONE);
+const flips = (c) => (!c.flips ? NONE : c.flips[0] + c.flips[1] === 0 ? "none" : `${c.flips[0] ? "−" : ""}${whole(c.flips[0])} ${c.flips[1] ? "+" : ""}${whole(c.flips[1])}`);
 
 // The look of a family is the same in every chart and table: 10 colours and 7 shapes, so 70 pairs before one repeats.
 const SHAPES = [

@@ -4,7 +4,7 @@ function drawDepths() {
   const group = allLengths(shownRows).filter((r) => has(r.depth) && r.score && !r.superseded);
   byId("s-depths").hidden = !group.length;
   if (!group.length) return;
-  byId("n-depths").textContent = `${state.task || "mean over tasks"}; score, darker is higher; rows: where the evidence stands, in % of the context; columns: tokens`;
+  byId("n-depths").textContent = `${state.task || "mean over tasks"}; score, stronger colour is higher; rows: where the evidence stands, in % of the context; columns: tokens`;
   const settings = uniq(group.map(settingOf));
   fill("depths", settings.map((setting) => {
     const here = group.filter((r) => settingOf(r) === setting);

@@ -162,7 +162,11 @@ def _line(cell: Cell, macros: Sequence[Cell]) -> list[str]:
 
 
 def _flips(found: Flips | None) -> str:
-    return f"{MINUS}{found.lost:,} +{found.won:,} of {found.of:,}" if found else NONE
+    if found is None:
+        return NONE
+    if not found.lost + found.won:
+        return f"none of {found.of:,}"
+    return f"{MINUS if found.lost else ''}{found.lost:,} {'+' if found.won else ''}{found.won:,} of {found.of:,}"
 
 
 def _subtasks(analysis: Analysis, table: Table) -> str:

@@ -39,7 +39,7 @@ ROW_COLUMNS.splice(at, 0,
   { group: "quality", name: "flips", unit: "lost won", num: true, hint: "answers right with the full cache and wrong now, and the reverse", value: (r) => r.flips && -r.flips[0], show: flips },
   { group: "quality", name: "p", unit: "Holm", num: true, hint: "sign-flip p, Holm-adjusted", value: (r) => r.p_holm, show: (r) => chance(r.p_holm) },
   { group: "quality", name: "detects", unit: "points", num: true, hint: "smallest true difference found with power 80 %", value: (r) => r.detectable, show: (r) => points(r.detectable) });
-ROW_COLUMNS.push({
+ROW_COLUMNS.splice(1, 0, {
   group: "copy", name: "command", show: (r) => (r.command ? copyButton(r) : NONE),
 });
 const copyButton = (r) => el("button", { type: "button", class: "copy", "aria-label": `Copy the command of ${r.press} on ${r.task}`, onclick: (e) => copy(r.command, e.target) }, "Copy");

@@ -15,7 +15,8 @@ function drawSpeed() {
   const bounds = scoreRange(group.flatMap((c) => [c.score[0], c.score[1], c.score[2]]));
   fill("speed", panels.map(([facet, device]) => {
     const here = group.filter((c) => c.facet === facet && c.device === device);
-    return panel(facetTitle(facet), deviceNote(device), scatterPanel(here, facet, width, bounds, timeAxis(facet, device)));
+    const notes = [deviceNote(device), here.some((c) => c.tasks < c.of) && "hollow: not all tasks, not comparable"].filter(Boolean);
+    return panel(facetTitle(facet), notes.join("; "), scatterPanel(here, facet, width, bounds, timeAxis(facet, device)));
   }));
 }
 

@@ -154,7 +154,7 @@ function drawHeat() {
 
 function heatCell(c, failed, sub) {
   if (!c) return el("td", { class: failed ? "bad" : "soft" }, failed ? "failed" : "not run");
-  if (sub) return el("td", { class: "sub" }, el("b", {}, points(c.subtasks[sub])), el("span", {}, "of it"));
+  if (sub) return el("td", { class: "sub" }, el("b", {}, points(c.subtasks[sub])), el("span", {}, "sub-task"));
   const d = c.diff ? c.diff[0] : 0;
   const tint = Math.min(0.62, Math.abs(d) * 0.9);
   return el("td", { background: d ? `rgba(var(--${d < 0 ? "loss" : "gain"}), ${tint.toFixed(3)})` : null, title: cellTip(c).filter(Boolean).join("\n") },

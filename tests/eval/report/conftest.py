@@ -60,7 +60,7 @@ def make_row(
         lost = random.Random(f"{press}{task}{mode}{length}{model}{seed}{s}")
         solved = [asked.random() < TASKS.get(task, 0.9) * (0.97 if length > 4096 else 1) for _ in range(turns)]
         buried = 1 if depth is None or ratio == 1 else 1 - 1.4 * (1 - first) * (1 - abs(depth - 50) / 50)
-        kept = [buried * first if t == 0 and visible else max(later, 0.02) for t in range(turns)]
+        kept = [buried * first if t == 0 and visible else buried * max(later, 0.02) for t in range(turns)]
         scores.append([float(a and lost.random() < k) for a, k in zip(solved, kept, strict=True)])
     flat = [score for session in scores for score in session]
     dense = 16 * 2 * 2 * 64 * 2 * length
