@@ -1,16 +1,13 @@
-"""The offline page: one HTML file, its style, scripts and data inline, nothing fetched."""
+"""The offline page of a suite: what its scripts get."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
 from ..stats import Interval
+from .assemble import assemble
 from .claims import Analysis, Cell, Contrast, method_of, table_of, table_order
 from .equal import Matrix, matrices
 from .gates import Gate, tally
@@ -19,7 +16,10 @@ from .presses import family, spaced, sweep
 from .row import Row
 from .suites import title
 
-SCRIPTS = ("core.js", "plot.js", "charts.js", "speed.js", "tables.js", "runs.js", "depth.js", "equal.js", "main.js")
+SCRIPTS = (
+    *("dom.js", "core.js", "plot.js", "charts.js", "speed.js"),
+    *("tables.js", "runs.js", "depth.js", "equal.js", "main.js"),
+)
 _ROW_FIELDS = (
     *("run_id", "status", "error", "suite", "press", "press_spec", "asked", "target", "task"),
     *("schedule", "question_visible", "seed"),
@@ -32,23 +32,9 @@ _ROW_FIELDS = (
 
 
 def render_html(analysis: Analysis, gates: Sequence[Gate], suite: str, names: Mapping[str, str]) -> str:
-    """The page of a suite as text; `names` maps all suites to the files of their pages.
-
-    Data enters only as JSON, which the scripts turn into text nodes.
-    """
-    style = _asset("page.css")
-    script = "(() => {\n" + "\n".join(_asset(name) for name in SCRIPTS) + "})();\n"
-    parts = {
-        "policy": (
-            f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
-            f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
-        ),
-        "style": style,
-        "script": script,
-        "data": _json({**page_data(analysis, gates), "suites": _suites(suite, names)}),
-    }
-    # One pass: text in the data that looks like a placeholder is never filled in.
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("template.html"))
+    """The page of a suite as text; `names` maps all suites to the files of their pages."""
+    data = {**page_data(analysis, gates), "suites": _suites(suite, names)}
+    return assemble("template.html", ("page.css",), SCRIPTS, data)
 
 
 def page_data(analysis: Analysis, gates: Sequence[Gate]) -> dict[str, Any]:
@@ -189,17 +175,3 @@ def _pack(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             place = {key: i for i, key in enumerate(unique)}
             columns[name] = {"u": list(unique.values()), "i": [place[key] for key in keys]}
     return {"n": len(records), "columns": columns}
-
-
-def _json(data: Any) -> str:
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _asset(name: str) -> str:
-    return (resources.files(__package__) / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
