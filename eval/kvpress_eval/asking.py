@@ -8,7 +8,6 @@ it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .clock import Clock
 from .config import RunConfig
+from .life import step_bytes
 from .prompt import Prompt
 
 if TYPE_CHECKING:
     from kvpress import PressCache, Session
 
-__all__ = ["Answers", "ask", "greedy", "press_seconds"]
+__all__ = ["Answers", "ask", "greedy"]
 
 
 @dataclass
@@ -32,7 +33,9 @@ class Answers:
     ``stopped[t]`` is False where the limit ended answer t. ``first_s`` is the time to the first
     answer token, ``decode_s`` / ``steps`` the time and number of the decoding steps after the first
     tokens. Bytes are those of the cache right after the first compression (without one: after the
-    first prompt).
+    first prompt). ``read_tokens`` were read in ``prefill_s``; ``forks`` copies took ``fork_s``. For each answer
+    ``step_bytes`` is what a decoding step reads of the cache, ``decode_lengths`` the tokens seen by then.
+    ``session_bytes`` is the most that one session held with an answer, ``fired`` how often the press was applied.
     """
 
     ids: list[list[int]] = field(default_factory=list)
@@ -45,6 +48,13 @@ class Answers:
     dense_nbytes: int = 0
     by_kind: dict[str, int] = field(default_factory=dict)
     logical: int = 0
+    read_tokens: int = 0
+    forks: int = 0
+    fork_s: float = 0.0
+    step_bytes: list[int] = field(default_factory=list)
+    decode_lengths: list[int] = field(default_factory=list)
+    session_bytes: int = 0
+    fired: int = 0
 
 
 @dataclass
@@ -81,6 +91,24 @@ class _Asking:
         if sum(answers.by_kind.values()) != answers.nbytes:
             raise RuntimeError(f"claimed bytes {sum(answers.by_kind.values())} are not {answers.nbytes} measured")
 
+    def fork(self, cache: PressCache, rows: int = 1) -> PressCache:
+        """A copy to answer on, timed."""
+        clock = Clock(self.model.device)
+        fork = cache.fork(rows=rows) if rows > 1 else cache.fork()
+        self.answers.forks += 1
+        self.answers.fork_s += clock.seconds()
+        return fork
+
+    def before_decoding(self, cache: PressCache, rows: int = 1) -> None:
+        """What a step will read, per answer of the batch."""
+        self.answers.step_bytes += [step_bytes(cache) // rows] * rows
+        self.answers.decode_lengths += [int(cache.get_seq_length())] * rows
+
+    def after_decoding(self, cache: PressCache) -> None:
+        """What the session holds with this answer, and how often the press was applied by now."""
+        self.answers.session_bytes = max(self.answers.session_bytes, cache.nbytes())
+        self.answers.fired = max([self.answers.fired, *(layer.fired for layer in cache.stores)])
+
 
 def ask(
     model: Any,
@@ -109,14 +137,14 @@ def ask(
 
 def _multi_turn(asking: _Asking, prompt: Prompt) -> None:
     answers, schedule = asking.answers, asking.config.schedule
-    clock = _Clock(asking.model.device)
+    clock = Clock(asking.model.device)
     if schedule == "after_context":
         cache = asking.feed(prompt.context, None, compress=True)
         asking.measure(cache)
         cache = asking.feed(prompt.questions[0], cache, compress=asking.continuous)
     else:
         cache = asking.feed([*prompt.context, *prompt.questions[0]], None, compress=True)
-    answers.prefill_s = clock.seconds()
+    answers.prefill_s, answers.read_tokens = clock.seconds(), int(cache.get_seq_length())
     first_token = int(_first_tokens(cache)[0, 0])
     answers.first_s = clock.seconds()
     if schedule != "after_context":
@@ -128,9 +156,11 @@ def _multi_turn(asking: _Asking, prompt: Prompt) -> None:
             again = schedule == "every_turn_prompt" or asking.continuous
             cache = asking.feed([*pending, *prompt.questions[t]], cache, compress=again)
             first_token = int(_first_tokens(cache)[0, 0])
-        fork = cache.fork()
+        fork = asking.fork(cache)
+        asking.before_decoding(fork)
         first = torch.tensor([[first_token]], device=asking.model.device)
         new, stopped = _decode(asking, fork, first, asking.max_new[t : t + 1])
+        asking.after_decoding(fork)
         answers.ids += new
         answers.stopped += stopped
         if asking.config.history == "own":
@@ -142,20 +172,26 @@ def _multi_turn(asking: _Asking, prompt: Prompt) -> None:
 
 def _multi_request(asking: _Asking, prompt: Prompt, batch: int) -> None:
     answers, device = asking.answers, asking.model.device
-    clock = _Clock(device)
+    clock = Clock(device)
     cache = asking.feed(prompt.context, None, compress=True)
-    answers.prefill_s = clock.seconds()
+    answers.prefill_s, answers.read_tokens = clock.seconds(), int(cache.get_seq_length())
     asking.measure(cache)
     for start in range(0, len(prompt.alone), batch):
-        clock = _Clock(device)
+        clock = Clock(device)
         questions = prompt.alone[start : start + batch]
-        fork = cache.fork(rows=len(questions)) if len(questions) > 1 else cache.fork()
+        fork = asking.fork(cache, len(questions))
         ids, mask = _left_padded(questions, cache.get_seq_length(), device)
         fork = asking.session.prefill(ids, attention_mask=mask, cache=fork, compress=asking.continuous)
         first = _first_tokens(fork)
         if start == 0:
             answers.first_s = answers.prefill_s + clock.seconds()
+        asking.before_decoding(fork, len(questions))
         new, stopped = _decode(asking, fork, first, asking.max_new[start : start + batch], mask)
+        if len(questions) == 1:
+            asking.after_decoding(fork)
+        else:  # rows share the prefix
+            alone = fork.fork(rows=torch.tensor([0], device=device))
+            asking.after_decoding(alone)
         answers.ids += new
         answers.stopped += stopped
 
@@ -184,7 +220,7 @@ def _left_padded(questions: list[list[int]], past: int, device: torch.device) ->
 def _decode(
     asking: _Asking, cache: PressCache, first: Tensor, max_new: Sequence[int], mask: Tensor | None = None
 ) -> tuple[list[list[int]], list[bool]]:
-    clock = _Clock(asking.model.device)
+    clock = Clock(asking.model.device)
     new, stopped, steps = greedy(asking.model, cache, first, max_new, asking.stops, mask)
     if steps:
         asking.answers.decode_s += clock.seconds()
@@ -232,41 +268,3 @@ def greedy(
         out = forward(input_ids=token, past_key_values=cache, **options)
         token = out.logits[:, -1].argmax(-1, keepdim=True)
         steps += 1
-
-
-def press_seconds(model: Any, session: Session, prompt: Prompt, config: RunConfig, rehearse: bool) -> float:
-    """Seconds that compressing the first prompt of a session takes alone, after a dense prefill.
-
-    While sessions run, compression is interleaved with the prefill (layer by layer, for a lower
-    peak), where it cannot be timed. ``rehearse`` compresses a fork first, so that one-time costs
-    are left out.
-    """
-    ids = list(prompt.context)
-    if config.question_visible:
-        ids += prompt.questions[0]
-    with torch.no_grad():
-        row = torch.tensor([ids], device=model.device)
-        cache = session.prefill(row, chunk=config.chunk or None, compress=False)
-        if rehearse:
-            session.compress(cache.fork())
-        clock = _Clock(model.device)
-        session.compress(cache)
-        return clock.seconds()
-
-
-class _Clock:
-    """Seconds since it was made; waits for the GPU so that they are those of the work, not of its
-    launch.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device if device.type == "cuda" else None
-        self._start = self._now()
-
-    def _now(self) -> float:
-        if self._cuda is not None:
-            torch.cuda.synchronize(self._cuda)
-        return time.perf_counter()
-
-    def seconds(self) -> float:
-        return self._now() - self._start

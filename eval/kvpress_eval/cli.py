@@ -26,11 +26,24 @@ _SWEEP = """examples:
   kvpress sweep eval/configs/science.yaml 'vary.keep=[0.5,0.25]' 'tasks=[kv,vt]'
 An interrupted sweep goes on where it was stopped; failed cells are run again.
 """
+_STUDY = """examples:
+  kvpress study scbench-findings --jobs 2
+  kvpress study scbench-findings --results leaderboards/results --out leaderboards/scbench-findings.md
+"""
 _CHECK = """examples:
   kvpress check my_package:MyScorer
   kvpress check "my_package:MyCodec(bits=4)"
   kvpress check "mine(keep=0.4, recent=4) | kivi(bits=4, group=4, residual=5)"
 Runs the contract checks of the library on a tiny random model; takes seconds.
+"""
+_IMPORT = """examples:
+  kvpress import nvidia kvpress/evaluation/results --into runs/results
+  kvpress import scbench MInference/results --into runs/results
+Importing again changes nothing; new results of the same settings replace the old. See docs/guides/import.md.
+"""
+_LM_EVAL = """example:
+  kvpress lm-eval run --model_args pretrained=tiny 'press=snapkv(keep=0.25) | kivi(bits=4)' --tasks lambada_openai
+Everything after `lm-eval` goes to lm_eval's own command; see docs/guides/lm-eval.md.
 """
 
 
@@ -98,6 +111,13 @@ def build_parser() -> argparse.ArgumentParser:
     versus.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="only these (all that both have)")
     versus.add_argument("--results", type=Path, default=RESULTS, help=f"folder of rows ({RESULTS})")
     _add_show_options(add("show", "show which tokens of a prompt a press keeps, by layer and head", _SHOW))
+    study = add("study", "run a study: a sweep, and what its rows show", _STUDY)
+    study.add_argument("study", help="its name: scbench-findings")
+    study.add_argument("overrides", nargs="*", metavar="key=value", help="replace values of its grid")
+    study.add_argument("--out", type=Path, help="where to write (<results>/../<study>.md)")
+    study.add_argument("--report-only", action="store_true", help="run nothing, write from the rows that are there")
+    study.add_argument("--jobs", type=int, default=1, help="cells at the same time, one process each (1)")
+    _add_output(study)
     listing = add(
         "list",
         "list presses, tasks and models",
@@ -113,6 +133,24 @@ def build_parser() -> argparse.ArgumentParser:
     add("doctor", "check this installation", "example:\n  kvpress doctor\n")
     check = add("check", "check that a method of your own keeps the contracts", _CHECK)
     check.add_argument("target", help="module:Name of a scorer, budget, codec or preset, or a press")
+    imported = add("import", "take over the results of another harness, marked as such", _IMPORT)
+    who = "who wrote them: NVIDIA's kvpress, or SCBench's runner"
+    imported.add_argument("kind", choices=("nvidia", "scbench"), help=who)
+    imported.add_argument("folder", type=Path, help="a folder of results, or of such folders")
+    imported.add_argument("--into", type=Path, default=RESULTS, metavar="RESULTS", help=f"folder of rows ({RESULTS})")
+    # only for --help: main hands everything after `lm-eval` to lm_eval
+    add("lm-eval", "run tasks of lm-evaluation-harness on a pressed model", _LM_EVAL)
+    fit = add(
+        "fit",
+        "say how many sessions a memory holds under a press",
+        'example:\n  kvpress fit --press "snapkv(keep=0.25) | kivi(bits=4)" --length 1024 --memory 64MiB\n',
+    )
+    fit.add_argument("--press", default="full", help="what to do to the cache (full)")
+    fit.add_argument("--model", default="tiny", help="tiny, tiny-outlier, a folder, or a hub id (tiny)")
+    fit.add_argument("--length", type=int, default=1024, metavar="N", help="tokens of a session (1024)")
+    fit.add_argument("--memory", required=True, help="for caches alone, e.g. 512MiB or 8GiB")
+    fit.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
+    fit.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (auto)")
     # only for --help: main hands everything after `bench` to kvpress_eval.bench
     add("bench", "measure speed and memory", "example:\n  kvpress bench --help\n")
     return parser
@@ -190,6 +228,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .bench import main as bench
 
             return int(bench(words[1:]) or 0)
+        if words[:1] == ["lm-eval"] and words[1:] not in (["-h"], ["--help"]):
+            from .lm_eval import main as lm_eval
+
+            return lm_eval(words[1:])
         return _dispatch(build_parser(), words)
     except SystemExit as exit_:  # argparse: --help or a mistake
         return int(exit_.code or 0)
@@ -216,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(parser: argparse.ArgumentParser, words: list[str]) -> int:
     options, rest = parser.parse_known_args(words)
     # argparse gives up on positionals after an option: `sweep x.yaml --dry-run sessions=2`
-    late = [word for word in rest if options.name == "sweep" and not word.startswith("-")]
+    late = [word for word in rest if options.name in ("sweep", "study") and not word.startswith("-")]
     if len(late) < len(rest):
         parser.error(f"unrecognized arguments: {' '.join(w for w in rest if w not in late)}")
     if late:

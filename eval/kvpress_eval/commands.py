@@ -25,11 +25,11 @@ from transformers.utils import logging
 from kvpress import Press
 from kvpress.checks import Check
 
-from .config import RunConfig, load_sweep, with_press
-from .errors import UsageError
+from .config import DTYPES, RunConfig, load_sweep, with_press
+from .errors import UsageError, choose
 from .models import BUNDLED
 from .rows import Row, load_rows
-from .show import cell_text, difference, plan_table, print_row, row_line, two_columns
+from .show import bytes_text, cell_text, difference, plan_table, print_row, row_line, two_columns
 from .sweep import Watcher, check_presses, finished, run_sweep
 from .tasks import TASKS, get_task
 
@@ -88,6 +88,29 @@ def _sweep(options: argparse.Namespace) -> int:
     if options.dry_run:
         console.print(plan_table(configs, finished(configs, options.results)))
         return 0
+    return _run_all(configs, options, console)
+
+
+def _study(options: argparse.Namespace) -> int:
+    from . import oracle  # noqa: F401  registers its press
+    from .study import get_study
+
+    study = get_study(options.study)
+    configs = study.sweep(options.overrides).cells()
+    check_presses(configs)
+    console = Console()
+    if not options.report_only:
+        _run_all(configs, options, console)
+    text = study.report(options.results, options.overrides)
+    out = options.out or options.results.parent / f"{study.name}.md"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding="utf-8")
+    print(text)
+    console.print(f"written: {escape(str(out))}")
+    return 0
+
+
+def _run_all(configs: Sequence[RunConfig], options: argparse.Namespace, console: Console) -> int:
     _quiet()
     left = (TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), *left, console=console) as progress:
@@ -215,6 +238,22 @@ def _check(options: argparse.Namespace) -> int:
     return code
 
 
+def _import(options: argparse.Namespace) -> int:
+    from .importers import import_results
+
+    console = Console()
+    done = import_results(options.kind, options.folder, options.into)
+    for row in done.rows:
+        told = f"{row.score:.3f}  {row.task} · {row.press} · {row.model} · {row.turns} answers"
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
+    for item in done.skipped:
+        console.print(f"skipped {item.path}: {item.reason}", markup=False, highlight=False, soft_wrap=True)
+    counts = ((done.new, "new"), (done.replaced, "replaced"), (done.same, "already there"), (done.skipped, "skipped"))
+    told = ", ".join(f"{len(found)} {words}" for found, words in counts)
+    console.print(f"{told}; rows in {options.into}", markup=False, soft_wrap=True)
+    return 0 if done.rows else 1
+
+
 def _print_checks(console: Console, checks: Sequence[Check]) -> int:
     colours = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "dim"}
     for check in checks:
@@ -226,6 +265,31 @@ def _print_checks(console: Console, checks: Sequence[Check]) -> int:
     return 1 if any(check.status == "fail" for check in checks) else 0
 
 
+def _fit(options: argparse.Namespace) -> int:
+    from kvpress.solve import bytes_of
+
+    from .life import largest_batch
+    from .models import load
+
+    if options.length < 1:
+        raise UsageError(f"--length must be at least 1, got {options.length}")
+    press = Press.parse(options.press)
+    press.ready()
+    if "%" in options.memory:
+        raise UsageError(f"--memory {options.memory} is a share of nothing; write an amount, for example 8GiB")
+    memory = bytes_of(options.memory, 0, "memory")
+    choose("dtype", options.dtype, DTYPES)
+    _quiet()
+    found = largest_batch(press, load(options.model, options.device, options.dtype).model, options.length, memory)
+    for name, rows, each in (
+        (str(press), found.pressed, found.row_bytes),
+        ("full, dense", found.dense, found.dense_bytes),
+    ):
+        print(f"{rows:>8,} sessions of {options.length:,} tokens, {bytes_text(each)} each: {name}")
+    print("held by the caches at rest; weights, activations and the prompt while it is read come on top")
+    return 0
+
+
 ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
     "sweep": _sweep,
@@ -234,5 +298,8 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
     "show": _show,
     "list": _list,
     "doctor": _doctor,
+    "fit": _fit,
+    "study": _study,
     "check": _check,
+    "import": _import,
 }

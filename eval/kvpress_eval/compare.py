@@ -115,7 +115,7 @@ def print_comparisons(found: Sequence[Comparison], first: Asked, second: Asked, 
     """One table per model, length and dtype, one line per mode and choice of turns."""
     console.print(Text(f"{first}  minus  {second}", style="bold"))
     for key in dict.fromkeys(one.table._replace(mode="") for one in found):
-        setting = [key.model, f"{key.length:,} tokens", dtype_of(key, [one.table for one in found]), *key.special]
+        setting = [key.model, key.tokens, dtype_of(key, [one.table for one in found]), *key.special]
         console.print(Text(", ".join(part for part in setting if part)))
         grid = Grid(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
         grid.add_column("mode, turns", no_wrap=True)

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,12 @@ import torch
 
 from kvpress.policies.kvzip import instructions
 
-from .asking import Answers, ask, press_seconds
+from .asking import Answers, ask
 from .config import RunConfig
 from .environment import Peak, commit, versions
 from .episode import Episode, Request
 from .errors import UsageError
+from .life import Life, live
 from .metrics import exact, score
 from .models import Loaded
 from .rows import Row, run_id
@@ -74,6 +75,13 @@ class Cell:
             if self.loaded.rendering == "natural":
                 session.instructions = instructions(self.loaded.prompter.tokenizer)
             yield session
+
+    def informed(self, episode: Episode) -> AbstractContextManager[None]:
+        """Around a session: an evidence oracle is told what its questions need."""
+        from .oracle import EvidenceOracle, about, evidence_tokens  # not before: importing it registers its press
+
+        cheats = isinstance(self.press.recipe.scorer, EvidenceOracle)
+        return about(evidence_tokens(self.loaded.prompter, episode)) if cheats else nullcontext()
 
     @property
     def batch(self) -> int:
@@ -187,7 +195,8 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
         return row
     clock, peak = time.perf_counter(), Peak(loaded.device)
     try:
-        row.press_s = _press_seconds(cell)
+        for name, value in asdict(_live(cell)).items():
+            setattr(row, name, value)
         peak.start()
         episodes, answers = _sessions(cell, tick)
         row.peak_memory, row.peak_kind = peak.read()
@@ -198,11 +207,11 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
     return row
 
 
-def _press_seconds(cell: Cell) -> float:
+def _live(cell: Cell) -> Life:
     prompt = cell.loaded.prompter.prompt(cell.episode(0))
-    with cell.session() as session:
+    with cell.session() as session, cell.informed(cell.episode(0)):
         small = cell.loaded.rendering == "dialect"
-        return press_seconds(cell.loaded.model, session, prompt, cell.config, rehearse=small)
+        return live(cell.loaded.model, session, prompt, cell.config, rehearse=small)
 
 
 def _sessions(cell: Cell, tick: Tick | None) -> tuple[list[Episode], list[Answers]]:
@@ -217,7 +226,8 @@ def _sessions(cell: Cell, tick: Tick | None) -> tuple[list[Episode], list[Answer
             episode = cell.episode(number)
             prompt = cell.loaded.prompter.prompt(episode)
             most = [turn.max_new_tokens or episode.max_new_tokens for turn in episode.turns]
-            answers.append(ask(model, session, prompt, cell.config, stops, most, cell.batch))
+            with cell.informed(episode):
+                answers.append(ask(model, session, prompt, cell.config, stops, most, cell.batch))
             episodes.append(episode)
             if tick is not None:
                 tick(number + 1)
@@ -251,6 +261,12 @@ def _fill(row: Row, cell: Cell, episodes: list[Episode], answers: list[Answers])
     row.bytes = sum(row.bytes_by_kind.values())  # so that rounded means still add up
     row.logical_length = sum(a.logical for a in answers) / n
     row.prefill_s = sum(a.prefill_s for a in answers) / n
+    row.prefill_tps = sum(a.read_tokens for a in answers) / max(1e-9, sum(a.prefill_s for a in answers))
+    row.fired = sum(a.fired for a in answers) / n
+    row.fork_s = sum(a.fork_s for a in answers) / sum(a.forks for a in answers)
+    row.step_bytes = round(sum(sum(a.step_bytes) for a in answers) / row.turns)
+    row.decode_length = sum(sum(a.decode_lengths) for a in answers) / row.turns
+    row.session_bytes = max(a.session_bytes for a in answers)
     row.ttft_s = sum(a.first_s for a in answers) / n
     row.tpot_s = sum(a.decode_s for a in answers) / max(1, sum(a.steps for a in answers))
 

@@ -98,13 +98,25 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
         kinds = ", ".join(f"{kind} {bytes_text(n)}" for kind, n in row.bytes_by_kind.items())
         share = f"{100 * row.bytes_ratio:.1f} % of dense {bytes_text(row.bytes_dense)}"
         yield "cache", f"{bytes_text(row.bytes)}, {share} ({kinds})"
+        yield "while answering", _loading(row)
+        if row.save_s is not None and row.load_s is not None:
+            same = "exact" if row.reload_exact else "NOT the same afterwards"
+            times = f"saved in {1e3 * row.save_s:.1f} ms, loaded in {1e3 * row.load_s:.1f} ms, {same}"
+            yield "prefix on disk", f"{bytes_text(row.file_bytes)}, {times}"
         yield "peak memory", f"{bytes_text(row.peak_memory)} {row.peak_kind or ''}".strip()
         press_s = "not measured" if row.press_s is None else f"{1e3 * row.press_s:.1f} ms"
         yield (
             "times",
-            f"first token {1e3 * row.ttft_s:.1f} ms, further tokens {1e3 * row.tpot_s:.2f} ms, "
+            f"first token {1e3 * row.ttft_s:.1f} ms ({row.prefill_tps:,.0f} prompt tokens/s), "
+            f"further tokens {1e3 * row.tpot_s:.2f} ms, "
             f"compression {press_s}, all {row.seconds:.1f} s on {row.device}, {row.dtype}",
         )
+
+
+def _loading(row: Row) -> str:
+    read = f"a step reads {bytes_text(row.step_bytes)} at {row.decode_length:,.0f} tokens seen"
+    fork = "" if row.fork_s is None else f"; a fork takes {1e3 * row.fork_s:.1f} ms"
+    return f"{read}{fork}; at most {bytes_text(row.session_bytes)} a session"
 
 
 def row_line(row: Row, ran: bool) -> str:

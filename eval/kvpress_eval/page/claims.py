@@ -32,12 +32,17 @@ class Table(NamedTuple):
     origin: str = ""
 
     @property
+    def tokens(self) -> str:
+        """`1,024 tokens`; importers write 0 where the other harness does not say."""
+        return f"{self.length:,} tokens" if self.length else "unknown length"
+
+    @property
     def special(self) -> list[str]:
         """What differs from a usual table of its suite, in words: `source scbench`, `released scorer`."""
         return [
             *([f"source {self.source}"] if self.source != GENERATED else []),
             *([f"{self.prompts} prompts"] if self.prompts != CORRECTED else []),
-            *([f"{self.scorer} scorer"] if self.scorer not in ("", usual_scorer(self.rendering)) else []),
+            *([f"{self.scorer} scorer"] if self.scorer not in ("", "imported", usual_scorer(self.rendering)) else []),
             *([f"imported from {self.origin}"] if self.origin else []),
         ]
 

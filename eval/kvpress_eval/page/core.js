@@ -76,6 +76,6 @@ const dtypesOf = (model) => uniq(data.tables.filter((t) => t.model === model).ma
 const facetTitle = (facet) => {
   const t = data.tables[facet];
   const vary = (f) => uniq(data.tables.map((x) => x[f])).length > 1;
-  return [vary("model") && state.model === "" && t.model, t.mode, `${whole(t.length)} tokens`,
+  return [vary("model") && state.model === "" && t.model, t.mode, t.length ? `${whole(t.length)} tokens` : "unknown length",
     vary("history") && `${t.history} history`, vary("rendering") && t.rendering, dtypesOf(t.model).length > 1 && t.dtype, ...t.special].filter(Boolean).join(", ");
 };

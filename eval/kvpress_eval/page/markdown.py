@@ -79,7 +79,7 @@ def _counts(analysis: Analysis) -> str:
 
 
 def _title(table: Table, tables: Sequence[Table]) -> str:
-    parts = [f"{table.length:,} tokens", table.mode, table.history and f"{table.history} history"]
+    parts = [table.tokens, table.mode, table.history and f"{table.history} history"]
     return ", ".join(text(part) for part in [*parts, table.rendering, dtype_of(table, tables), *table.special] if part)
 
 

@@ -19,7 +19,7 @@ def print_analysis(analysis: Analysis, gates: Sequence[Gate], console: Console) 
         console.print("No result rows found.")
     for key in dict.fromkeys(t._replace(mode="") for t in analysis.tables):
         tables = [table for table in analysis.tables if table._replace(mode="") == key]
-        setting = [f"{key.length:,} tokens", key.history and f"{key.history} history", key.rendering]
+        setting = [key.tokens, key.history and f"{key.history} history", key.rendering]
         setting += [dtype_of(key, analysis.tables), *key.special, key.suite if len(analysis.suites) > 1 else ""]
         console.print(Text(f"\n{key.model}, {', '.join(part for part in setting if part)}", style="bold"))
         console.print(_grid(analysis, tables))

@@ -1,0 +1,104 @@
+"""One finding: a claim, the contrast that tests it, and what its controls did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import stats
+from ..errors import UsageError
+from ..page.loading import Row
+from ..stats import Array, Interval
+
+__all__ = ["Check", "Finding", "Rows", "contrast", "losses", "retention", "values"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One contrast in score points. ``expected`` is the sign the claim needs: -1, +1, or 0 for "none to be seen".
+
+    ``margin``: a contrast of no effect holds where its whole interval is inside plus and minus this many points; of the
+    others the whole interval must be beyond zero.
+    """
+
+    what: str
+    found: Interval
+    p: float
+    expected: int
+    margin: float = 0.1
+
+    @property
+    def holds(self) -> bool:
+        """Whether the interval says what the claim needs."""
+        if self.expected:
+            edge = self.found.low if self.expected > 0 else -self.found.high
+            return edge > 0
+        return -self.margin <= self.found.low and self.found.high <= self.margin
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim with its checks; ``table`` are the scores behind it: a head and lines."""
+
+    id: str
+    claim: str
+    checks: tuple[Check, ...]
+    table: tuple[Sequence[str], ...]
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """shown, partly, or not shown."""
+        good = sum(check.holds for check in self.checks)
+        return "shown" if good == len(self.checks) else "partly shown" if good else "not shown"
+
+
+class Rows:
+    """The rows of a study by press, task and mode.
+
+    Raises:
+        UsageError: at a lookup that finds no finished row.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = {(row.press, row.task, row.mode): row for row in sorted(rows, key=lambda row: row.started)}
+
+    def __call__(self, press: str, task: str, mode: str) -> Row:
+        try:
+            return self._rows[press, task, mode]
+        except KeyError:
+            raise UsageError(
+                f"no finished row of {press} on {task}, {mode}; run the study without --report-only"
+            ) from None
+
+
+def values(row: Row, part: slice) -> Mapping[str, float]:
+    """Session id -> mean score of some of its turns."""
+    return {session: sum(turns[part]) / len(turns[part]) for session, turns in row.scores.items()}
+
+
+def losses(method: Row, full: Row, part: slice) -> Array:
+    """What the press costs each session in some of its turns, in score fractions, negative where it costs."""
+    ours, theirs = values(method, part), values(full, part)
+    return np.array([ours[session] - theirs[session] for session in sorted(ours.keys() & theirs.keys())])
+
+
+def retention(method: Row, full: Row, part: slice = slice(None)) -> Array:
+    """Per session, a value whose mean is score / full score: the ratio linearised at its mean (delta method), so that
+    resampling sessions gives its interval.
+    """
+    ours, theirs = values(method, part), values(full, part)
+    both = sorted(ours.keys() & theirs.keys())
+    m, f = np.array([ours[s] for s in both]), np.array([theirs[s] for s in both])
+    if f.mean() < 0.2:
+        raise UsageError(f"the full cache scores {100 * f.mean():.1f} on {full.task}: too little to speak of retention")
+    found: Array = m / f.mean() - (m.mean() / f.mean() ** 2) * (f - f.mean())
+    return found
+
+
+def contrast(what: str, strata: Sequence[Array], expected: int, margin: float = 0.1) -> Check:
+    """A check of the macro mean of per-session differences, one array per task."""
+    found = stats.bootstrap_interval(list(strata))
+    return Check(what, found, stats.sign_flip_p(list(strata)), expected, margin)
