@@ -93,7 +93,7 @@ def bootstrap_interval(
     for index, values in enumerate(arrays):
         drawn = _resample_weights(values.size, resamples, seed) @ values
         # Rows of the weights are independent, so a shift makes the strata independent.
-        means += np.roll(drawn, index * 997) / len(arrays)
+        means += (np.roll(drawn, index * 997) if index else drawn) / len(arrays)
     tail = (1 - level) / 2
     levels, method = [tail, 1 - tail], "percentile"
     if smallest < BCA_BELOW:
@@ -202,7 +202,11 @@ def flips(pairs: Iterable[tuple[Scores, Scores]]) -> Flips | None:
     """
     lost = won = of = 0
     for method, full in pairs:
-        turns = [pair for session in method.keys() & full.keys() for pair in zip(method[session], full[session], strict=False)]
+        turns = [
+            pair
+            for session in method.keys() & full.keys()
+            for pair in zip(method[session], full[session], strict=False)
+        ]
         if any(score not in (0, 1) for pair in turns for score in pair):
             continue
         of += len(turns)

@@ -64,7 +64,8 @@ class Survivors:
     @property
     def by_token(self) -> NDArray[np.float64]:
         """(n,): the share of all heads that kept each token."""
-        return np.concatenate(self.kept).mean(0)
+        share: NDArray[np.float64] = np.concatenate(self.kept).mean(0)
+        return share
 
     def survival(self, evidence: Evidence) -> tuple[float, int]:
         """How much of an evidence is left: mean over its tokens and all heads; heads that hold all of it."""
@@ -91,7 +92,7 @@ class Survivors:
 
         data = self.to_dict()
         data["layers"] = [
-            {"layer": layer, "heads": [base64.b64encode(np.packbits(head)).decode("ascii") for head in heads]}
+            {"layer": layer, "heads": [base64.b64encode(np.packbits(head).tobytes()).decode("ascii") for head in heads]}
             for layer, heads in zip(self.layers, self.kept, strict=True)
         ]
         return assemble("survivors.html", ("page.css", "survivors.css"), ("dom.js", "survivors.js"), data)
@@ -136,7 +137,9 @@ def of_text(press: str, loaded: Loaded, text: str) -> Survivors:
     unknown = loaded.tokenizer.unk_token_id
     if loaded.rendering == "dialect" and unknown in ids:
         words = [word for word in text.split() if loaded.tokenizer.convert_tokens_to_ids(word) == unknown]
-        raise UsageError(f"{loaded.name} reads its dialect only and does not know {words[0]!r}; see `kvpress show --task`")
+        raise UsageError(
+            f"{loaded.name} reads its dialect only and does not know {words[0]!r}; see `kvpress show --task`"
+        )
     if len(ids) == len(loaded.prompter.bos):
         raise UsageError("the text has no tokens; give --text or --file with something in it")
     with Press.parse(press)(loaded.model) as opened:

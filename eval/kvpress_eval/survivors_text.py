@@ -29,7 +29,9 @@ def print_survivors(console: Console, found: Survivors, *, prompt: bool = True) 
     if found.others:
         console.print(Text(f"{found.others} layers are not under the press and not shown", style="yellow"))
     console.print(_layers(found, console.width))
-    console.print(Text("a column is a run of tokens; \u2591 \u2592 \u2593 \u2588: few to all of the heads hold them", style="dim"))
+    console.print(
+        Text("a column is a run of tokens; \u2591 \u2592 \u2593 \u2588: few to all of the heads hold them", style="dim")
+    )
     if found.evidence is None:
         console.print(Text("where the evidence stands is not known for this prompt", style="dim"))
     elif found.evidence:
@@ -59,7 +61,9 @@ def _layers(found: Survivors, width: int) -> Table:
         here = np.zeros(len(found.tokens), dtype=bool)
         for one in found.evidence:
             here[one.start : one.end] = True
-        table.add_row("", "", "evidence", Text("".join("^" if here[part].any() else " " for part in bins), style="bold"))
+        table.add_row(
+            "", "", "evidence", Text("".join("^" if here[part].any() else " " for part in bins), style="bold")
+        )
     return table
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -167,7 +166,7 @@ def _pack(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     for name in records[0] if records else ():
         values = [record[name] for record in records]
-        keys = [json.dumps(value) for value in values]
+        keys = [repr(value) for value in values]
         unique = dict(zip(keys, values, strict=True))
         if len(unique) > len(values) / 2:
             columns[name] = {"v": values}

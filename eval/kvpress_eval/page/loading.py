@@ -176,13 +176,12 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_text(item)}" for key, item in sorted(value.items()))
-    if not isinstance(value, str):
-        value = json.dumps(value, ensure_ascii=False)
-    if value.isprintable():  # no control character, no surrogate: nearly every text
-        return value
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if text.isprintable():  # no control character, no surrogate: nearly every text
+        return text
     # Lone surrogates cannot be written as UTF-8; control and bidi characters would spoof a name.
     spoils = ("Cc", "Cf", "Cs")
-    return "".join("\ufffd" if category(c) in spoils and c not in "\n\t" else c for c in value)
+    return "".join("\ufffd" if category(c) in spoils and c not in "\n\t" else c for c in text)
 
 
 def _number(value: Any) -> float | None:

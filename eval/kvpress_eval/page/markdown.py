@@ -27,7 +27,9 @@ def render_markdown(analysis: Analysis, gates: Sequence[Gate]) -> str:
     """The whole README."""
     names = pages(analysis.suites)
     links = ", ".join(f"[{text(title(suite))}]({name})" for suite, name in names.items())
-    told = f"The page [`index.html`]({names[next(iter(names))]}) has" if len(names) == 1 else f"Pages with ({links}) have"
+    told = (
+        f"The page [`index.html`]({names[next(iter(names))]}) has" if len(names) == 1 else f"Pages with ({links}) have"
+    )
     how = HOW_TO_READ.replace("{pages}", told)
     parts = ["# Results", _counts(analysis), how, "## Sanity gates", _gates(gates)]
     equal = matrices(analysis)
@@ -116,9 +118,13 @@ def _table(analysis: Analysis, table: Table) -> str:
         if table.origin
         else f"Measured on {', '.join(map(text, where)) or 'an unknown device'}.",
     ]
-    found = sorted(c.contrast.detectable for c in macros if c.contrast and c.contrast.detectable == c.contrast.detectable)
+    found = sorted(
+        c.contrast.detectable for c in macros if c.contrast and c.contrast.detectable == c.contrast.detectable
+    )
     if found:
-        about.append(f"Detects differences of {points(found[0])} to {points(found[-1])} points, depending on the press.")
+        about.append(
+            f"Detects differences of {points(found[0])} to {points(found[-1])} points, depending on the press."
+        )
     chance = full[0].mean_of("chance") if full else float("nan")
     if chance == chance:
         about.append(f"Guessing scores {points(chance)}.")

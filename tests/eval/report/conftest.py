@@ -253,5 +253,16 @@ def report(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return write(results, tmp_path_factory.mktemp("report"))
 
 
+@pytest.fixture(scope="session")
+def suite_report(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The report on `suites`, with a hostile name in every place that a row may name, written once."""
+    from kvpress_eval.report import write
+
+    rows = suites()
+    bad = make_row("full", "kv", suite="ruler", model=HOSTILE, origin=HOSTILE, scorer=HOSTILE)
+    rows.append(failed({**bad, "run_id": "bad", "task": HOSTILE, "subtasks": {HOSTILE: 0.5}}, HOSTILE))
+    return write(write_rows(tmp_path_factory.mktemp("suites") / "r", rows), tmp_path_factory.mktemp("suites-out"))
+
+
 if __name__ == "__main__":
     spoil(write_rows(Path(sys.argv[1]) / "results", [*sweep(), *suites()]))
