@@ -165,31 +165,10 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    import json
+    from .showing import show
 
-    from .models import load
-    from .survivors import of_episode, of_text, read_prompt
-    from .survivors_text import print_survivors
-
-    given = {f.name: getattr(options, f.name, None) for f in fields(RunConfig)}
-    given["length"] = given["length"] or 256
-    config = RunConfig(**{name: value for name, value in given.items() if value is not None})
-    check_presses([config])
-    text = options.text if options.file is None else read_prompt(options.file)
-    if text is not None and config.bytes:
-        raise UsageError("--bytes is solved for a task's prompt; give the press itself its keep with --text or --file")
     _quiet()
-    loaded = load(config.model, config.device, config.dtype)
-    found = of_episode(config, loaded, options.session) if text is None else of_text(config.press, loaded, text)
-    if options.json:
-        print(json.dumps(found.to_dict(), ensure_ascii=False))
-    if options.html is not None:
-        options.html.parent.mkdir(parents=True, exist_ok=True)
-        options.html.write_text(found.to_html(), encoding="utf-8")
-        Console(stderr=True).print(f"written: {escape(str(options.html))}")
-    if not options.json and options.html is None:
-        print_survivors(Console(), found)
-    return 0
+    return show(options)
 
 
 def _list(options: argparse.Namespace) -> int:

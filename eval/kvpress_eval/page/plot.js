@@ -1,4 +1,4 @@
-// Axes, tooltips and label placement shared by the charts.
+// Axes and label placement shared by the charts.
 
 const measure = (() => {
   const pen = document.createElement("canvas").getContext("2d");
@@ -47,16 +47,6 @@ const panelWidth = (id, count) => {
   return Math.max(240, Math.floor(Math.min(outer, count === 1 ? 860 : outer) - (innerWidth > 760 ? 26 : 14)));
 };
 
-function showTip(event, lines) {
-  const tip = byId("tip");
-  tip.replaceChildren(...lines.filter(Boolean).map((line, i) => el("div", { class: i ? "" : "press" }, line)));
-  tip.hidden = false;
-  const { width, height } = tip.getBoundingClientRect();
-  tip.style.left = `${Math.max(6, Math.min(event.clientX + 14, innerWidth - width - 8))}px`;
-  tip.style.top = `${event.clientY + height + 22 > innerHeight ? event.clientY - height - 12 : event.clientY + 14}px`;
-}
-const hideTip = () => { byId("tip").hidden = true; };
-
 // Everything of one family in a chart: pointing at it brings it forward and mutes the rest.
 function item(root, family, ...children) {
   const group = svg("g", { class: `item ${look(family).colour}`, "data-family": family }, ...children);
@@ -67,11 +57,6 @@ function item(root, family, ...children) {
   group.addEventListener("pointerleave", () => root.classList.remove("dim"));
   return group;
 }
-const tipped = (node, lines) => {
-  node.addEventListener("pointermove", (event) => showTip(event, lines()));
-  node.addEventListener("pointerleave", hideTip);
-  return node;
-};
 const cellTip = (c) => [
   c.press, c.solved && `solved: ${c.solved}`, firing(c),
   `score ${points(c.score[0])} ${range(c.score, points)}`,

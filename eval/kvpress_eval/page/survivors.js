@@ -12,20 +12,6 @@ const tint = (v) => `rgba(var(--gain), ${(0.75 * v).toFixed(3)})`;
 const evidenceOf = (i) => (data.evidence || []).filter((e) => i >= e.start && i < e.end).map((e) => e.turn);
 const words = (from, to) => data.tokens.slice(from, to).join(from === 0 || data.tokens[from].startsWith(" ") ? "" : " ").trim();
 
-function tip(event, lines) {
-  const box = byId("tip");
-  box.replaceChildren(...lines.filter(Boolean).map((line, i) => el("div", { class: i ? "" : "press" }, line)));
-  box.hidden = false;
-  const { width, height } = box.getBoundingClientRect();
-  box.style.left = `${Math.max(6, Math.min(event.clientX + 14, innerWidth - width - 8))}px`;
-  box.style.top = `${event.clientY + height + 22 > innerHeight ? event.clientY - height - 12 : event.clientY + 14}px`;
-}
-const tipped = (node, lines) => {
-  node.addEventListener("pointermove", (event) => tip(event, lines(event)));
-  node.addEventListener("pointerleave", () => { byId("tip").hidden = true; });
-  return node;
-};
-
 // Equal neighbours are drawn as one, so that no seams show.
 function runs(bins, value, draw) {
   for (let from = 0, b = 1; b <= bins; b++) {
