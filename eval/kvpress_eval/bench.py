@@ -31,6 +31,7 @@ HQQ = "QuantizedCache(hqq, 4 bits)"
 PLAIN = (DENSE, QUARTER, HQQ)
 PRESSES = ("full", "snapkv(keep=0.25)", "kivi(bits=4)")
 LAYERS = 8
+PARTS = ["decode", "prefill", "peak", "long", "sweep", "kills"]
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="kvpress bench",
         description="Time and memory of presses as ratios to DynamicCache, measured in one process.",
         epilog="example: kvpress bench --contexts 1024 16384 --batches 1 --presses full 'snapkv(keep=0.25)'. "
-        "Exit codes: 0 done, 2 a mistake in the command.",
+        "Exit codes: 0 done, 1 a killed sweep differs, 2 a mistake in the command.",
     )
     parser.add_argument("--presses", nargs="+", default=list(PRESSES), metavar="PRESS")
     parser.add_argument("--contexts", nargs="+", type=_count, default=[1024, 4096, 16384], metavar="N")
@@ -213,11 +214,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=_count, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--only", choices=["decode", "prefill", "peak", "long"], help="one part; long only when asked")
+    parser.add_argument("--only", choices=PARTS, help="one part; long, sweep and kills only when asked")
     parser.add_argument("--long", type=_count, default=1 << 16, help="tokens of the long prompt (default 65536)")
     parser.add_argument("--chunk", type=_count, default=1024, help="tokens it is read in at a time (default 1024)")
+    parser.add_argument("--grid", type=Path, help="sweep file for --only sweep and kills (one of their own)")
+    parser.add_argument(
+        "--rounds", type=_count, default=3, help="of --only sweep, or kills of --only kills (default 3)"
+    )
+    parser.add_argument("--jobs", type=_count, default=2, help="of --only sweep and kills (default 2)")
     parser.add_argument("--output", type=Path, help="also write the figures as JSON")
     arguments = parser.parse_args(argv)
+    if arguments.only in ("sweep", "kills"):
+        return _sweeps(arguments)
     for text in arguments.presses:
         Press.parse(text).ready()
     torch.set_num_threads(arguments.threads)
@@ -277,6 +285,30 @@ def _long_rows(arguments: argparse.Namespace) -> Iterator[LongPrompt]:
         how = "between" if row.between else "at the end"
         console.print(f"{row.name:34}{how:12}{figures}{row.seconds:9.1f} s", highlight=False, soft_wrap=True)
         yield row
+
+
+def _sweeps(arguments: argparse.Namespace) -> int:
+    from . import sweep_proof
+    from .errors import UsageError
+
+    if arguments.grid is not None and not arguments.grid.is_file():
+        raise UsageError(f"no such sweep file: {arguments.grid}; eval/configs/ holds examples")
+    grid = arguments.grid.read_text() if arguments.grid else None
+    found: Any
+    if arguments.only == "sweep":
+        found = sweep_proof.speed_up(grid or sweep_proof.SPEED_GRID, arguments.jobs, arguments.rounds)
+        for name, seconds in (("1 job", found.one), (f"{found.jobs} jobs", found.many)):
+            print(f"{name:8}{' '.join(f'{s:8.1f} s' for s in seconds)}")
+        print(f"{found.cells} cells, one thread a job: {found.jobs} jobs are {found.ratio:.2f} times as fast as one")
+    else:
+        found = sweep_proof.kills(grid or sweep_proof.KILLS_GRID, arguments.rounds, arguments.jobs)
+        print(*found.differences, sep="\n", end="\n" if found.differences else "")
+        same = "differs from" if found.differences else "equals"
+        told = ", ".join(map(str, found.rows))
+        print(f"{found.cells} cells, killed with {told} rows there and resumed: {same} a sweep left alone")
+    if arguments.output:
+        arguments.output.write_text(json.dumps(asdict(found), indent=1) + "\n")
+    return 1 if getattr(found, "differences", None) else 0
 
 
 def _has_hqq() -> bool:

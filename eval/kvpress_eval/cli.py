@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
+from .forks import cores, warm_up
+
 __all__ = ["build_parser", "main"]
 
 RESULTS = Path("runs/results")
@@ -24,7 +26,17 @@ _SWEEP = """examples:
   kvpress sweep eval/configs/smoke.yaml
   kvpress sweep eval/configs/smoke.yaml sessions=10 'lengths=[512]' --dry-run
   kvpress sweep eval/configs/science.yaml 'vary.keep=[0.5,0.25]' 'tasks=[kv,vt]'
-An interrupted sweep goes on where it was stopped; failed cells are run again.
+  kvpress sweep eval/configs/science.yaml --jobs 2
+  kvpress sweep eval/configs/science.yaml --launcher ray --address 10.0.0.1:6379 --gpus-per-cell 1
+An interrupted sweep goes on where it was stopped; failed cells are run again. Several sweeps may share one folder.
+"""
+_MERGE = """example:
+  kvpress merge /mnt/a/results /mnt/b/results --into runs/results
+Of two rows of a cell a finished one wins over a failed, then the later one.
+"""
+_DIFF = """example:
+  kvpress diff runs/results /mnt/a/results
+Exit code 0: the same cells with the same answers; times, memory, versions and commit are not compared.
 """
 _STUDY = """examples:
   kvpress study scbench-findings --jobs 2
@@ -86,9 +98,14 @@ def build_parser() -> argparse.ArgumentParser:
     sweep = add("sweep", "run every cell of a YAML file that has no row yet", _SWEEP)
     sweep.add_argument("config", type=Path, help="YAML file with models, presses, tasks, ...")
     sweep.add_argument("overrides", nargs="*", metavar="key=value", help="replace values of the file")
-    sweep.add_argument("--dry-run", action="store_true", help="print the cells and stop")
-    sweep.add_argument("--jobs", type=int, default=1, help="cells at the same time, one process each (1)")
+    _add_sweep_options(sweep)
     _add_output(sweep)
+    merge = add("merge", "bring the rows of several folders into one", _MERGE)
+    merge.add_argument("sources", nargs="+", type=Path, help="folders of rows, for example from other machines")
+    merge.add_argument("--into", type=Path, default=RESULTS, help=f"folder that gets them ({RESULTS})")
+    diff = add("diff", "say where the rows of two folders differ, but for times", _DIFF)
+    diff.add_argument("first", type=Path, help="a folder of rows")
+    diff.add_argument("second", type=Path, help="another one")
     report = add(
         "report",
         "write the leaderboard from the rows",
@@ -116,7 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
     study.add_argument("overrides", nargs="*", metavar="key=value", help="replace values of its grid")
     study.add_argument("--out", type=Path, help="where to write (<results>/../<study>.md)")
     study.add_argument("--report-only", action="store_true", help="run nothing, write from the rows that are there")
-    study.add_argument("--jobs", type=int, default=1, help="cells at the same time, one process each (1)")
+    _add_sweep_options(study)
     _add_output(study)
     listing = add(
         "list",
@@ -154,6 +171,16 @@ def build_parser() -> argparse.ArgumentParser:
     # only for --help: main hands everything after `bench` to kvpress_eval.bench
     add("bench", "measure speed and memory", "example:\n  kvpress bench --help\n")
     return parser
+
+
+def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--dry-run", action="store_true", help="print the cells with an estimate, and stop")
+    add("--jobs", type=int, help="cells at the same time, one process each (1; with ray as many as there is room for)")
+    add("--launcher", default="auto", help="local: processes; ray: tasks of a cluster; auto: local if jobs > 1 (auto)")
+    add("--address", help="of the Ray cluster: host:port, ray://host:port or auto (the one that runs here, else alone)")
+    add("--cpus-per-cell", type=int, default=0, help="threads of a cell (an equal share of the cores; with ray 1)")
+    add("--gpus-per-cell", type=float, default=0.0, help="GPUs of a cell; 0.5 shares one (0)")
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -263,6 +290,14 @@ def _dispatch(parser: argparse.ArgumentParser, words: list[str]) -> int:
         parser.error(f"unrecognized arguments: {' '.join(w for w in rest if w not in late)}")
     if late:
         options.overrides += late
+    if (
+        options.name in ("sweep", "study")
+        and options.launcher != "ray"
+        and (options.jobs or 1) > 1
+        and not options.dry_run
+    ):
+        # workers import torch while this process does
+        warm_up(options.cpus_per_cell or max(1, cores() // options.jobs))
     # torch and transformers are imported here, so that --help is quick
     from .commands import ACTIONS
 

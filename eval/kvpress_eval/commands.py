@@ -9,45 +9,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from huggingface_hub.utils import logging as hub_logging
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from transformers.utils import logging
 
 from kvpress import Press
 from kvpress.checks import Check
 
-from .config import DTYPES, RunConfig, load_sweep, with_press
+from . import sweep_command
+from .config import DTYPES, RunConfig, with_press
 from .errors import UsageError, choose
+from .launch.worker import be_quiet
 from .models import BUNDLED
 from .rows import Row, load_rows
-from .show import bytes_text, cell_text, difference, plan_table, print_row, row_line, two_columns
-from .sweep import Watcher, check_presses, finished, run_sweep
+from .show import bytes_text, cell_text, difference, print_row, two_columns
+from .sweep import Watcher, check_presses, run_sweep
 from .tasks import TASKS, get_task
 
 __all__ = ["ACTIONS"]
-
-
-def _quiet() -> None:
-    """Only our own progress: no weight-loading bars, no advice about generation settings."""
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
 def _run(options: argparse.Namespace) -> int:
     given = {f.name: getattr(options, f.name) for f in fields(RunConfig)}
     config = RunConfig(**{name: value for name, value in given.items() if value is not None})
     check_presses([config])
-    _quiet()
+    be_quiet()
     console = Console()
     got: list[tuple[Row, Path, bool]] = []
     with console.status(f"loading {escape(config.model)}") as status:
@@ -55,6 +40,7 @@ def _run(options: argparse.Namespace) -> int:
         watcher = Watcher(
             session=lambda done: status.update(f"{told} · session {done}/{config.sessions}"),
             end=lambda config, row, path, ran: got.append((row, path, ran)),
+            waiting=lambda cells: status.update(f"{told} · another process runs it"),
         )
         run_sweep([config], options.results, options.force, watcher)
     row, path, ran = got[0]
@@ -77,57 +63,6 @@ def _against_full(config: RunConfig, row: Row, results: Path) -> str:
     if not same or row.status != "ok":
         return f"not known; run it: {command}"
     return difference(row, same[0])
-
-
-def _sweep(options: argparse.Namespace) -> int:
-    if options.jobs < 1:
-        raise UsageError(f"--jobs must be at least 1, got {options.jobs}")
-    configs = load_sweep(options.config, options.overrides).cells()
-    check_presses(configs)
-    console = Console()
-    if options.dry_run:
-        console.print(plan_table(configs, finished(configs, options.results)))
-        return 0
-    return _run_all(configs, options, console)
-
-
-def _study(options: argparse.Namespace) -> int:
-    from . import oracle  # noqa: F401  registers its press
-    from .study import get_study
-
-    study = get_study(options.study)
-    configs = study.sweep(options.overrides).cells()
-    check_presses(configs)
-    console = Console()
-    if not options.report_only:
-        _run_all(configs, options, console)
-    text = study.report(options.results, options.overrides)
-    out = options.out or options.results.parent / f"{study.name}.md"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding="utf-8")
-    print(text)
-    console.print(f"written: {escape(str(out))}")
-    return 0
-
-
-def _run_all(configs: Sequence[RunConfig], options: argparse.Namespace, console: Console) -> int:
-    _quiet()
-    left = (TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), *left, console=console) as progress:
-        bar = progress.add_task("loading", total=len(configs))
-
-        def start(config: RunConfig) -> None:
-            progress.update(bar, description=escape(cell_text(config)))
-
-        def end(config: RunConfig, row: Row, path: Path, ran: bool) -> None:
-            progress.advance(bar)
-            progress.console.print(row_line(row, ran), highlight=False, soft_wrap=True)
-
-        outcome = run_sweep(configs, options.results, options.force, Watcher(start, end=end), options.jobs)
-        progress.update(bar, description="done", total=progress.tasks[0].completed)
-    told = f"{outcome.ran} run, {outcome.skipped} already there, {outcome.failed} failed"
-    console.print(f"{told}; rows in {escape(str(options.results))}")
-    return 1 if outcome.failed else 0
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -205,7 +140,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     import kvpress.conformance
 
-    _quiet()
+    be_quiet()
     sys.path.insert(0, os.getcwd())  # module:Name of a file that lies here, as with python -m
     console = Console()
     with console.status("checking"):
@@ -258,7 +193,7 @@ def _fit(options: argparse.Namespace) -> int:
         raise UsageError(f"--memory {options.memory} is a share of nothing; write an amount, for example 8GiB")
     memory = bytes_of(options.memory, 0, "memory")
     choose("dtype", options.dtype, DTYPES)
-    _quiet()
+    be_quiet()
     found = largest_batch(press, load(options.model, options.device, options.dtype).model, options.length, memory)
     for name, rows, each in (
         (str(press), found.pressed, found.row_bytes),
@@ -271,14 +206,13 @@ def _fit(options: argparse.Namespace) -> int:
 
 ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": _run,
-    "sweep": _sweep,
+    **sweep_command.ACTIONS,
     "report": _report,
     "compare": _compare,
     "show": _show,
     "list": _list,
     "doctor": _doctor,
     "fit": _fit,
-    "study": _study,
     "check": _check,
     "import": _import,
 }

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from kvpress.errors import KVPressError
 
-__all__ = ["EpisodeError", "UsageError", "choose", "suggest"]
+__all__ = ["EpisodeError", "StorageError", "UsageError", "choose", "suggest"]
 
 
 class UsageError(KVPressError):
@@ -16,6 +16,10 @@ class UsageError(KVPressError):
 
 class EpisodeError(UsageError):
     """An episode does not fit the length asked for."""
+
+
+class StorageError(KVPressError, OSError):
+    """There is no room for a file: says where, and that what is there is kept."""
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
+from .files import write_whole
 
 __all__ = ["FORMAT", "Row", "load_row", "load_rows", "row_path", "run_id", "write_row"]
 
@@ -162,22 +161,12 @@ def row_path(results: Path, model: str, run: str) -> Path:
 def write_row(row: Row, results: Path) -> Path:
     """Write ``row`` so that a reader sees the old file or the whole new one, never a part; returns
     the path.
+
+    Raises:
+        StorageError: where there is no room for it.
     """
     path = row_path(results, row.model, row.run_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(row.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    # .part: if this process is killed here, no reader of *.json takes the file for a row
-    handle, name = tempfile.mkstemp(prefix=f".{row.run_id}-", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_whole(path, json.dumps(row.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return path
 
 
@@ -194,5 +183,5 @@ def load_row(path: Path) -> Row | None:
 
 def load_rows(results: Path) -> list[Row]:
     """All rows under ``results``, in the order of their paths."""
-    rows = (load_row(path) for path in sorted(results.glob("*/*.json")))
+    rows = (load_row(path) for path in sorted(results.glob("*/*.json")) if not path.name.startswith("."))
     return [row for row in rows if row is not None]

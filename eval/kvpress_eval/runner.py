@@ -29,7 +29,7 @@ from .tasks import build, get_task
 if TYPE_CHECKING:
     from kvpress import Press, Session
 
-__all__ = ["Cell", "prepare", "run_cell"]
+__all__ = ["Cell", "blank_row", "prepare", "run_cell"]
 
 Tick = Callable[[int], None]
 """Called after each session with the number of sessions done."""
@@ -148,11 +148,8 @@ def prepare(config: RunConfig, loaded: Loaded) -> Cell:
     return cell
 
 
-def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
-    """Run every session of a cell. Never raises for what goes wrong inside: the row says so.
-
-    A row of an interrupted cell is never made: ``KeyboardInterrupt`` passes.
-    """
+def blank_row(cell: Cell) -> Row:
+    """The row of a cell that was not run yet: what it is, without results; failed where its press has a problem."""
     from kvpress import Press
 
     config, loaded = cell.config, cell.loaded
@@ -192,6 +189,16 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
     )
     if cell.problem:
         row.status, row.error = "failed", cell.problem
+    return row
+
+
+def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
+    """Run every session of a cell. Never raises for what goes wrong inside: the row says so.
+
+    A row of an interrupted cell is never made: ``KeyboardInterrupt`` passes.
+    """
+    loaded, row = cell.loaded, blank_row(cell)
+    if cell.problem:
         return row
     clock, peak = time.perf_counter(), Peak(loaded.device)
     try:

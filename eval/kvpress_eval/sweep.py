@@ -1,44 +1,57 @@
-"""A grid of cells, one after the other; what is already there is not run again, so a sweep can be
-stopped any time.
+"""A grid of cells. What is already there is not run again, so a sweep can be stopped or killed any time; several
+sweeps may work on one folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from pathlib import Path
 
+from .cells import CellQueue, Pending
+from .claims import Claims
 from .config import RunConfig
-from .models import load
-from .rows import Row, load_row, load_rows, row_path, write_row
-from .runner import Cell, prepare, run_cell
+from .errors import UsageError
+from .files import clean_parts
+from .launch import Died, Done, Inline, Launcher, Prepared, launcher
+from .rows import Row, load_row, load_rows, write_row
 
 __all__ = [
     "Outcome",
     "Watcher",
     "check_presses",
     "finished",
-    "prepare_all",
     "run_sweep",
 ]
+
+POLL = 0.5
+"""Seconds between two looks at cells that other sweeps run."""
 
 
 @dataclass
 class Outcome:
-    """How many cells were run, found finished, or failed."""
+    """How many cells were run, found finished, failed, or run by another sweep meanwhile."""
 
     ran: int = 0
     skipped: int = 0
     failed: int = 0
+    taken: int = 0
 
 
 @dataclass
 class Watcher:
-    """What to tell whoever watches. Defaults to silence."""
+    """What to tell whoever watches. Defaults to silence.
+
+    ``start`` when a cell begins, ``session`` how many of its sessions are done (cells of this process only), ``end``
+    when its row is there and whether this sweep ran it, ``waiting`` for how many cells of other sweeps.
+    """
 
     start: Callable[[RunConfig], None] = field(default=lambda config: None)
     session: Callable[[int], None] = field(default=lambda done: None)
     end: Callable[[RunConfig, Row, Path, bool], None] = field(default=lambda config, row, path, ran: None)
+    waiting: Callable[[int], None] = field(default=lambda cells: None)
 
 
 def check_presses(configs: Sequence[RunConfig]) -> None:
@@ -57,26 +70,13 @@ def check_presses(configs: Sequence[RunConfig]) -> None:
             check(press, amount)
 
 
-def prepare_all(configs: Sequence[RunConfig]) -> Iterator[list[Cell]]:
-    """Checked cells, model by model; a model is loaded when its turn comes and freed after it."""
-
-    groups: dict[tuple[str, str, str, str, str], list[RunConfig]] = {}
-    for config in configs:
-        key = (config.model, config.device, config.dtype, config.attn, config.chat)
-        groups.setdefault(key, []).append(config)
-    for key, group in groups.items():
-        loaded = load(*key)
-        # the same press typed in two ways is one cell
-        cells = {cell.id: cell for cell in (prepare(config, loaded) for config in group)}
-        yield list(cells.values())
-
-
 def run_sweep(
     configs: Sequence[RunConfig],
     results: Path,
     force: bool = False,
     watcher: Watcher | None = None,
     jobs: int = 1,
+    where: Launcher | None = None,
 ) -> Outcome:
     """Run what is missing. A cell that fails, or cannot hold the bytes asked for, is a row; the sweep goes on.
 
@@ -84,42 +84,123 @@ def run_sweep(
         results: folder of the rows.
         force: run again what is already there.
         jobs: cells that run at the same time, each in a process of its own.
+        where: the launcher that runs them, instead of one for ``jobs``; it stays open.
 
     Raises:
         KVPressError: for a press, model or length that cannot be right, before a cell of that model is run.
+        StorageError: where there is no room for a row.
     """
-    outcome, watcher = Outcome(), watcher or Watcher()
     check_presses(configs)
-    for cells in prepare_all(configs):
-        missing = []
-        for cell in cells:
-            path = row_path(results, cell.config.model, cell.id)
-            row = None if force else load_row(path)
+    clean_parts(results)
+    with Claims() as claims:
+        claims.clean(results)
+        if where is not None:
+            return _Sweep(configs, results, force, watcher or Watcher(), where, claims).run()
+        with Inline() if jobs == 1 else launcher("local", jobs) as own:
+            return _Sweep(configs, results, force, watcher or Watcher(), own, claims).run()
+
+
+class _Sweep:
+    """One run of a grid: hands cells out, takes rows in."""
+
+    def __init__(
+        self,
+        configs: Sequence[RunConfig],
+        results: Path,
+        force: bool,
+        watcher: Watcher,
+        where: Launcher,
+        claims: Claims,
+    ) -> None:
+        self.results, self.force, self.watcher, self.where, self.claims = results, force, watcher, where, claims
+        self.queue = CellQueue(configs, results, where.slots, self._begin)
+        self.outcome = Outcome()
+        self.theirs: list[Pending] = []  # cells that living other sweeps have claimed
+        self.running: dict[RunConfig, Pending] = {}
+
+    def run(self) -> Outcome:
+        while True:
+            for done in self.where.run(self.queue.take, self.watcher.session):
+                if done.work.kind == "prepare":
+                    self._prepared(done)
+                else:
+                    self._ran(done)
+            if not self.theirs:
+                return self.outcome
+            self._wait()
+
+    def _begin(self, cell: Pending) -> bool:
+        """Claim a cell; False where another sweep has it, or had it and has run it."""
+        if not self.claims.take(cell.path):
+            self.theirs.append(cell)
+            return False
+        row = cell.changed()
+        if row is not None:
+            self.claims.release(cell.path)
+            self._taken(cell, row)
+            return False
+        self.running[cell.config] = cell
+        self.watcher.start(cell.config)
+        return True
+
+    def _prepared(self, done: Done) -> None:
+        if isinstance(done.result, Died):
+            model = done.work.config.model
+            raise UsageError(
+                f"cannot load {model} or prepare its cells: {done.result.reason}; see whether `kvpress run --model "
+                f"{model}` works, and give a worker more memory or run fewer at a time (--jobs)"
+            )
+        if isinstance(done.result, Exception):
+            raise done.result
+        assert isinstance(done.result, Prepared)
+        for cell in self.queue.prepared(done.work, done.result):
+            row = None if self.force else load_row(cell.path)
             if row is not None and row.status == "ok":
-                outcome.skipped += 1
-                watcher.end(cell.config, row, path, False)
+                self.outcome.skipped += 1
+                self.watcher.end(cell.config, row, cell.path, False)
             else:
-                missing.append(cell)
-        for config, row, path in _run(missing, results, watcher, jobs):
-            outcome.ran += 1
-            outcome.failed += row.status != "ok"
-            watcher.end(config, row, path, True)
-    return outcome
+                self.queue.add(cell)
 
+    def _ran(self, done: Done) -> None:
+        cell = self.running.pop(done.work.config)
+        if isinstance(done.result, Row):
+            row = done.result
+        else:  # nobody is left who could say more
+            reason = done.result.reason if isinstance(done.result, Died) else _line(done.result)
+            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            row = replace(cell.row, status="failed", error=reason, started=now)
+        path = write_row(row, self.results)
+        self.claims.release(cell.path)
+        self.outcome.ran += 1
+        self.outcome.failed += row.status != "ok"
+        self.watcher.end(cell.config, row, path, True)
 
-def _run(cells: Sequence[Cell], results: Path, watcher: Watcher, jobs: int) -> Iterator[tuple[RunConfig, Row, Path]]:
-    if jobs > 1 and len(cells) > 1:
-        from .parallel import run_parallel
+    def _taken(self, cell: Pending, row: Row) -> None:
+        self.outcome.taken += 1
+        self.outcome.failed += row.status != "ok"
+        self.watcher.end(cell.config, row, cell.path, False)
 
-        yield from run_parallel([cell.config for cell in cells], results, jobs, cells[0].loaded.solved)
-        return
-    for cell in cells:
-        watcher.start(cell.config)
-        row = run_cell(cell, watcher.session)
-        yield cell.config, row, write_row(row, results)
+    def _wait(self) -> None:
+        """Until a cell of another sweep has its row, or nobody runs it any more."""
+        self.watcher.waiting(len(self.theirs))
+        while True:
+            rest = []
+            for cell in self.theirs:
+                if self.claims.held_by_other(cell.path):
+                    rest.append(cell)
+                else:
+                    self.queue.add(cell)  # to be claimed, looked at, and run if it was not
+            if len(rest) < len(self.theirs):
+                self.theirs = rest
+                return
+            time.sleep(POLL)
 
 
 def finished(configs: Sequence[RunConfig], results: Path) -> list[bool]:
     """Which cells have a finished row, judged by their command, without loading a model."""
     there = {row.command for row in load_rows(results) if row.status == "ok"}
     return [config.command() in there for config in configs]
+
+
+def _line(error: object) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else 'no reason given'}"

@@ -55,6 +55,11 @@ def test_run_writes_a_row_and_finds_it_again(
         (["sweep", "none.yaml"], "no such sweep file"),
         (["sweep", "SWEEP", "sesions=1"], "did you mean 'sessions'?"),
         (["sweep", "SWEEP", "--jobs", "0"], "--jobs must be at least 1"),
+        (["sweep", "SWEEP", "--launcher", "slurm"], "unknown launcher 'slurm'; choose from auto, local, ray"),
+        (["sweep", "SWEEP", "--address", "10.0.0.1:6379"], "add --launcher ray"),
+        (["sweep", "SWEEP", "--gpus-per-cell", "-1", "--dry-run"], "--gpus-per-cell must be at least 0"),
+        (["merge", "/no/such/folder", "--into", "RESULTS"], "no such folder"),
+        (["diff", "/no/such/folder", "RESULTS"], "no such folder"),
         (["report", "--results", "/no/such/folder"], "no such folder"),
         (["compare", "full", "h2o", "--results", "RESULTS"], "no finished row of full; there are: none"),
         (["compare", "full", "h2o", "--results", "/no/such/folder"], "no such folder"),
@@ -106,7 +111,7 @@ def test_an_interrupt_is_exit_code_130(
     assert load_rows(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["run", "sweep", "report", "list", "doctor", "check"])
+@pytest.mark.parametrize("name", ["run", "sweep", "merge", "diff", "report", "list", "doctor", "check"])
 def test_help_shows_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--help"]) == 0
     out = capsys.readouterr().out
@@ -126,7 +131,8 @@ def test_a_dry_run_runs_nothing(dialect_model: str, tmp_path: Path, capsys: pyte
     sweep.write_text(f"models: ['{dialect_model}']\npresses: ['kivi(bits=2)']\n")
     words = ["sweep", str(sweep), "--dry-run", "sessions=2", "--results", str(tmp_path / "rows")]
     assert main(words) == 0
-    assert "4 cells, 0 finished" in lines(capsys.readouterr().out)
+    out = lines(capsys.readouterr().out)
+    assert "4 cells, 0 finished" in out and "no estimate: no finished row to judge by" in out
     assert not (tmp_path / "rows").exists()
 
 

@@ -7,6 +7,8 @@ import pytest
 from kvpress_eval.cli import build_parser
 from kvpress_eval.config import RunConfig, SweepConfig, load_sweep
 from kvpress_eval.errors import UsageError
+from kvpress_eval.sweep import check_presses
+from kvpress_eval.tasks import TASKS
 
 CONFIGS = Path(__file__).parents[2] / "eval" / "configs"
 
@@ -104,10 +106,21 @@ def test_the_command_of_a_cell_runs_that_cell() -> None:
 
 @pytest.mark.parametrize("name", ["smoke.yaml", "science.yaml", "outliers.yaml"])
 def test_the_configurations_in_the_tree_are_right(name: str) -> None:
-    from kvpress_eval.sweep import check_presses
-
     cells = load_sweep(CONFIGS / name).cells()
     check_presses(cells)
     assert {c.task for c in cells} >= {"kv", "prefix_suffix", "vt", "needle"}
     assert {c.model for c in cells} == {"tiny-outlier" if name == "outliers.yaml" else "tiny"}
     assert all(c.sessions >= (20 if name == "smoke.yaml" else 40) for c in cells)
+
+
+@pytest.mark.parametrize("name", ["needles.yaml", "ruler.yaml", "longgen.yaml"])
+def test_the_sweeps_of_the_other_suites_ask_for_what_their_models_read(name: str) -> None:
+    cells = load_sweep(CONFIGS / name).cells()
+    check_presses(cells)
+    assert {TASKS[c.task].suite for c in cells} == {name.removesuffix(".yaml")}
+    for cell in cells:
+        rendering = "dialect" if cell.model == "tiny" else "natural"
+        assert rendering in TASKS[cell.task].build
+    if name == "needles.yaml":
+        assert {c.depth for c in cells} == set(range(0, 101, 10))
+        assert len({(c.depth, c.length) for c in cells}) == 33

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from types import ModuleType
 
 import pytest
@@ -29,9 +32,14 @@ def tiny() -> Loaded:
     return load("tiny")
 
 
-def test_its_press_is_found_only_when_it_is_asked_for(more_presses: None) -> None:
-    assert "evidence" not in PRESETS
-    assert "turn=0" in Press.parse("evidence(keep=0.1)").spec()
+def test_its_press_is_found_only_when_it_is_asked_for() -> None:
+    code = (
+        "import kvpress_eval.commands, kvpress_eval.runner\n"
+        "from kvpress import PRESETS, Press\n"
+        "assert 'evidence' not in PRESETS\n"
+        "assert 'turn=0' in Press.parse('evidence(keep=0.1)').spec()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": ":".join(sys.path)})
 
 
 def test_tokens_of_the_evidence_read_the_answer(oracle: ModuleType, tiny: Loaded) -> None:

@@ -21,6 +21,8 @@ def rule_name(task: str, reference: Reference) -> str:
         return "repoqa" if isinstance(reference, Mapping) else "kv"
     if name == "summary_with_needles":
         return "passkey" if re.fullmatch(r"\s*[0-9]+\s*", str(reference)) else "summary"
+    if name == "needle_grid":
+        return "needle"
     if name.startswith("ruler_"):
         return "ruler_match_part" if name in ("ruler_qa_1", "ruler_qa_2", "ruler_match_part") else "ruler_match_all"
     return "longgen" if name.startswith("longgen") else name

@@ -6,12 +6,49 @@ from __future__ import annotations
 
 from ..episode import Episode, Request
 from ..errors import UsageError, choose
-from . import kv, many_shot, needle, prefix_suffix, vt
+from . import (
+    choice_eng,
+    kv,
+    longgen,
+    many_shot,
+    mf,
+    needle,
+    needle_grid,
+    passkey,
+    prefix_suffix,
+    qa_chn,
+    qa_eng,
+    repoqa,
+    repoqa_and_kv,
+    ruler,
+    summary,
+    summary_with_needles,
+    vt,
+)
 from .base import Task
 
 __all__ = ["TASKS", "Task", "build", "get_task", "suite"]
 
-TASKS: dict[str, Task] = {m.TASK.name: m.TASK for m in (kv, prefix_suffix, vt, needle, many_shot)}
+TASKS: dict[str, Task] = {
+    module.TASK.name: module.TASK
+    for module in (
+        kv,
+        prefix_suffix,
+        vt,
+        repoqa,
+        qa_eng,
+        qa_chn,
+        choice_eng,
+        many_shot,
+        mf,
+        summary,
+        summary_with_needles,
+        repoqa_and_kv,
+        needle,
+    )
+}
+# the other suites
+TASKS |= {task.name: task for task in (*ruler.TASKS, needle_grid.TASK, passkey.TASK, longgen.TASK)}
 
 
 def get_task(name: str) -> Task:

@@ -8,25 +8,33 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 from ..episode import Episode, Rendering, Request, Span, Turn
-from ..errors import EpisodeError
+from ..errors import EpisodeError, UsageError
 
 __all__ = [
     "SEPARATOR",
     "Fact",
     "Filler",
+    "Numbered",
     "Task",
     "Text",
+    "at_most",
     "depth",
     "finish",
     "fit",
     "limits",
+    "no_depth",
+    "option",
     "reserve",
     "weave",
+    "words",
 ]
 
+_Piece = TypeVar("_Piece")
 SEPARATOR = "\n\n"
+_SPLIT = "\x1f"  # between pieces until they are numbered
 _SLACK = 8  # tokens an answer may take beyond 1.5 times the gold's: a space, a quote, a full stop
 
 
@@ -60,13 +68,13 @@ class Fact:
     owner: int | None = None
 
 
-class Filler:
+class Filler(Generic[_Piece]):
     """An endless stream of pieces of which the first n are always the same."""
 
-    def __init__(self, pieces: Iterator[str]) -> None:
-        self._pieces, self._seen = pieces, list[str]()
+    def __init__(self, pieces: Iterator[_Piece]) -> None:
+        self._pieces, self._seen = pieces, list[_Piece]()
 
-    def first(self, n: int) -> list[str]:
+    def first(self, n: int) -> list[_Piece]:
         while len(self._seen) < n:
             self._seen.append(next(self._pieces))
         return self._seen[:n]
@@ -82,23 +90,47 @@ def depth(request: Request, turn: int, rng: random.Random) -> float:
     return (request.strata()[turn] + rng.uniform(0.125, 0.875)) / request.turns
 
 
+def option(request: Request, turn: int, options: int) -> int:
+    """Which of ``options`` is the right one in a turn: each equally often over as many sessions, and drawn
+    anew for every turn, so that the right options of earlier turns tell nothing.
+    """
+    block, place = divmod(request.session, options)
+    return replace(request, session=block).rng(f"letters {turn}").sample(range(options), options)[place]
+
+
 @dataclass(frozen=True)
 class Text:
     """The parts of a context: ``head``, then filler and facts joined by ``joint``, then ``foot``.
 
-    ``head`` begins with ``instruction``, what the task says before its data.
+    ``head`` begins with ``instruction``, what the task says before its data. ``uneven``: the pieces of filler differ
+    much in length.
     """
 
-    filler: Filler
+    filler: Filler[str]
     facts: Sequence[Fact]
     joint: str
     head: str = ""
     foot: str = ""
     instruction: str = ""
+    uneven: bool = False
 
     def build(self, n: int) -> tuple[str, dict[int, tuple[Span, ...]]]:
         """The context with ``n`` pieces of filler, and the spans of each turn's facts."""
         return weave(self.filler.first(n), self.facts, self.joint, self.head, self.foot)
+
+
+@dataclass(frozen=True)
+class Numbered(Text):
+    """A context whose pieces are numbered from 1 in their order: ``label`` goes before each."""
+
+    label: str = "{}. "
+
+    def build(self, n: int) -> tuple[str, dict[int, tuple[Span, ...]]]:
+        """The context with ``n`` pieces of filler. It names no spans: the caller finds the evidence."""
+        pieces = weave(self.filler.first(n), self.facts, _SPLIT)[0].split(_SPLIT)
+        before, after = self.label.split("{}")
+        numbered = [f"{before}{i}{after}{piece}" for i, piece in enumerate(pieces, 1)]
+        return self.head + self.joint.join(numbered) + self.foot, {}
 
 
 def finish(
@@ -108,7 +140,7 @@ def finish(
     evidence: Callable[[str, int], tuple[Span, ...]] | None = None,
 ) -> Episode:
     """The longest episode that fits. ``evidence(context, turn)`` finds spans that no fact owns."""
-    n = fit(request, turns, lambda n: text.build(n)[0])
+    n = fit(request, turns, lambda n: text.build(n)[0], uneven=text.uneven)
     context, spans = text.build(n)
     found = [evidence(context, t) if evidence else spans.get(t, ()) for t in range(len(turns))]
     most = limits(request, turns)
@@ -119,30 +151,46 @@ def finish(
     return request.episode(context, placed, max(most.values()), text.instruction)
 
 
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text: a table of words reads better in lines than in quotes."""
+    return tuple(text.split())
+
+
+def at_most(request: Request, turns: int) -> Request:
+    """The request with no more turns than a task has questions: what is asked for is an upper bound."""
+    return replace(request, turns=min(request.turns, turns))
+
+
+def no_depth(request: Request) -> None:
+    """Refuse a depth, for tasks whose evidence is all over the context.
+
+    Raises:
+        UsageError: where the request names one.
+    """
+    if request.depth is not None:
+        raise UsageError(
+            f"the evidence of task {request.task!r} is all over the context, so that it has no depth; leave depth "
+            "out, or choose another task"
+        )
+
+
 def weave(
     filler: Sequence[str], facts: Iterable[Fact], joint: str, head: str = "", foot: str = ""
 ) -> tuple[str, dict[int, tuple[Span, ...]]]:
     """The context, and for each owner the character spans of its facts (without the joints)."""
     pieces: list[str] = []
-    owners: list[int | None] = []
-    waiting = sorted(facts, key=lambda fact: fact.depth)
-    slots = len(filler) + 1
-    for i in range(slots):
-        while waiting and waiting[0].depth * slots < i + 1:
-            fact = waiting.pop(0)
-            pieces.append(fact.text)
-            owners.append(fact.owner)
-        if i < len(filler):
-            pieces.append(filler[i])
-            owners.append(None)
-    pieces += [fact.text for fact in waiting]
-    owners += [fact.owner for fact in waiting]
     spans: dict[int, tuple[Span, ...]] = {}
-    at = len(head)
-    for piece, owner in zip(pieces, owners, strict=True):
-        if owner is not None:
-            spans[owner] = (*spans.get(owner, ()), (at, at + len(piece)))
-        at += len(piece) + len(joint)
+    at, used = len(head), 0
+    for fact in sorted(facts, key=lambda fact: fact.depth):
+        # filler is taken in slices: millions of pieces are woven in a second
+        before = filler[used : min(int(fact.depth * (len(filler) + 1)), len(filler))]
+        used += len(before)
+        pieces += (*before, fact.text)
+        at += sum(map(len, before)) + len(before) * len(joint)
+        if fact.owner is not None:
+            spans[fact.owner] = (*spans.get(fact.owner, ()), (at, at + len(fact.text)))
+        at += len(fact.text) + len(joint)
+    pieces += filler[used:]
     return head + joint.join(pieces) + foot, spans
 
 
@@ -157,14 +205,19 @@ def limits(request: Request, turns: Sequence[Turn]) -> dict[str, int]:
 def reserve(request: Request, turns: Sequence[Turn]) -> int:
     """Tokens that questions and answers take beside the context."""
     most = limits(request, turns)
-    asked = sum(request.count(SEPARATOR + turn.question + SEPARATOR) for turn in turns)
-    return asked + sum(most[turn.task] for turn in turns)
+    longest = (max(turn.question, turn.later, turn.alone, key=len) for turn in turns)
+    asked = sum(request.count(SEPARATOR + question + SEPARATOR) for question in longest)
+    openings = sum(request.count(" " + turn.opening) for turn in turns if turn.opening)
+    return asked + openings + sum(most[turn.task] for turn in turns)
 
 
-def fit(request: Request, turns: Sequence[Turn], build: Callable[[int], str], probe: int = 16) -> int:
+def fit(
+    request: Request, turns: Sequence[Turn], build: Callable[[int], str], probe: int = 16, uneven: bool = False
+) -> int:
     """How many filler pieces fill the length: ``build(n)`` ends at most one piece under it.
 
-    The text is counted a handful of times, whatever its length.
+    The text is counted a handful of times, whatever its length. Where the pieces are ``uneven``, the first ones
+    say little about the others: the search goes by what two longer texts took.
 
     Raises:
         EpisodeError: where the facts alone do not fit.
@@ -181,6 +234,7 @@ def fit(request: Request, turns: Sequence[Turn], build: Callable[[int], str], pr
     per_piece = max(1.0, (request.count(build(probe)) - base) / probe)
     low, low_count = 0, base
     high: int | None = None
+    high_count = 0
     n = int((room - base) / per_piece)
     for _ in range(12):
         n = max(n, low + 1)
@@ -188,11 +242,14 @@ def fit(request: Request, turns: Sequence[Turn], build: Callable[[int], str], pr
             if high - low <= 1:
                 break
             n = (low + high) // 2
+            if uneven:
+                n = low + (high - low) * (room - low_count) // (high_count - low_count)
+                n = min(max(n, low + 1), high - 1)
         tokens = request.count(build(n))
         if tokens <= room:
             low, low_count = n, tokens
         else:
-            high = n
+            high, high_count = n, tokens
         if room - low_count < per_piece or (high is not None and high - low <= 1):
             break
         n = low + max(1, int((room - low_count) / per_piece))

@@ -2,7 +2,7 @@
 
 The bundled model reads one answer form per kind and ends it with ``;``. Two differences to the
 natural rendering: it learnt prefix look-up only (no suffixes), and documents of different lengths
-do not share their records.
+do not share their records. A document of several kinds asks about them in turn.
 """
 
 from __future__ import annotations
@@ -25,14 +25,19 @@ _QUESTION = {"kv": 6, "fact": 6, "prefix": 5, "trace": 7, "label": 4}
 _DRAWS = 50
 
 
-def builder(kind: str, filler: float = 0.0) -> Callable[[Request], Episode]:
-    """An episode generator over documents of one ``kind``, ``filler`` of them filler words."""
-    return partial(_build, kind=kind, filler=filler)
+def builder(*kinds: str, filler: float = 0.0, names: Sequence[str] = ("",)) -> Callable[[Request], Episode]:
+    """An episode generator over documents of these ``kinds``, ``filler`` of them filler words.
+
+    ``names`` are the sub-tasks of a mix, one per kind. Its turns ask about one kind after the other; which comes
+    first changes from session to session.
+    """
+    return partial(_build, kinds=kinds, filler=filler, names=names)
 
 
-def _build(request: Request, kind: str, filler: float) -> Episode:
+def _build(request: Request, kinds: Sequence[str], filler: float, names: Sequence[str]) -> Episode:
+    asked = [kinds[(request.session + t) % len(kinds)] for t in range(request.turns)]
     # + 1: the end of an answer, which is fed with the next question
-    taken = request.turns * (_QUESTION[kind] + _ANSWER[kind] + 1)
+    taken = sum(_QUESTION[kind] + _ANSWER[kind] + 1 for kind in asked)
     room = request.length - taken
     if room < 32:
         raise EpisodeError(
@@ -40,33 +45,37 @@ def _build(request: Request, kind: str, filler: float) -> Episode:
             f"{taken + 32} tokens, got {request.length}; ask for fewer turns or a greater length"
         )
     for draw in range(_DRAWS):
-        doc = dialect.document(request.rng(f"document {draw}"), room, (kind,), filler)
-        chosen = _choose(doc, request, request.rng(f"questions {draw}"))
+        doc = dialect.document(request.rng(f"document {draw}"), room, kinds, filler)
+        chosen = _choose(doc, request, request.rng(f"questions {draw}"), asked)
         if chosen:
             context, starts = _text(doc.tokens[1:])
-            turns = tuple(_turn(question, starts) for question in chosen)
-            return request.episode(context, turns, _ANSWER[kind])
+            named = dict(zip(kinds, names, strict=True))
+            turns = tuple(_turn(question, starts, named[question.task]) for question in chosen)
+            return request.episode(context, turns, max(_ANSWER[kind] for kind in kinds))
     raise EpisodeError(
         f"task {request.task!r} found no {request.turns} independent questions at length "
         f"{request.length}; ask for fewer turns or a greater length"
     )
 
 
-def _choose(doc: dialect.Document, request: Request, rng: random.Random) -> list[dialect.Question]:
-    """One question per turn, each from its part of the document, no two with a record (chain,
+def _choose(
+    doc: dialect.Document, request: Request, rng: random.Random, asked: Sequence[str]
+) -> list[dialect.Question]:
+    """One question per turn, of the kind asked, each from its part of the document, no two with a record (chain,
     class) in common.
     """
     fits = [q for q in doc.questions if len(q.prompt) <= _QUESTION[q.task] and len(q.answer) <= _ANSWER[q.task]]
     hops = [q for q in fits if q.task != "trace" or len(q.evidence) > 1]
     free = hops if len({q.evidence[0] for q in hops}) >= 2 * request.turns else fits
     chosen: list[dialect.Question] = []
-    for stratum in request.strata():
-        if not free:
+    for stratum, kind in zip(request.strata(), asked, strict=True):
+        able = [q for q in free if q.task == kind]
+        if not able:
             return []
         middle = (stratum + 0.5) / request.turns
-        near = [q for q in free if abs(_depth(q, doc) - middle) <= 0.375 / request.turns]
+        near = [q for q in able if abs(_depth(q, doc) - middle) <= 0.375 / request.turns]
         # else the nearest; a label is demonstrated everywhere, so any is near
-        pick = rng.choice(near or [min(free, key=lambda q: abs(_depth(q, doc) - middle))])
+        pick = rng.choice(near or [min(able, key=lambda q: abs(_depth(q, doc) - middle))])
         chosen.append(pick)
         # chains are told apart by their first record, classes by all of theirs
         free = [q for q in free if q.evidence[0] != pick.evidence[0]]
@@ -86,15 +95,25 @@ def _text(words: Sequence[str]) -> tuple[str, list[int]]:
     return " ".join(words), [*starts, at]
 
 
-def _turn(question: dialect.Question, starts: Sequence[int]) -> Turn:
+def _turn(question: dialect.Question, starts: Sequence[int], name: str) -> Turn:
     # document index 0 is <bos>, which the text does not hold
     spans: tuple[Span, ...] = tuple((starts[a - 1], starts[b - 1] - 1) for a, b in question.evidence)
-    return Turn(" ".join(question.prompt), " ".join(question.answer), spans)
+    most = _ANSWER[question.task] if name else 0
+    return Turn(" ".join(question.prompt), " ".join(question.answer), spans, task=name, max_new_tokens=most)
 
 
-def solver(kind: str) -> Callable[[str, str], str]:
-    """Answers a question of ``kind`` from the words of the context alone."""
-    return _SOLVERS[kind]
+def solver(*kinds: str) -> Callable[[str, str], str]:
+    """Answers a question of one of the ``kinds`` from the words of the context alone."""
+    if len(kinds) == 1:
+        return _SOLVERS[kinds[0]]
+    return lambda context, question: _SOLVERS[_kind(question.split())](context, question)
+
+
+def _kind(question: list[str]) -> str:
+    """The kind of a question, from its form."""
+    if question[-1] == "->":
+        return "label"
+    return {"pre": "prefix", "trace": "trace"}.get(question[1], "kv")
 
 
 def _after(words: list[str], pattern: list[str], starts: Sequence[str] = (STOP, ".")) -> list[str]:

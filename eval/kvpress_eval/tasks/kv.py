@@ -16,14 +16,14 @@ from ..episode import Episode, Request, Turn
 from .base import Fact, Filler, Task, Text, depth, finish
 from .dialect import builder, solver
 
-__all__ = ["TASK"]
+__all__ = ["TASK", "pair", "question", "strings"]
 
 _INSTRUCTION = "Extract the value corresponding to the specified key in the JSON object below.\n\n"
 _HEAD = f"{_INSTRUCTION}JSON data:\n{{"
 _FOOT = "}"
 
 
-def _strings(rng: random.Random, taken: set[str]) -> Iterator[str]:
+def strings(rng: random.Random, taken: set[str]) -> Iterator[str]:
     """UUIDs whose first eight characters nobody else has."""
     while True:
         text = str(uuid.UUID(int=rng.getrandbits(128), version=4))
@@ -32,23 +32,25 @@ def _strings(rng: random.Random, taken: set[str]) -> Iterator[str]:
             yield text
 
 
-def _pair(key: str, value: str) -> str:
+def pair(key: str, value: str) -> str:
+    """As it stands in the context."""
     return f'"{key}": "{value}"'
 
 
 def _natural(request: Request) -> Episode:
     taken: set[str] = set()
-    facts, placing = _strings(request.rng("facts"), taken), request.rng("placement")
+    facts, placing = strings(request.rng("facts"), taken), request.rng("placement")
     golds = [(next(facts), next(facts)) for _ in range(request.turns)]
-    items = [Fact(depth(request, t, placing), _pair(*golds[t]), t) for t in range(request.turns)]
-    others = _strings(request.rng("filler"), taken)
-    filler = Filler(_pair(next(others), next(others)) for _ in itertools.count())
-    turns = [Turn(_question(key), value, ()) for key, value in golds]
+    items = [Fact(depth(request, t, placing), pair(*golds[t]), t) for t in range(request.turns)]
+    others = strings(request.rng("filler"), taken)
+    filler = Filler(pair(next(others), next(others)) for _ in itertools.count())
+    turns = [Turn(question(key), value, ()) for key, value in golds]
     text = Text(filler, items, ", ", _HEAD, _FOOT, _INSTRUCTION)
     return finish(request, text, turns)
 
 
-def _question(key: str) -> str:
+def question(key: str) -> str:
+    """How a value is asked for."""
     return f'Key: "{key}"\nThe value associated with the specified key is:'
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from ..episode import Episode, Request, Turn
 from ..errors import EpisodeError
-from .base import Fact, Filler, Task, Text, finish
+from .base import Fact, Filler, Task, Text, finish, option
 from .dialect import builder, solver
 
 __all__ = ["OPTIONS", "TASK"]
@@ -78,12 +78,10 @@ def _natural(request: Request) -> Episode:
     placing, ordering = request.rng("placement"), request.rng("order")
     facts = [Fact(placing.random(), _shot(rng, group, labels)) for group in groups * _SHOWN]
     turns = []
-    # the right letters of five sessions in a row are a Latin square: no letter is worth guessing
-    shift = ordering.randrange(OPTIONS)
     for t in range(request.turns):
         unasked = groups[t + 1 :]
         options = [labels[g] for g in ordering.sample(unasked, OPTIONS - 1)]
-        gold = (request.session + t + shift) % OPTIONS
+        gold = option(request, t, OPTIONS)
         options.insert(gold, labels[groups[t]])
         item = ordering.choice(_ITEMS[groups[t]][-_TEST:])
         turns.append(Turn(f"{item}: {_listing(options)} ->", f"({_letter(gold)})", (), _letter(gold)))

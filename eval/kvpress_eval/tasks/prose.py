@@ -9,36 +9,37 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-__all__ = ["sentences"]
+__all__ = ["items", "sentences"]
 
 
-def _items(text: str) -> list[str]:
+def items(text: str) -> list[str]:
+    """A table of phrases, with commas between them."""
     return text.split(",")
 
 
-_WHO = _items(
+_WHO = items(
     "the baker,the old gardener,a tired painter,the younger sister,a quiet clerk,"
     "the harbour master,our neighbour,the schoolteacher,a travelling singer,the watchmaker,"
     "the miller,a retired sailor,the librarian,the carpenter,a careful surgeon,"
     "the night porter,the beekeeper,a curious student,the tailor,the ferry pilot"
 )
-_DID = _items(
+_DID = items(
     "mended,carried,described,forgot,painted,counted,borrowed,returned,polished,hid,sold,"
     "measured,praised,examined,dropped,ordered,wrapped,repaired,sketched,weighed"
 )
-_WHAT = _items(
+_WHAT = items(
     "a broken chair,the green lantern,two baskets of plums,an unsigned letter,"
     "the copper kettle,a bundle of maps,the garden gate,a woollen coat,some dried herbs,"
     "the church bell,a jar of honey,the wooden ladder,an old violin,the fishing nets,"
     "a box of candles,the silver spoon,a torn umbrella,the heavy anchor,a stack of plates,"
     "the blue notebook"
 )
-_WHERE = _items(
+_WHERE = items(
     "near the bridge,behind the station,in the upper room,by the river,at the market,"
     "under the lime trees,outside the chapel,on the quay,in the narrow lane,beside the orchard,"
     "at the edge of the village,in the attic,across the square,below the mill,on the stairs"
 )
-_WHEN = _items(
+_WHEN = items(
     "before breakfast,late in the evening,after the storm,while it rained,during the fair,"
     "at the end of winter,soon after noon,on the way home,without a word,as everyone slept,"
     "in a great hurry,when the bells rang,just before dawn,for the second time,"

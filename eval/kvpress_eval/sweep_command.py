@@ -1,0 +1,142 @@
+"""``kvpress sweep``, ``study``, ``merge`` and ``diff``: what they print; every function returns an exit code."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from .config import RunConfig, load_sweep
+from .estimate import Estimator, Remaining, time_text
+from .launch import check_options, launcher
+from .launch.worker import be_quiet
+from .merge import compared, merge, same_results
+from .rows import Row, load_rows
+from .show import cell_text, plan_table, row_line
+from .sweep import Watcher, check_presses, finished, run_sweep
+
+__all__ = ["ACTIONS"]
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    return _run_all(load_sweep(options.config, options.overrides).cells(), options)
+
+
+def _study(options: argparse.Namespace) -> int:
+    from . import oracle  # noqa: F401  registers its press
+    from .study import get_study
+
+    study = get_study(options.study)
+    if not options.report_only:
+        failed = _run_all(study.sweep(options.overrides).cells(), options)
+        if failed or options.dry_run:
+            return failed
+    text = study.report(options.results, options.overrides)
+    out = options.out or options.results.parent / f"{study.name}.md"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding="utf-8")
+    print(text)
+    Console().print(f"written: {escape(str(out))}", soft_wrap=True)
+    return 0
+
+
+def _run_all(configs: list[RunConfig], options: argparse.Namespace) -> int:
+    asked = (options.launcher, options.jobs, options.cpus_per_cell, options.gpus_per_cell, options.address)
+    check_options(*asked)
+    check_presses(configs)
+    console = Console()
+    before = Estimator(load_rows(options.results))
+    if options.dry_run:
+        there = [False] * len(configs) if options.force else finished(configs, options.results)
+        console.print(plan_table(configs, there, before))
+        missing = [config for config, done in zip(configs, there, strict=True) if not done]
+        console.print(_estimate(before, missing, options.jobs or 1), highlight=False, soft_wrap=True)
+        return 0
+    be_quiet()
+    with launcher(*asked) as where:
+        remaining = Remaining(configs, before, where.slots)
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), _Left(remaining))
+        with Progress(*columns, TextColumn("{task.description}"), console=console) as progress:
+            bar = progress.add_task("loading", total=len(configs))
+
+            def start(config: RunConfig) -> None:
+                remaining.start(config)
+                progress.update(bar, description=escape(cell_text(config)))
+
+            def end(config: RunConfig, row: Row, path: Path, ran: bool) -> None:
+                remaining.end(config, row, ran)
+                progress.advance(bar)
+                progress.console.print(row_line(row, ran), highlight=False, soft_wrap=True)
+
+            def waiting(cells: int) -> None:
+                progress.update(bar, description=f"another sweep runs the last {cells}")
+
+            watcher = Watcher(start, end=end, waiting=waiting)
+            outcome = run_sweep(configs, options.results, options.force, watcher, where=where)
+            progress.update(bar, description="done", total=progress.tasks[0].completed)
+    told = f"{outcome.ran} run, {outcome.skipped} already there, {outcome.failed} failed"
+    told += f", {outcome.taken} taken by another sweep"
+    console.print(f"{told}; rows in {escape(str(options.results))}", soft_wrap=True)
+    return 1 if outcome.failed else 0
+
+
+def _estimate(before: Estimator, missing: list[RunConfig], jobs: int) -> str:
+    if not missing:
+        return "nothing to run"
+    unknown = sum(before.seconds(config) is None for config in missing)
+    total = before.total(missing, jobs)
+    if total is None:
+        which = "" if unknown == len(missing) else f" ({unknown} of {len(missing)} cells are of a model without one)"
+        return f"no estimate: no finished row to judge by{which}"
+    at_once = "1 job" if jobs == 1 else f"{jobs} jobs"
+    return f"about {time_text(total)} for {len(missing)} cells with {at_once}, judged by the finished rows"
+
+
+class _Left(ProgressColumn):
+    """``left 3:20``."""
+
+    max_refresh = 0.5
+
+    def __init__(self, remaining: Remaining) -> None:
+        super().__init__()
+        self.remaining = remaining
+
+    def render(self, task: Task) -> Text:
+        seconds = self.remaining.seconds()
+        return Text(f"left {'-:--' if seconds is None else time_text(seconds)}", style="progress.remaining")
+
+
+def _merge(options: argparse.Namespace) -> int:
+    found = merge(options.sources, options.into)
+    console = Console()
+    for line in found.invalid:
+        console.print(f"[red]not a row[/] {escape(line)}", highlight=False, soft_wrap=True)
+    told = f"{found.new} new, {found.replaced} replaced, {found.kept} already there or older"
+    console.print(f"{told}, {len(found.invalid)} not rows; rows in {escape(str(options.into))}", soft_wrap=True)
+    return 1 if found.invalid else 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    lines = same_results(options.first, options.second)
+    console = Console()
+    for line in lines:
+        console.print(escape(line), highlight=False, soft_wrap=True)
+    count = compared(options.first, options.second)
+    if not lines:
+        console.print(f"{count} rows are the same but for times, memory and versions", soft_wrap=True)
+    else:
+        console.print(f"{len(lines)} of {count} rows differ", soft_wrap=True)
+    return 1 if lines else 0
+
+
+ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "sweep": _sweep,
+    "study": _study,
+    "merge": _merge,
+    "diff": _diff,
+}

@@ -1,0 +1,55 @@
+"""Multiple choice about a book (En.MultiChoice): the world of ``qa_eng`` with four options.
+
+Options are names of one type and length that the book holds: what was so before, what a rumour says, what
+is so of others. Letters are drawn per turn, each as often as the others over four sessions; knowing the
+letters of earlier turns does not help. The release asks "The the correct answer is": mended here.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..episode import Episode, Request, Turn
+from .base import Task, option
+from .english import ENGLISH, NAME
+from .narrative import narrative, solve
+from .world import Story
+
+__all__ = ["TASK"]
+
+_INSTRUCTION = "Read the book and answer the question.\n\n"
+_LETTERS = "ABCD"
+
+
+def _natural(request: Request) -> Episode:
+    return narrative(request, ENGLISH, _INSTRUCTION, lambda t, story: _turn(request, t, story))
+
+
+def _turn(request: Request, t: int, story: Story) -> Turn:
+    letter = _LETTERS[option(request, t, len(_LETTERS))]
+    options = request.rng(f"order {t}").sample(story.decoys, 3)
+    options.insert(_LETTERS.index(letter), story.gold)
+    listing = "\n".join(f"{_LETTERS[i]}. {name}" for i, name in enumerate(options))
+    asked = f"Question: {ENGLISH.ask(story)}\n{listing}\n\n"
+    return Turn(
+        f"{asked}The correct answer is",
+        letter,
+        (),
+        (story.gold, letter),
+        later=f"{asked}The letter of the correct answer is",
+    )
+
+
+def _solve(context: str, question: str) -> str:
+    name = solve(ENGLISH, context, question)
+    (letter,) = (letter for letter, option in re.findall(rf"^([A-D])\. ({NAME})$", question, re.M) if option == name)
+    return str(letter)
+
+
+TASK = Task(
+    name="choice_eng",
+    about="multiple choice about a book of made-up people",
+    build={"natural": _natural},
+    solve={"natural": _solve},
+    chance=lambda rendering, turns: 1 / len(_LETTERS),
+)
