@@ -102,7 +102,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     from .showing import show
 
-    _quiet()
+    be_quiet()
     return show(options)
 
 

@@ -22,8 +22,7 @@ __all__ = ["show"]
 def show(options: argparse.Namespace) -> int:
     """Print, or write as JSON or a page, what a press keeps of a prompt; returns the exit code."""
     given = {f.name: getattr(options, f.name, None) for f in fields(RunConfig)}
-    given["length"] = given["length"] or 256
-    config = RunConfig(**{name: value for name, value in given.items() if value is not None})
+    config = RunConfig(**{"length": 256} | {name: value for name, value in given.items() if value is not None})
     check_presses([config])
     text = options.text if options.file is None else read_prompt(options.file)
     if text is not None and config.bytes:

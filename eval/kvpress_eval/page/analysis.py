@@ -78,13 +78,20 @@ def _cell_order(cell: Cell) -> tuple[object, ...]:
 
 
 def _superseded(rows: Iterable[Row]) -> frozenset[str]:
-    newest: dict[tuple[object, ...], Row] = {}
+    """Rows of what a newer row measures: the same cell, or the same sessions under the name of another depth, which
+    a task that cannot place its evidence gives.
+    """
+    taken: set[tuple[object, ...]] = set()
+    counted: dict[tuple[object, ...], set[str]] = defaultdict(set)
     old: set[str] = set()
-    for row in sorted(rows, key=lambda row: (row.started, row.path)):
+    for row in sorted(rows, key=lambda row: (row.started, row.path), reverse=True):
         key = (run_key(row), method_of(row))
-        if key in newest:
-            old.add(newest[key].path)
-        newest[key] = row
+        sessions = counted[run_key(row)[:3], method_of(row)]
+        if key in taken or (row.depth is not None and sessions & row.scores.keys()):
+            old.add(row.path)
+            continue
+        taken.add(key)
+        sessions.update(row.scores)
     return frozenset(old)
 
 

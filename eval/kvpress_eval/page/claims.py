@@ -144,13 +144,18 @@ class Cell:
         """Bytes held / bytes of the dense cache: mean over rows within a task, then over tasks."""
         return self.mean_of("bytes_ratio")
 
-    def at_depth(self, depth: int) -> float:
-        """Score of the runs whose evidence stands at `depth` percent, tasks weighted equally; NaN without such runs."""
-        by_task: dict[str, list[float]] = defaultdict(list)
-        for row in self.rows:
-            if row.depth == depth:
-                by_task[row.task].extend(stats.session_means(row.scores.values()))
-        return float(np.mean([np.mean(v) for v in by_task.values()])) if by_task else NAN
+    def by_depth(self) -> dict[int, float]:
+        """Score by the depth of the evidence, tasks weighted equally; only of tasks that place it at several depths."""
+        found: dict[int, list[float]] = defaultdict(list)
+        for task in {row.task for row in self.rows}:
+            places: dict[int, list[float]] = defaultdict(list)
+            for row in self.rows:
+                if row.task == task and row.depth is not None:
+                    places[row.depth].extend(stats.session_means(row.scores.values()))
+            if len(places) > 1:
+                for depth, scores in places.items():
+                    found[depth].append(float(np.mean(scores)))
+        return {depth: float(np.mean(sorted(means))) for depth, means in sorted(found.items())}
 
     def mean_of(self, name: str) -> float:
         """Mean of a numeric field of the rows, tasks weighted equally; NaN when no row has it."""

@@ -1,7 +1,10 @@
 // Depth x length, one small map for each press: where evidence is lost.
 
 function drawDepths() {
-  const group = allLengths(shownRows).filter((r) => has(r.depth) && r.score && !r.superseded);
+  const placed = allLengths(shownRows).filter((r) => has(r.depth) && r.score && !r.superseded);
+  const cell = (r) => `${r.facet} ${r.method} ${r.task}`, depthsOf = {};
+  for (const r of placed) (depthsOf[cell(r)] ||= new Set()).add(r.depth);
+  const group = placed.filter((r) => depthsOf[cell(r)].size > 1); // other tasks do not place their evidence
   byId("s-depths").hidden = !group.length;
   if (!group.length) return;
   byId("n-depths").textContent = `${state.task || "mean over tasks"}; score, stronger colour is higher; rows: where the evidence stands, in % of the context; columns: tokens`;

@@ -191,11 +191,11 @@ def _subtasks(analysis: Analysis, table: Table) -> str:
 
 def _depths(analysis: Analysis, table: Table) -> str:
     """Where the evidence stands: presses x depths, mean over tasks."""
-    macros = analysis.macros(table)
-    depths = sorted({row.depth for cell in macros for row in cell.rows if row.depth is not None})
+    found = [(cell, cell.by_depth()) for cell in analysis.macros(table)]
+    depths = sorted({depth for _, scores in found for depth in scores})
     if not depths:
         return ""
-    lines = [[_method(cell), *(points(cell.at_depth(depth)) for depth in depths)] for cell in macros]
+    lines = [[_method(cell), *(points(scores.get(depth)) for depth in depths)] for cell, scores in found]
     grid = _grid(["press", *(f"{depth} %" for depth in depths)], 1, lines)
     return f"#### By depth\n\nScore by where in the context all evidence stands; mean over tasks.\n\n{grid}"
 

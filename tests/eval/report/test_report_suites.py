@@ -84,11 +84,14 @@ def test_depths_are_pooled_but_paired_apart(make: Any) -> None:
     )
     full, press = analysis.macros(analysis.tables[0])
     assert full.score.mean == pytest.approx(0.5) and full.score.n == 12 and press.score.n == 12
-    assert [full.at_depth(d) for d in (0, 50, 100)] == pytest.approx([1.0, 0.5, 0.0]) and full.at_depth(
-        7
-    ) != full.at_depth(7)
+    assert full.by_depth() == pytest.approx({0: 1.0, 50: 0.5, 100: 0.0})
     again = parsed([*rows, {**rows[0], "started": "2027-01-01T00:00:00Z"}])
     assert len(again.superseded) == 1, "the same depth done again"
+    for row in rows:  # a task that cannot place its evidence: the same sessions, three times
+        row["session_ids"] = [f"s{i}" for i in range(4)]
+    same = parsed(rows)
+    assert len(same.superseded) == 4 and [c.score.n for c in same.macros(same.tables[0])] == [4, 4]
+    assert "By depth" not in render_markdown(same, [])
     text = render_markdown(analysis, run_gates(analysis)).partition("#### By depth")[2]
     assert "| press | 0 % | 50 % | 100 % |" in text and "| `full` | 100.0 | 50.0 | 0.0 |" in text
 
