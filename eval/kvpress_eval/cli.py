@@ -63,6 +63,13 @@ Everything after `lm-eval` goes to lm_eval's own command; see docs/guides/lm-eva
 """
 
 
+_SHOW = """examples:
+  kvpress show --press "snapkv(keep=0.25)" --task kv --length 256
+  kvpress show --press "ada | snapkv(keep=0.25)" --task vt --length 512 --session 3 --html out.html
+  kvpress show --model Qwen/Qwen2.5-0.5B-Instruct --press "knorm(keep=0.5)" --file prompt.txt --json
+"""
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse with one line per mistake."""
 
@@ -124,6 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     versus.add_argument("--bytes", default="", help="the presses solved for this much, e.g. 12.5%% (full needs none)")
     versus.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="only these (all that both have)")
     versus.add_argument("--results", type=Path, default=RESULTS, help=f"folder of rows ({RESULTS})")
+    _add_show_options(add("show", "show which tokens of a prompt a press keeps, by layer and head", _SHOW))
     study = add("study", "run a study: a sweep, and what its rows show", _STUDY)
     study.add_argument("study", help="its name: scbench-findings")
     study.add_argument("overrides", nargs="*", metavar="key=value", help="replace values of its grid")
@@ -228,6 +236,30 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     for name, about in numbers.items():
         parser.add_argument(f"--{name}", type=int, metavar="N", help=about)
     _add_output(parser)
+
+
+def _add_show_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--press", required=True, help="see `kvpress list presses`")
+    text = {
+        "model": "tiny, tiny-outlier, a folder, or a hub id (tiny)",
+        "task": "whose prompt is shown, see `kvpress list tasks` (kv)",
+        "mode": "multi-turn, with the first question; or multi-request, the context alone (multi-turn)",
+        "schedule": "when compression fires: after_turn1_prompt, after_context (as the mode says)",
+        "bytes": "solve the press for this much, e.g. 12.5%% of the dense cache, or 512MiB",
+        "device": "auto, cpu, cuda, cuda:1, mps (auto)",
+        "dtype": "auto, float32, bfloat16, float16 (auto)",
+    }
+    for name, about in text.items():
+        parser.add_argument(f"--{name}", help=about)
+    numbers = {"length": "tokens of the session (256)", "turns": "questions (5)", "seed": "of the episodes (0)"}
+    for name, about in numbers.items():
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=about)
+    parser.add_argument("--session", type=int, default=0, metavar="N", help="which session of the task (0)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--text", help="a prompt of your own instead of a task's")
+    source.add_argument("--file", type=Path, help="a prompt of your own, from a UTF-8 file")
+    parser.add_argument("--html", type=Path, help="write a page (offline, one file) instead")
+    parser.add_argument("--json", action="store_true", help="print JSON instead")
 
 
 EXTRA = ("omegaconf", "rich", "datasets", "pyarrow", "evaluate")  # what the extra "eval" brings

@@ -110,6 +110,13 @@ def _data(options: argparse.Namespace) -> int:
     return 0
 
 
+def _show(options: argparse.Namespace) -> int:
+    from .showing import show
+
+    be_quiet()
+    return show(options)
+
+
 def _list(options: argparse.Namespace) -> int:
     found = {
         "presses": _presses(),
@@ -214,6 +221,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
     "report": _report,
     "compare": _compare,
     "data": _data,
+    "show": _show,
     "list": _list,
     "doctor": _doctor,
     "fit": _fit,

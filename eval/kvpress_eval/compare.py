@@ -12,10 +12,10 @@ from rich.text import Text
 from . import stats
 from .config import amount
 from .errors import UsageError
-from .page.claims import Table, dtype_of, table_of, table_order
-from .page.loading import Row
+from .page.claims import Table, dtype_of, run_key, table_order
 from .page.numbers import percent, points, probability, span
 from .page.presses import falling, named
+from .page.row import Row
 
 TURNS: Mapping[str, slice] = {"all": slice(None), "first": slice(0, 1), "later": slice(1, None)}
 
@@ -71,8 +71,8 @@ def compare(rows: Sequence[Row], first: Asked, second: Asked, tasks: Sequence[st
 
     Raises UsageError when one of them has no finished row, or they share no session.
     """
-    a, b = ({(table_of(row), row.task, row.seed): row for row in asked.rows(rows, tasks)} for asked in (first, second))
-    shared = sorted(a.keys() & b.keys(), key=lambda key: (table_order(key[0]), key[1:]))
+    a, b = ({run_key(row): row for row in asked.rows(rows, tasks)} for asked in (first, second))
+    shared = sorted(a.keys() & b.keys(), key=lambda key: (table_order(key[0]), key[1:3], key[3] or 0))
     if not shared:
         raise UsageError(f"{first} and {second} were not measured on the same task, mode, length and dtype")
     for table in dict.fromkeys(key[0] for key in shared):
@@ -97,7 +97,8 @@ def _compare(table: Table, turns: str, part: slice, pairs: list[tuple[Row, Row]]
         return sum(sum(values) / len(values) for values in tasks.values()) / len(tasks)
 
     def ratio(side: int) -> float:
-        return sum(pair[side].bytes_ratio or 0.0 for pair in pairs) / len(pairs)
+        ratios = [ratio for pair in pairs if (ratio := pair[side].bytes_ratio) is not None]
+        return sum(ratios) / len(ratios) if ratios else float("nan")
 
     return Comparison(
         table,
@@ -114,7 +115,7 @@ def print_comparisons(found: Sequence[Comparison], first: Asked, second: Asked, 
     """One table per model, length and dtype, one line per mode and choice of turns."""
     console.print(Text(f"{first}  minus  {second}", style="bold"))
     for key in dict.fromkeys(one.table._replace(mode="") for one in found):
-        setting = [key.model, f"{key.length:,} tokens", dtype_of(key, [one.table for one in found])]
+        setting = [key.model, key.tokens, dtype_of(key, [one.table for one in found]), *key.special]
         console.print(Text(", ".join(part for part in setting if part)))
         grid = Grid(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
         grid.add_column("mode, turns", no_wrap=True)

@@ -1,10 +1,11 @@
-"""Reports on result rows: a generated README, an offline page, and a summary in the terminal.
+"""Reports on result rows: a generated README, an offline page for each suite, and a summary in the terminal.
 
 The same rows give the same bytes, so that `stale` can tell whether a committed report is fresh.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +14,10 @@ from .page.analysis import analyse
 from .page.claims import Analysis
 from .page.gates import Gate, run_gates, tally
 from .page.html import render_html
-from .page.loading import Ignored, read_rows
+from .page.loading import read_rows
 from .page.markdown import render_markdown
+from .page.row import Ignored
+from .page.suites import pages
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,17 +25,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReportPaths:
-    """What `write` wrote, and what it found: `ignored` are the files that are not rows."""
+    """What `write` wrote, and what it found: `ignored` are the files that are not rows.
+
+    `pages` maps suites to their pages; `page` is the first, `index.html`.
+    """
 
     readme: Path
     page: Path
+    pages: Mapping[str, Path]
     rows: int
     ignored: tuple[Ignored, ...]
     gates: tuple[Gate, ...]
 
     def __str__(self) -> str:
         found = f"{self.rows} rows, {len(self.ignored)} other files"
-        return f"{self.readme} and {self.page} ({found}; sanity gates: {tally(self.gates)})"
+        more = "".join(f", {path.name}" for path in self.pages.values() if path != self.page)
+        return f"{self.readme} and {self.page}{more} ({found}; sanity gates: {tally(self.gates)})"
 
     @property
     def gates_pass(self) -> bool:
@@ -59,7 +67,7 @@ def read(results_dir: Path) -> Findings:
 
 
 def write(results: Path | Findings, out_dir: Path) -> ReportPaths:
-    """Write `README.md` and `index.html`.
+    """Write `README.md`, `index.html` (SCBench, or the one suite there is) and a page for each further suite.
 
     Args:
         results: the folder with the rows, or what `read` found there. Files that are no rows are listed in the report.
@@ -75,7 +83,8 @@ def write(results: Path | Findings, out_dir: Path) -> ReportPaths:
     return ReportPaths(
         readme=out_dir / "README.md",
         page=out_dir / "index.html",
-        rows=len(found.analysis.rows),
+        pages={suite: out_dir / name for suite, name in pages(found.analysis.suites).items()},
+        rows=len(found.analysis.runs),
         ignored=found.analysis.ignored,
         gates=found.gates,
     )
@@ -101,7 +110,9 @@ def _findings(results: Path | Findings) -> Findings:
 
 
 def _render(found: Findings) -> dict[str, str]:
-    return {
-        "README.md": render_markdown(found.analysis, found.gates),
-        "index.html": render_html(found.analysis, found.gates),
-    }
+    names = pages(found.analysis.suites)
+    texts = {"README.md": render_markdown(found.analysis, found.gates)}
+    for suite, name in names.items():
+        analysis = found.analysis.of_suite(suite)
+        texts[name] = render_html(analysis, run_gates(analysis), suite, names)
+    return texts

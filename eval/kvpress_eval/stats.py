@@ -24,6 +24,9 @@ Array = NDArray[np.float64]
 RESAMPLES = 10_000
 BCA_BELOW = 40  # sessions in the smallest stratum under which the percentile interval is too narrow
 EXACT_UP_TO = 14  # sessions up to which all 2^n sign patterns are enumerated
+MARGIN = 0.02  # a loss that counts as no worse, score fraction
+RETAINED_FROM = 0.2  # a full cache that scores less makes a quotient of noise
+NOT_WORSE, WORSE, NOT_SHOWN = "not worse", "worse", "not shown"
 _NORMAL = NormalDist()
 
 
@@ -90,7 +93,7 @@ def bootstrap_interval(
     for index, values in enumerate(arrays):
         drawn = _resample_weights(values.size, resamples, seed) @ values
         # Rows of the weights are independent, so a shift makes the strata independent.
-        means += np.roll(drawn, index * 997) / len(arrays)
+        means += (np.roll(drawn, index * 997) if index else drawn) / len(arrays)
     tail = (1 - level) / 2
     levels, method = [tail, 1 - tail], "percentile"
     if smallest < BCA_BELOW:
@@ -156,6 +159,60 @@ def unseen_share(n: int, *, level: float = 0.95) -> float:
     far too much.
     """
     return 1.0 - (1.0 - level) ** (1.0 / n) if n > 0 else float("nan")
+
+
+def verdict(diff: Interval, *, turns: float, margin: float = MARGIN) -> str:
+    """Whether a method was shown to be no worse than the full cache by more than `margin`.
+
+    "not worse": the one-sided 97.5 % lower bound of the paired difference, which is the lower end of its two-sided
+    95 % interval, is above -margin. Otherwise "worse" when the whole interval is below zero, and "not shown" when it
+    is not. Where no session differs the interval has no width and proves too much; the bound is then
+    `-unseen_share(n, level=0.975) / turns`: as many sessions as could go unseen lose one of their `turns` answers.
+    Empty when there is no interval.
+    """
+    low, high = diff.low, diff.high
+    if diff.method == "constant" and diff.mean == 0:
+        low = -unseen_share(diff.n, level=0.975) / turns
+    if not low <= high:
+        return ""
+    return NOT_WORSE if low > -margin else WORSE if high < 0 else NOT_SHOWN
+
+
+def retention(method: float, full: float) -> float:
+    """`method / full`, NaN where the full cache scores less than 20 points."""
+    return method / full if full >= RETAINED_FROM else float("nan")
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Answers that changed: right with the full cache and wrong now (`lost`), the reverse (`won`), of how many."""
+
+    lost: int
+    won: int
+    of: int
+
+
+Scores = Mapping[str, Sequence[float]]
+
+
+def flips(pairs: Iterable[tuple[Scores, Scores]]) -> Flips | None:
+    """Changed answers over (method, full cache) pairs of session scores; a net difference hides them.
+
+    A pair with a score between 0 and 1 is left out: its answers are not right or wrong. None when all are.
+    """
+    lost = won = of = 0
+    for method, full in pairs:
+        turns = [
+            pair
+            for session in method.keys() & full.keys()
+            for pair in zip(method[session], full[session], strict=False)
+        ]
+        if any(score not in (0, 1) for pair in turns for score in pair):
+            continue
+        of += len(turns)
+        lost += sum(theirs > ours for ours, theirs in turns)
+        won += sum(ours > theirs for ours, theirs in turns)
+    return Flips(lost, won, of) if of else None
 
 
 def _bca_levels(arrays: Sequence[Array], means: Array, mean: float, tail: float) -> list[float]:

@@ -1,7 +1,7 @@
 """From rows to claims: pair with the full cache, test, pool seeds, average over tasks.
 
-A *table* is everything that may be compared (same model, dtype, mode, length, history, rendering).
-A *cell* is one method on one task in it, seeds pooled; without a task it is the macro mean.
+A *table* is everything that may be compared (see `claims.Table`).
+A *cell* is one method on one task in it, seeds and depths pooled; without a task it is the macro mean.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import replace
 import numpy as np
 
 from .. import stats
-from .claims import NAN, Analysis, Cell, Contrast, Method, Table, method_of, table_of, table_order
-from .loading import Ignored, Row
+from .claims import NAN, Analysis, Cell, Contrast, Method, Table, method_of, run_key, table_of, table_order
+from .row import Ignored, Row
 
 
 def analyse(rows: Sequence[Row], ignored: Sequence[Ignored] = ()) -> Analysis:
@@ -59,6 +59,7 @@ def _row_order(row: Row) -> tuple[object, ...]:
         row.press,
         row.schedule,
         row.seed,
+        -1 if row.depth is None else row.depth,
         row.path,
     )
 
@@ -77,25 +78,32 @@ def _cell_order(cell: Cell) -> tuple[object, ...]:
 
 
 def _superseded(rows: Iterable[Row]) -> frozenset[str]:
-    newest: dict[tuple[object, ...], Row] = {}
+    """Rows of what a newer row measures: the same cell, or the same sessions under the name of another depth, which
+    a task that cannot place its evidence gives.
+    """
+    taken: set[tuple[object, ...]] = set()
+    counted: dict[tuple[object, ...], set[str]] = defaultdict(set)
     old: set[str] = set()
-    for row in sorted(rows, key=lambda row: (row.started, row.path)):
-        key = (table_of(row), method_of(row), row.task, row.seed)
-        if key in newest:
-            old.add(newest[key].path)
-        newest[key] = row
+    for row in sorted(rows, key=lambda row: (row.started, row.path), reverse=True):
+        key = (run_key(row), method_of(row))
+        sessions = counted[run_key(row)[:3], method_of(row)]
+        if key in taken or (row.depth is not None and sessions & row.scores.keys()):
+            old.add(row.path)
+            continue
+        taken.add(key)
+        sessions.update(row.scores)
     return frozenset(old)
 
 
 def _references(rows: Sequence[Row]) -> dict[str, Row]:
-    """The full-cache row of each row: same table, task, seed; best the same device, then newest."""
+    """The full-cache row of each row: same table, task, seed, depth; best the same device, then newest."""
     full: dict[tuple[object, ...], list[Row]] = defaultdict(list)
     for row in rows:
         if row.is_full:
-            full[table_of(row), row.task, row.seed].append(row)
+            full[run_key(row)].append(row)
     found = {}
     for row in rows:
-        candidates = [r for r in full[table_of(row), row.task, row.seed] if r.path != row.path]
+        candidates = [r for r in full[run_key(row)] if r.path != row.path]
         if candidates:
 
             def closeness(other: Row, row: Row = row) -> tuple[object, ...]:
@@ -126,13 +134,37 @@ def _contrast(strata: list[list[Row]], references: dict[str, Row], family: int) 
     differences = [
         np.concatenate([stats.paired_differences(r.scores, references[r.path].scores) for r in rows]) for rows in strata
     ]
+    diff = stats.bootstrap_interval(differences)
     return Contrast(
-        diff=stats.bootstrap_interval(differences),
+        diff=diff,
         # Holm multiplies the smallest p by the family's size: it must still be able to pass 0.05.
         p=stats.sign_flip_p(differences, resamples=max(stats.RESAMPLES, 40 * family)),
         p_holm=NAN,
         detectable=stats.minimum_detectable_difference(differences),
+        verdict=stats.verdict(diff, turns=_turns(strata)),
+        retention=_retention(strata, references),
+        flips=stats.flips((r.scores, references[r.path].scores) for rows in strata for r in rows),
     )
+
+
+def _retention(strata: list[list[Row]], references: dict[str, Row]) -> float:
+    means = []
+    for rows in strata:
+        pairs = [(r.scores[s], references[r.path].scores[s]) for r in rows for s in _shared(r, references)]
+        if not pairs:
+            return NAN
+        means.append([_mean([_mean(turns) for turns in side]) for side in zip(*pairs, strict=True)])
+    ours, full = (_mean(side) for side in zip(*means, strict=True))
+    return stats.retention(ours, full)
+
+
+def _shared(row: Row, references: dict[str, Row]) -> list[str]:
+    return sorted(row.scores.keys() & references[row.path].scores.keys())
+
+
+def _turns(strata: list[list[Row]]) -> float:
+    rows = [row for stratum in strata for row in stratum]
+    return sum(row.turns for row in rows) / sum(row.sessions for row in rows)
 
 
 def _grouped(rows: Sequence[Row]) -> dict[tuple[Table, Method, str], list[Row]]:
@@ -199,7 +231,7 @@ def _interaction(strata: list[list[Row]], references: dict[str, Row]) -> stats.I
         changes = []
         for row in rows:
             other = references[row.path].scores
-            for session in sorted(row.scores.keys() & other.keys()):
+            for session in _shared(row, references):
                 ours, theirs = row.scores[session], other[session]
                 if len(ours) > 1 and len(theirs) > 1:
                     changes.append(_mean(ours[1:]) - ours[0] - _mean(theirs[1:]) + theirs[0])
@@ -227,16 +259,25 @@ def _with_holm(cells: list[Cell]) -> list[Cell]:
 
 
 def _with_fronts(cells: list[Cell]) -> list[Cell]:
-    """Mark the methods that nothing with as few bytes beats, per table and task."""
-    groups: dict[tuple[Table, str], list[int]] = defaultdict(list)
+    """Mark what nothing with as few bytes beats per table and task, and what nothing as fast does on one device."""
+    small: dict[tuple[object, ...], dict[int, float]] = defaultdict(dict)
+    fast: dict[tuple[object, ...], dict[int, float]] = defaultdict(dict)
     for i, cell in enumerate(cells):
-        if cell.complete and cell.bytes_ratio == cell.bytes_ratio and not cell.control:
-            groups[cell.table, cell.task].append(i)
-    marked = list(cells)
-    for group in groups.values():
-        best = -1.0
-        for i in sorted(group, key=lambda i: (cells[i].bytes_ratio, -cells[i].score.mean)):
-            if cells[i].score.mean > best + 1e-12:
-                best = cells[i].score.mean
-                marked[i] = replace(cells[i], front=True)
-    return marked
+        if not cell.complete or cell.control:
+            continue
+        if (size := cell.bytes_ratio) == size:
+            small[cell.table, cell.task][i] = size
+        if cell.device and (time := cell.mean_of("tpot_s")) == time and time > 0:
+            fast[cell.table, cell.task, cell.device][i] = time
+    on_front = [{i for group in groups.values() for i in _front(cells, group)} for groups in (small, fast)]
+    return [replace(cell, front=i in on_front[0], fast_front=i in on_front[1]) for i, cell in enumerate(cells)]
+
+
+def _front(cells: list[Cell], costs: dict[int, float]) -> list[int]:
+    """Cells that score higher than every cell that costs as little."""
+    best, found = -1.0, []
+    for i in sorted(costs, key=lambda i: (costs[i], -cells[i].score.mean)):
+        if cells[i].score.mean > best + 1e-12:
+            best = cells[i].score.mean
+            found.append(i)
+    return found

@@ -1,4 +1,4 @@
-// The three charts. Each draws one panel per model x mode x length (x history x rendering) that the filters leave.
+// The charts of quality. Each draws one panel per model x mode x length (x history x rendering) that the filters leave.
 
 const facetsOf = (group) => uniq(group.map((c) => c.facet)).sort((a, b) => a - b);
 const nothing = (id) => fill(id, el("p", { class: "soft" }, "No finished run matches the filters."));
@@ -14,24 +14,28 @@ function drawQuality() {
   fill("quality", facets.map((facet) => {
     const here = group.filter((c) => c.facet === facet);
     const partial = here.some((c) => c.tasks < c.of);
-    return panel(facetTitle(facet), partial && "hollow: not all tasks, not comparable", qualityPanel(here, facet, width, floor, bounds));
+    return panel(facetTitle(facet), partial && "hollow: not all tasks, not comparable",
+      scatterPanel(here, facet, width, bounds, bytesAxis(floor, Math.max(1, ...here.map((c) => c.bytes_ratio)))));
   }));
 }
 
-function qualityPanel(here, facet, width, floor, bounds) {
-  const high = Math.max(1, ...here.map((c) => c.bytes_ratio));
-  const low = 2 ** Math.floor(Math.log2(floor) - 0.05);
-  const span = Math.log2(high) - Math.log2(low);
-  const ticks = [];
+// A cost to draw quality against: of(cell), the flag of its front, its range and ticks (log scale).
+function bytesAxis(floor, high) {
+  const low = 2 ** Math.floor(Math.log2(floor) - 0.05), ticks = [];
   for (let v = 1; v >= low * 0.999; v /= 2) ticks.push([v, `${Number((100 * v).toPrecision(3))} %`]);
+  return { of: (c) => c.bytes_ratio, front: "front", low, high, ticks, name: "bytes held / bytes of the dense cache (log scale)", against: "bytes" };
+}
+
+function scatterPanel(here, facet, width, bounds, { of, front: flag, device, low, high, ticks, name, against }) {
+  const span = Math.log2(high) - Math.log2(low);
   const narrow = ticks.length > width / 62;
   const { root, box, X, Y } = frame({
     width, height: Math.round(Math.max(290, Math.min(400, width * 0.6)) + 6 * Math.max(0, uniq(here.map((c) => c.family)).length - 12)), right: 14, y: bounds,
     x: (v) => (Math.log2(v) - Math.log2(low)) / span, ticks: narrow ? ticks.filter((_, i) => i % 2 === 0) : ticks,
-    xName: "bytes held / bytes of the dense cache (log scale)",
-    label: `Score against bytes, ${facetTitle(facet)}. The same numbers are in the table of methods.`,
+    xName: name,
+    label: `Score against ${against}, ${facetTitle(facet)}. The same numbers are in the table of methods.`,
   });
-  const front = cells.filter((c) => c.facet === facet && c.task === state.task && c.front).sort((a, b) => a.bytes_ratio - b.bytes_ratio);
+  const front = cells.filter((c) => c.facet === facet && c.task === state.task && c[flag] && (!device || c.device === device)).sort((a, b) => of(a) - of(b));
   const full = here.find((c) => c.press === "full");
   if (full) root.append(
     full.score[1] !== null && svg("rect", { class: "band", x: box.left, width: box.right - box.left, y: Y(full.score[2]), height: Math.max(0, Y(full.score[1]) - Y(full.score[2])) }),
@@ -41,21 +45,22 @@ function qualityPanel(here, facet, width, floor, bounds) {
     root.append(svg("line", { class: "guess", x1: box.left, x2: box.right, y1: Y(chance), y2: Y(chance) }));
   }
   if (front.length > 1) {
-    root.append(svg("path", { class: "front", d: front.map((c, i) => (i ? `H${X(c.bytes_ratio)}V${Y(c.score[0])}` : `M${X(c.bytes_ratio)},${Y(c.score[0])}`)).join("") }));
+    root.append(svg("path", { class: "front", d: front.map((c, i) => (i ? `H${X(of(c))}V${Y(c.score[0])}` : `M${X(of(c))},${Y(c.score[0])}`)).join("") }));
   }
   const marks = [], segments = [], labels = [];
   for (const family of uniq(here.map((c) => c.family))) {
-    const mine = here.filter((c) => c.family === family).sort((a, b) => a.bytes_ratio - b.bytes_ratio);
+    const mine = here.filter((c) => c.family === family).sort((a, b) => (a.bytes_ratio ?? 0) - (b.bytes_ratio ?? 0));
     const drawn = item(root, family);
-    for (const sweep of uniq(mine.map((c) => `${c.sweep} ${firing(c)}`))) {
-      const line = mine.filter((c) => `${c.sweep} ${firing(c)}` === sweep && c.tasks === c.of).map((c) => [X(c.bytes_ratio), Y(c.score[0])]);
+    // only along bytes: there a sweep is a curve, along time it is noise
+    for (const sweep of device ? [] : uniq(mine.map((c) => `${c.sweep} ${firing(c)}`))) {
+      const line = mine.filter((c) => `${c.sweep} ${firing(c)}` === sweep && c.tasks === c.of).map((c) => [X(of(c)), Y(c.score[0])]);
       if (line.length > 1) drawn.append(svg("path", { class: "link", d: `M${line.join("L")}` }));
       line.slice(1).forEach(([x, y], i) => {
         for (let t = 0; t <= 1; t += 0.1) segments.push({ x: line[i][0] + (x - line[i][0]) * t, y: line[i][1] + (y - line[i][1]) * t });
       });
     }
     for (const c of mine) {
-      const x = X(c.bytes_ratio), y = Y(c.score[0]);
+      const x = X(of(c)), y = Y(c.score[0]);
       marks.push({ x, y });
       if (has(c.score[1])) {
         drawn.append(svg("line", { class: "error", x1: x, x2: x, y1: Y(c.score[1]), y2: Y(c.score[2]) }));
@@ -65,7 +70,7 @@ function qualityPanel(here, facet, width, floor, bounds) {
     }
     root.append(drawn);
     if (family !== "full") labels.push({
-      text: short(family), anchors: mine.filter((c) => !c.control).concat(mine).map((c) => ({ x: X(c.bytes_ratio), y: Y(c.score[0]) })),
+      text: short(family), anchors: mine.filter((c) => !c.control).concat(mine).map((c) => ({ x: X(of(c)), y: Y(c.score[0]) })),
       draw: (x, y) => drawn.append(svg("text", { class: "name", x, y }, short(family))),
     });
   }
@@ -78,14 +83,14 @@ function qualityPanel(here, facet, width, floor, bounds) {
     draw: (x, y) => root.append(svg("text", { class: "note", x, y }, `guessing ${points(chance)}`)),
   });
   placeLabels(labels, marks, segments, box);
-  if (front.length > 2) placeFrontNote(root, front, X, Y, marks, box);
+  if (front.length > 2) placeFrontNote(root, front.map((c) => [X(of(c)), Y(c.score[0])]), box);
   return root;
 }
 
-function placeFrontNote(root, front, X, Y, marks, box) {
+function placeFrontNote(root, front, box) {
   // On the longest flat stretch of the front, under the line, when it is long enough for the words.
   const width = measure("Pareto front", 400) + 12;
-  const steps = front.slice(1).map((c, i) => ({ x: X(front[i].bytes_ratio), y: Y(front[i].score[0]), w: X(c.bytes_ratio) - X(front[i].bytes_ratio) }));
+  const steps = front.slice(1).map(([x], i) => ({ x: front[i][0], y: front[i][1], w: x - front[i][0] }));
   const step = steps.sort((a, b) => b.w - a.w)[0];
   if (step.w < width || step.y + 18 > box.bottom) return;
   root.append(svg("text", { class: "note", x: step.x + step.w / 2, y: step.y + 16, "text-anchor": "middle" }, "Pareto front"));
@@ -93,11 +98,11 @@ function placeFrontNote(root, front, X, Y, marks, box) {
 
 // One press per family: the one whose bytes are nearest to the budget chosen, so that lines compare at equal memory.
 function atBudget(here) {
-  const distance = (c) => Math.abs(Math.log2(c.bytes_ratio / state.budget));
+  const distance = (c) => (has(c.bytes_ratio) ? Math.abs(Math.log2(c.bytes_ratio / state.budget)) : 0); // imported: all there is
   const chosen = here.filter((c) => c.press === "full");
   for (const family of uniq(here.map((c) => c.family))) {
     if (family === "full") continue;
-    const near = here.filter((c) => c.family === family && !c.control && c.tasks === c.of && has(c.bytes_ratio) && distance(c) < 0.75);
+    const near = here.filter((c) => c.family === family && !c.control && c.tasks === c.of && (has(c.bytes_ratio) || c.origin) && distance(c) < 0.75);
     near.sort((a, b) => distance(a) - distance(b) || a.press.localeCompare(b.press));
     if (near.length) chosen.push(near[0]);
   }
@@ -120,39 +125,54 @@ function drawTurns() {
 }
 
 function drawLengths() {
-  const kept = state.length;
-  state.length = "";
-  const group = shownCells();
-  state.length = kept;
-  const name = (c) => [c.model, c.mode, c.history, c.rendering, c.dtype].join("\n");
-  const settings = uniq(group.map(name)).filter((s) => uniq(group.filter((c) => name(c) === s).map((c) => c.length)).length > 1);
+  const group = allLengths(shownCells);
+  const settings = settingsOf(group);
   byId("s-lengths").hidden = !settings.length;
   if (!settings.length) return;
   byId("n-lengths").textContent = `${state.task || "macro mean over tasks"}; same presses as above, all lengths`;
   const width = panelWidth("lengths", settings.length);
   const bounds = scoreRange(group.map((c) => c.score[0]));
   fill("lengths", settings.map((setting) => {
-    const here = group.filter((c) => name(c) === setting);
-    const longest = Math.max(...here.map((c) => c.length));
-    const lines = atBudget(here.filter((c) => c.length === longest)).map((c) => ({
-      cell: c,
-      points: here.filter((o) => o.press === c.press && firing(o) === firing(c) && o.tasks === o.of).sort((a, b) => a.length - b.length).map((o) => [o.length, o.score[0]]),
-    }));
-    const { model, mode, history, rendering, dtype } = here[0];
-    const title = [state.model === "" && model, mode, uniq(data.tables.map((t) => t.history)).length > 1 && `${history} history`,
-      uniq(data.tables.map((t) => t.rendering)).length > 1 && rendering, dtypesOf(model).length > 1 && dtype].filter(Boolean).join(", ");
-    return panel(title, null, linePanel(lines, { width, bounds, log: true, xName: "length (tokens, log scale)", ticks: whole, label: `Score by length, ${title}` }));
+    const here = group.filter((c) => settingOf(c) === setting);
+    const title = settingTitle(here[0]);
+    return panel(title, null, linePanel(byLength(here, (c) => c.score[0]), { width, bounds, log: true, xName: "length (tokens, log scale)", ticks: whole, label: `Score by length, ${title}` }));
   }));
 }
 
-function linePanel(lines, { width, bounds, log, xName, ticks, label }) {
-  const name = ({ cell }) => (cell.press === "full" ? "full cache" : `${short(cell.family, width < 420 ? 15 : 26)} ${percent(cell.bytes_ratio).replace(/\.\d+ /, " ")}`);
+// What stays the same along a curve over lengths.
+const settingOf = (c) => FACETS.filter((f) => f !== "length").map((f) => c[f]).join("\n");
+const settingsOf = (group) => uniq(group.map(settingOf)).filter((s) => uniq(group.filter((c) => settingOf(c) === s).map((c) => c.length)).length > 1);
+const settingTitle = (c) => {
+  const vary = (f) => uniq(data.tables.map((t) => t[f])).length > 1;
+  return [state.model === "" && vary("model") && c.model, c.mode, vary("history") && `${c.history} history`, vary("rendering") && c.rendering,
+    dtypesOf(c.model).length > 1 && c.dtype, ...c.special].filter(Boolean).join(", ");
+};
+function allLengths(get) {
+  const kept = state.length;
+  state.length = "";
+  const found = get();
+  state.length = kept;
+  return found;
+}
+
+// A line for each press nearest to the chosen bytes at the longest length, over all lengths.
+function byLength(here, value) {
+  const longest = Math.max(...here.map((c) => c.length));
+  return atBudget(here.filter((c) => c.length === longest)).map((cell) => ({
+    cell,
+    points: here.filter((o) => o.press === cell.press && firing(o) === firing(cell) && o.tasks === o.of && has(value(o)))
+      .sort((a, b) => a.length - b.length).map((o) => [o.length, value(o)]),
+  })).filter((line) => line.points.length);
+}
+
+function linePanel(lines, { width, bounds, log, xName, ticks, label, yTicks, yName, show = (v) => `score ${points(v)}` }) {
+  const name = ({ cell }) => (cell.press === "full" ? "full cache" : `${short(cell.family, width < 420 ? 15 : 26)} ${has(cell.bytes_ratio) ? percent(cell.bytes_ratio).replace(/\.\d+ /, " ") : ""}`);
   const right = Math.min(width * 0.46, 26 + Math.max(0, ...lines.map((l) => measure(name(l)))));
   const xs = uniq(lines.flatMap((l) => l.points.map((p) => p[0]))).sort((a, b) => a - b);
   const scale = log ? Math.log2 : (v) => v;
   const [low, high] = [scale(xs[0] ?? 0), scale(xs[xs.length - 1] ?? 1)];
   const { root, box, X, Y } = frame({
-    width, height: Math.round(Math.max(260, Math.min(320, width * 0.55), 15 * lines.length + 50)), right, y: bounds, xName, label,
+    width, height: Math.round(Math.max(260, Math.min(320, width * 0.55), 15 * lines.length + 50)), right, y: bounds, xName, label, yTicks, yName,
     x: (v) => (high > low ? 0.03 + 0.94 * (scale(v) - low) / (high - low) : 0.5), ticks: xs.map((v) => [v, ticks(v)]),
   });
   const ends = lines.map((l) => Y(l.points.length ? l.points[l.points.length - 1][1] : bounds[0]));
@@ -167,7 +187,7 @@ function linePanel(lines, { width, bounds, log, xName, ticks, label }) {
       xy.map(([x, y]) => mark(cell.family, x, y, 3.8)),
       svg("path", { class: "leader", fill: "none", d: `M${ex + 6},${ey}L${box.right + 6},${at[i]}` }),
       svg("text", { class: "name", x: box.right + 9, y: at[i] + 4 }, name(line)),
-      xy.map(([x, y], k) => tipped(svg("circle", { class: "hit", cx: x, cy: y, r: 11 }), () => [`${ticks(line.points[k][0])}: score ${points(line.points[k][1])}`, ...cellTip(cell)])));
+      xy.map(([x, y], k) => tipped(svg("circle", { class: "hit", cx: x, cy: y, r: 11 }), () => [`${ticks(line.points[k][0])}: ${show(line.points[k][1])}`, ...cellTip(cell)])));
     root.append(drawn);
   });
   return root;

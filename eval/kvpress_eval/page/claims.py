@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from .. import stats
-from .loading import Ignored, Row
 from .presses import keeps_everything, named, solved_range
+from .row import CORRECTED, GENERATED, REFERENCE, SCBENCH, Ignored, Row, usual_scorer
 
 NAN = float("nan")
 
@@ -25,6 +25,26 @@ class Table(NamedTuple):
     history: str
     rendering: str
     dtype: str
+    suite: str = SCBENCH
+    source: str = GENERATED
+    prompts: str = CORRECTED
+    scorer: str = ""
+    origin: str = ""
+
+    @property
+    def tokens(self) -> str:
+        """`1,024 tokens`; importers write 0 where the other harness does not say."""
+        return f"{self.length:,} tokens" if self.length else "unknown length"
+
+    @property
+    def special(self) -> list[str]:
+        """What differs from a usual table of its suite, in words: `source scbench`, `released scorer`."""
+        return [
+            *([f"source {self.source}"] if self.source != GENERATED else []),
+            *([f"{self.prompts} prompts"] if self.prompts != CORRECTED else []),
+            *([f"{self.scorer} scorer"] if self.scorer not in ("", "imported", usual_scorer(self.rendering)) else []),
+            *([f"imported from {self.origin}"] if self.origin else []),
+        ]
 
 
 class Method(NamedTuple):
@@ -50,12 +70,19 @@ class Method(NamedTuple):
 
 @dataclass(frozen=True)
 class Contrast:
-    """Paired difference to the full cache, in score fractions; NaN where it cannot be computed."""
+    """Paired difference to the full cache, in score fractions; NaN where it cannot be computed.
+
+    `verdict` is that of `stats.verdict`. `retention` is score / score of the full cache on the same sessions, NaN where
+    that scores under 20 points. `flips` are counted over the tasks whose scores are all right or wrong, or None.
+    """
 
     diff: stats.Interval
     p: float
     p_holm: float
     detectable: float
+    verdict: str
+    retention: float
+    flips: stats.Flips | None
 
 
 @dataclass(frozen=True)
@@ -75,6 +102,7 @@ class Cell:
     tasks: int
     tasks_in_table: int
     front: bool = False
+    fast_front: bool = False
 
     @property
     def complete(self) -> bool:
@@ -92,9 +120,42 @@ class Cell:
         return solved_range([(row.asked, row.press) for row in self.rows if row.target])
 
     @property
+    def device(self) -> str:
+        """Where all its rows ran; empty where they ran on several devices: their times do not compare."""
+        devices = {row.device for row in self.rows}
+        return devices.pop() if len(devices) == 1 else ""
+
+    @property
+    def session_bytes(self) -> int | None:
+        """The most that one session's cache took: what a further row of a batch needs."""
+        sizes = [row.session_bytes for row in self.rows if row.session_bytes]
+        return max(sizes) if len(sizes) == len(self.rows) else None
+
+    def by_subtask(self) -> dict[str, float]:
+        """Mean score of every sub-task of a mixed task, the cell's rows counting the same."""
+        found: dict[str, list[float]] = defaultdict(list)
+        for row in self.rows:
+            for name, score in row.by_subtask().items():
+                found[name].append(score)
+        return {name: float(np.mean(scores)) for name, scores in sorted(found.items())} if self.task else {}
+
+    @property
     def bytes_ratio(self) -> float:
         """Bytes held / bytes of the dense cache: mean over rows within a task, then over tasks."""
         return self.mean_of("bytes_ratio")
+
+    def by_depth(self) -> dict[int, float]:
+        """Score by the depth of the evidence, tasks weighted equally; only of tasks that place it at several depths."""
+        found: dict[int, list[float]] = defaultdict(list)
+        for task in {row.task for row in self.rows}:
+            places: dict[int, list[float]] = defaultdict(list)
+            for row in self.rows:
+                if row.task == task and row.depth is not None:
+                    places[row.depth].extend(stats.session_means(row.scores.values()))
+            if len(places) > 1:
+                for depth, scores in places.items():
+                    found[depth].append(float(np.mean(scores)))
+        return {depth: float(np.mean(sorted(means))) for depth, means in sorted(found.items())}
 
     def mean_of(self, name: str) -> float:
         """Mean of a numeric field of the rows, tasks weighted equally; NaN when no row has it."""
@@ -122,6 +183,22 @@ class Analysis:
         return [cell for cell in self.cells if cell.table == table and not cell.task]
 
     @property
+    def runs(self) -> list[Row]:
+        """The rows, each run once: without the twins that score the same answers in another way."""
+        return [row for row in self.rows if not row.twin]
+
+    @property
+    def suites(self) -> list[str]:
+        """The suites that have rows, SCBench first."""
+        return sorted({row.suite for row in self.rows}, key=lambda suite: (suite != SCBENCH, suite))
+
+    def of_suite(self, suite: str) -> Analysis:
+        """What is said about one suite."""
+        rows = tuple(row for row in self.rows if row.suite == suite)
+        cells = tuple(cell for cell in self.cells if cell.table.suite == suite)
+        return replace(self, rows=rows, cells=cells)
+
+    @property
     def tables(self) -> list[Table]:
         """All tables that have a score, sorted."""
         return sorted({cell.table for cell in self.cells}, key=table_order)
@@ -129,7 +206,13 @@ class Analysis:
 
 def table_of(row: Row) -> Table:
     """The table a row belongs to."""
-    return Table(row.model, row.mode, row.length, row.history, row.rendering, row.dtype)
+    setting = (row.model, row.mode, row.length, row.history, row.rendering, row.dtype)
+    return Table(*setting, row.suite, row.source, row.prompts, row.scorer, row.origin)
+
+
+def run_key(row: Row) -> tuple[Table, str, int, int | None]:
+    """What a press and the full cache must share to be paired: the seed and the depth of the evidence too."""
+    return (table_of(row), row.task, row.seed, row.depth)
 
 
 def method_of(row: Row) -> Method:
@@ -140,8 +223,9 @@ def method_of(row: Row) -> Method:
 
 def table_order(table: Table) -> tuple[object, ...]:
     """How tables follow each other: by model and length, multi-turn before the other modes."""
-    model, mode, length, history, rendering, dtype = table
-    return (model, dtype, length, mode != "multi-turn", mode, history, rendering)
+    t = table
+    setting = (t.model, t.dtype, t.length, t.mode != "multi-turn", t.mode, t.history, t.rendering)
+    return (t.suite != SCBENCH, t.suite, bool(t.origin), *setting, t.source, t.prompts, t.scorer == REFERENCE, t.origin)
 
 
 def dtype_of(table: Table, tables: Iterable[Table]) -> str:

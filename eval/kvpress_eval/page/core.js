@@ -1,5 +1,4 @@
-"use strict";
-// Data, elements and number formats. Text reaches the page only through text nodes and attributes, never as markup.
+// Data, number formats and filters.
 
 const unpack = ({ n, columns }) =>
   Array.from({ length: n }, (_, r) =>
@@ -8,27 +7,8 @@ const unpack = ({ n, columns }) =>
 const data = JSON.parse(document.getElementById("data").textContent);
 const cells = unpack(data.cells).map((c) => ({ ...c, ...data.tables[c.table], facet: c.table }));
 const rows = unpack(data.rows).map((r, order) => ({ ...r, ...data.tables[r.table], facet: r.table, order }));
-const state = { model: "", task: "", mode: "", length: "", history: "", rendering: "", dtype: "", text: "", budget: 0.25 };
-
-const byId = (id) => document.getElementById(id);
-const uniq = (values) => [...new Set(values)];
-const has = (v) => v !== null && v !== undefined;
-
-function build(namespace, tag, attributes, children) {
-  const node = namespace ? document.createElementNS(namespace, tag) : document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes || {})) {
-    if (name === "width" && tag === "table") { node.style.minWidth = value; continue; }
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (name === "background") node.style.background = value;
-    else if (value === true) node.setAttribute(name, "");
-    else if (has(value) && value !== false) node.setAttribute(name, value);
-  }
-  node.append(...children.flat(3).filter((c) => has(c) && c !== false && c !== ""));
-  return node;
-}
-const el = (tag, attributes, ...children) => build(null, tag, attributes, children);
-const svg = (tag, attributes, ...children) => build("http://www.w3.org/2000/svg", tag, attributes, children);
-const fill = (id, ...children) => byId(id).replaceChildren(...children.flat().filter(has));
+const FACETS = ["model", "mode", "length", "history", "rendering", "dtype", "source", "prompts", "scorer", "origin"];
+const state = { ...Object.fromEntries(FACETS.map((f) => [f, ""])), task: "", device: "", text: "", budget: 0.25, memory: 1 };
 
 const NONE = "–";
 const minus = (text) => text.replace("-", "−");
@@ -49,6 +29,8 @@ const differenceRange = (c) => {
   if (!c.diff) return "";
   return c.diff[0] === 0 && c.diff[1] === 0 && c.diff[2] === 0 ? "no session differs" : range(c.diff, signedPoints);
 };
+
+const flips = (c) => (!c.flips ? NONE : c.flips[0] + c.flips[1] === 0 ? "none" : `${c.flips[0] ? "−" : ""}${whole(c.flips[0])} ${c.flips[1] ? "+" : ""}${whole(c.flips[1])}`);
 
 // The look of a family is the same in every chart and table: 10 colours and 7 shapes, so 70 pairs before one repeats.
 const SHAPES = [
@@ -71,8 +53,9 @@ const swatch = (family) =>
 const short = (text, most = 30) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
 // What the filters let through. A method is shown when one of its runs matches the text; the full cache always is.
-const inFacet = (x) => ["model", "mode", "length", "history", "rendering", "dtype"].every((f) => state[f] === "" || String(x[f]) === state[f]);
-const haystack = (r) => [r.press, r.method, r.press_spec, r.task, r.schedule, r.error, r.run_id, r.device, r.dtype, r.commit, r.status].join(" ").toLowerCase();
+const inFacet = (x) => FACETS.every((f) => state[f] === "" || String(x[f]) === state[f])
+  && (state.device === "" || (x.devices ? x.devices.includes(state.device) : x.device === undefined || x.device === state.device));
+const haystack = (r) => [r.press, r.method, r.press_spec, r.task, r.schedule, r.error, r.run_id, r.device, r.dtype, r.commit, r.status, r.origin].join(" ").toLowerCase();
 const words = () => state.text.toLowerCase().split(/\s+/).filter(Boolean);
 const shownRows = () => {
   const wanted = words();
@@ -93,6 +76,6 @@ const dtypesOf = (model) => uniq(data.tables.filter((t) => t.model === model).ma
 const facetTitle = (facet) => {
   const t = data.tables[facet];
   const vary = (f) => uniq(data.tables.map((x) => x[f])).length > 1;
-  return [vary("model") && state.model === "" && t.model, t.mode, `${whole(t.length)} tokens`,
-    vary("history") && `${t.history} history`, vary("rendering") && t.rendering, dtypesOf(t.model).length > 1 && t.dtype].filter(Boolean).join(", ");
+  return [vary("model") && state.model === "" && t.model, t.mode, t.length ? `${whole(t.length)} tokens` : "unknown length",
+    vary("history") && `${t.history} history`, vary("rendering") && t.rendering, dtypesOf(t.model).length > 1 && t.dtype, ...t.special].filter(Boolean).join(", ");
 };

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .claims import Analysis, Cell, Method, Table, method_of, table_of, table_order
-from .loading import Row
+from .claims import Analysis, Cell, Method, Table, method_of, run_key, table_of, table_order
 from .numbers import points
 from .presses import falling
+from .row import Row
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Matrix:
 def matrices(analysis: Analysis, task: str = "") -> list[Matrix]:
     """One matrix for each table with presses that were solved for an amount of bytes."""
     cells = {(cell.table, cell.method): cell for cell in analysis.cells if cell.task == task}
-    finished = {(table_of(row), method_of(row), row.task, row.seed) for row in analysis.rows if row.ok}
+    finished = {(method_of(row), run_key(row)) for row in analysis.rows if row.ok}
     failed: dict[tuple[Table, Method], list[Row]] = {}
     for row in analysis.rows:
         key = (table_of(row), method_of(row))
         # a run that failed and was done again is not missing
-        if not row.ok and task in ("", row.task) and (*key, row.task, row.seed) not in finished:
+        if not row.ok and task in ("", row.task) and (method_of(row), run_key(row)) not in finished:
             failed.setdefault(key, []).append(row)
     found = []
     for table in sorted({t for t, _ in (*cells, *failed)}, key=table_order):

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from .claims import Analysis, table_of
-from .loading import Row
 from .presses import keeps_everything
+from .row import Row
 
 ALPHA = 0.05
 
@@ -40,16 +40,17 @@ def tally(gates: Sequence[Gate]) -> str:
 
 
 def run_gates(analysis: Analysis) -> list[Gate]:
-    """All gates, in the order they are shown."""
+    """All gates, in the order they are shown. Imported rows claim scores only, and one run counts once."""
     done = [row for row in analysis.rows if row.ok]
-    presses = [row for row in done if not keeps_everything(row.press)]
+    ours = [row for row in done if row.measured and not row.twin]
+    presses = [row for row in ours if not keeps_everything(row.press)]
     return [
         _full_is_best(analysis),
-        _keep_all_is_full(analysis, done),
+        _keep_all_is_full(analysis, [row for row in done if row.measured]),
         _gate(
             "claimed bytes are measured bytes",
             "bytes by kind add up to bytes, and bytes / dense bytes is the ratio stated",
-            done,
+            ours,
             _bytes_problem,
         ),
         _gate(
@@ -67,7 +68,7 @@ def run_gates(analysis: Analysis) -> list[Gate]:
         _gate(
             "every row is paired",
             "each press was measured on the very sessions of a full-cache run",
-            [row for row in done if not row.is_full],
+            [row for row in ours if not row.is_full],
             lambda r: _pairing_problem(r, analysis.references.get(r.path)),
         ),
     ]
@@ -175,4 +176,6 @@ def _name(row: Row) -> str:
 
 
 def _where(row: Row) -> str:
-    return ", ".join(str(part) for part in table_of(row) if part)
+    table = table_of(row)
+    depth = [] if row.depth is None else [f"depth {row.depth} %"]
+    return ", ".join(str(part) for part in (*table[:6], *depth, *table.special) if part)

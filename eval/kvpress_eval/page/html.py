@@ -1,48 +1,39 @@
-"""The offline page: one HTML file, its style, scripts and data inline, nothing fetched."""
+"""The offline page of a suite: what its scripts get."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
 from ..stats import Interval
-from .claims import Analysis, Cell, method_of, table_of, table_order
+from .assemble import assemble
+from .claims import Analysis, Cell, Contrast, method_of, table_of, table_order
 from .equal import Matrix, matrices
 from .gates import Gate, tally
-from .loading import Row
-from .numbers import snap
+from .numbers import points, snap
 from .presses import family, spaced, sweep
+from .row import Row
+from .suites import title
 
-SCRIPTS = ("core.js", "plot.js", "charts.js", "tables.js", "equal.js", "main.js")
+SCRIPTS = (
+    *("dom.js", "core.js", "plot.js", "charts.js", "speed.js"),
+    *("tables.js", "runs.js", "depth.js", "equal.js", "main.js"),
+)
 _ROW_FIELDS = (
     *("run_id", "status", "error", "suite", "press", "press_spec", "asked", "target", "task"),
     *("schedule", "question_visible", "seed"),
     *("sessions", "turns", "chance", "hit_limit", "empty", "bytes", "bytes_dense", "bytes_ratio"),
     *("logical_length", "peak_memory", "peak_kind", "ttft_s", "tpot_s", "press_s", "prefill_s", "seconds"),
     *("device", "dtype", "attn", "threads", "versions", "commit", "started", "command", "path"),
+    *("depth", "twin", "cut", "evidence_cut", "prefill_tps", "fired", "fork_s", "save_s", "load_s", "file_bytes"),
+    *("reload_exact", "step_bytes", "decode_length", "session_bytes"),
 )
 
 
-def render_html(analysis: Analysis, gates: Sequence[Gate]) -> str:
-    """The page as text. Data enters only as JSON, which the scripts turn into text nodes."""
-    style = _asset("page.css")
-    script = "(() => {\n" + "\n".join(_asset(name) for name in SCRIPTS) + "})();\n"
-    parts = {
-        "policy": (
-            f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
-            f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
-        ),
-        "style": style,
-        "script": script,
-        "data": _json(page_data(analysis, gates)),
-    }
-    # One pass: text in the data that looks like a placeholder is never filled in.
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("template.html"))
+def render_html(analysis: Analysis, gates: Sequence[Gate], suite: str, names: Mapping[str, str]) -> str:
+    """The page of a suite as text; `names` maps all suites to the files of their pages."""
+    data = {**page_data(analysis, gates), "suites": _suites(suite, names)}
+    return assemble("template.html", ("page.css",), SCRIPTS, data)
 
 
 def page_data(analysis: Analysis, gates: Sequence[Gate]) -> dict[str, Any]:
@@ -53,7 +44,7 @@ def page_data(analysis: Analysis, gates: Sequence[Gate]) -> dict[str, Any]:
     tasks = sorted({row.task for row in analysis.rows})
     place = {id(cell): i for i, cell in enumerate(analysis.cells)}
     return {
-        "tables": [table._asdict() for table in tables],
+        "tables": [{**table._asdict(), "special": table.special} for table in tables],
         "notes": {row.model: row.model_note for row in analysis.rows if row.model_note},
         "tasks": tasks,
         "families": sorted({family(press) for press in presses} - {"full"}),
@@ -76,6 +67,10 @@ def page_data(analysis: Analysis, gates: Sequence[Gate]) -> dict[str, Any]:
     }
 
 
+def _suites(suite: str, names: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{"title": title(other), "page": name, "here": other == suite} for other, name in names.items()]
+
+
 def _cell(cell: Cell) -> dict[str, Any]:
     method = cell.method
     return {
@@ -92,12 +87,17 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "turns": [snap(value, 5) for value in cell.by_turn],
         "first": snap(cell.first, 5),
         "later": snap(cell.later, 5),
-        **{name: snap(cell.mean_of(name), 7) for name in ("chance", "bytes_ratio", "bytes", "tpot_s")},
+        **{name: snap(cell.mean_of(name), 7) for name in ("chance", "bytes_ratio", "bytes", "tpot_s", "step_bytes")},
         "sessions": sum(row.sessions for row in cell.rows),
         "asked": sum(row.turns for row in cell.rows),
         "tasks": cell.tasks,
         "of": cell.tasks_in_table,
         "front": cell.front,
+        "fast_front": cell.fast_front,
+        "device": cell.device,
+        "devices": sorted({row.device for row in cell.rows}),
+        "session_bytes": cell.session_bytes,
+        "subtasks": {name: snap(score, 5) for name, score in cell.by_subtask().items()},
         "control": cell.control,
     }
 
@@ -136,18 +136,22 @@ def _row(row: Row, analysis: Analysis) -> dict[str, Any]:
         "superseded": row.path in analysis.superseded,
         "first": snap(sum(first) / len(first), 5) if first else None,
         "later": snap(sum(later) / len(later), 5) if later else None,
+        "subtasks": "; ".join(f"{name} {points(score)}" for name, score in row.by_subtask().items()),
         "kinds": "; ".join(f"{kind} {size:,}" for kind, size in row.bytes_by_kind.items()),
     }
 
 
-def _contrast(contrast: Any) -> dict[str, Any]:
+def _contrast(contrast: Contrast | None) -> dict[str, Any]:
     if contrast is None:
-        return {"diff": None, "p": None, "p_holm": None, "detectable": None}
+        return dict.fromkeys(("diff", "p", "p_holm", "detectable", "verdict", "retention", "flips"))
     return {
         "diff": _interval(contrast.diff),
         "p": snap(contrast.p),
         "p_holm": snap(contrast.p_holm),
         "detectable": snap(contrast.detectable, 5),
+        "verdict": contrast.verdict or None,
+        "retention": snap(contrast.retention, 5),
+        "flips": contrast.flips and [contrast.flips.lost, contrast.flips.won, contrast.flips.of],
     }
 
 
@@ -162,7 +166,7 @@ def _pack(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     for name in records[0] if records else ():
         values = [record[name] for record in records]
-        keys = [json.dumps(value) for value in values]
+        keys = [repr(value) for value in values]
         unique = dict(zip(keys, values, strict=True))
         if len(unique) > len(values) / 2:
             columns[name] = {"v": values}
@@ -170,17 +174,3 @@ def _pack(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             place = {key: i for i, key in enumerate(unique)}
             columns[name] = {"u": list(unique.values()), "i": [place[key] for key in keys]}
     return {"n": len(records), "columns": columns}
-
-
-def _json(data: Any) -> str:
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _asset(name: str) -> str:
-    return (resources.files(__package__) / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    digest = hashlib.sha256(text.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"

@@ -4,92 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unicodedata import category
 
+from .row import CORRECTED, GENERATED, SCBENCH, Ignored, Row, usual_scorer
+
+__all__ = ["FORMAT", "Ignored", "Row", "parse_row", "read_rows"]
+
 FORMAT = 1
-_OWN_OUTPUT = ("README.md", "index.html")  # what the report itself writes, perhaps next to the rows
-
-
-@dataclass(frozen=True)
-class Row:
-    """One press on one task in one mode; scores are fractions 0..1, times seconds, sizes bytes.
-
-    What a row does not say is None (or empty); `scores` maps session id to the score of each turn. `press` has every
-    value that was solved for; `asked` is what the user named, for `target` bytes ("12.5%"; "" without).
-    """
-
-    path: str
-    run_id: str
-    status: str
-    error: str
-    suite: str
-    model: str
-    model_note: str
-    press: str
-    press_spec: str
-    asked: str
-    target: str
-    task: str
-    mode: str
-    history: str
-    schedule: str
-    question_visible: bool | None
-    rendering: str
-    length: int
-    seed: int
-    sessions: int
-    turns: int
-    scores: Mapping[str, tuple[float, ...]] = field(repr=False)
-    score: float | None
-    chance: float | None
-    hit_limit: float | None
-    empty: float | None
-    bytes: int | None
-    bytes_dense: int | None
-    bytes_ratio: float | None
-    bytes_by_kind: Mapping[str, int]
-    logical_length: float | None
-    peak_memory: int | None
-    peak_kind: str
-    ttft_s: float | None
-    tpot_s: float | None
-    press_s: float | None
-    prefill_s: float | None
-    seconds: float | None
-    device: str
-    dtype: str
-    attn: str
-    threads: int | None
-    versions: str
-    commit: str
-    started: str
-    command: str
-
-    @property
-    def ok(self) -> bool:
-        """Whether the run finished; only then are there scores."""
-        return self.status == "ok"
-
-    @property
-    def is_full(self) -> bool:
-        """Whether this is the full-cache baseline."""
-        return self.press == "full"
-
-
-@dataclass(frozen=True)
-class Ignored:
-    """A file in the results folder that is not a row, and why."""
-
-    path: str
-    reason: str
 
 
 def read_rows(results_dir: Path) -> tuple[list[Row], list[Ignored]]:
-    """All rows under `results_dir` in the order of their paths, and the other files with reasons.
+    """All rows under `results_dir` in the order of their paths, each followed by its twin under the released scorer
+    where it has one; and the other files with reasons.
 
     Raises:
         FileNotFoundError: `results_dir` is not a folder.
@@ -103,17 +31,23 @@ def read_rows(results_dir: Path) -> tuple[list[Row], list[Ignored]]:
     files = [path for path in results_dir.rglob("*") if path.is_file()]
     for path in sorted(files, key=lambda path: path.relative_to(results_dir).as_posix()):
         name = path.relative_to(results_dir).as_posix()
-        if any(part.startswith(".") for part in name.split("/")) or name in _OWN_OUTPUT:
+        if any(part.startswith(".") for part in name.split("/")) or _is_output(name):
             continue
         try:
             if path.suffix != ".json":
                 raise ValueError("not a .json file")
-            rows.append(parse_row(json.loads(path.read_text(encoding="utf-8")), name))
+            row = parse_row(json.loads(path.read_text(encoding="utf-8")), name)
+            rows += [row, twin] if (twin := row.by_reference()) else [row]
         except (json.JSONDecodeError, UnicodeDecodeError):
             ignored.append(Ignored(name, "not valid JSON"))  # the decoder's words vary with Python
         except (ValueError, OverflowError, RecursionError, OSError) as problem:
             ignored.append(Ignored(name, " ".join(str(problem).split())[:200]))
     return rows, ignored
+
+
+def _is_output(name: str) -> bool:
+    """Whether it is what the report itself writes, perhaps next to the rows."""
+    return name == "README.md" or ("/" not in name and name.endswith(".html"))
 
 
 def parse_row(data: Any, path: str) -> Row:
@@ -125,11 +59,11 @@ def parse_row(data: Any, path: str) -> Row:
     if data.get("status") not in ("ok", "failed"):
         raise ValueError(f"status is {data.get('status')!r}, expected 'ok' or 'failed'")
     ok = data["status"] == "ok"
-    scores = _scores(data) if ok else {}
+    scores = _scores(data, "session_scores") if ok else {}
     kinds = data.get("bytes_by_kind") or {}
     if not isinstance(kinds, dict) or any(_number(size) is None for size in kinds.values()):
         raise ValueError("bytes_by_kind is not an object of numbers")
-    visible = data.get("question_visible")
+    visible, exact = data.get("question_visible"), data.get("reload_exact")
     values: dict[str, Any] = {
         **{name: _required_text(data, name) for name in ("model", "press", "task", "mode")},
         **{name: _text(data.get(name)) for name in _TEXTS},
@@ -137,6 +71,13 @@ def parse_row(data: Any, path: str) -> Row:
         **{name: _number(data.get(name)) if ok else None for name in _FLOATS},
         **{name: _integer(data.get(name)) if ok else None for name in _INTEGERS},
     }
+    # An importer has no measurements: its zeros are placeholders too. A new field that is zero was not measured.
+    unmeasured = (*_NEVER_ZERO, *_FLOATS, *_INTEGERS) if values["origin"] else _NEVER_ZERO
+    values |= {name: values[name] or None for name in unmeasured if name != "score"}
+    values["suite"] = SCBENCH if values["suite"] in ("", "core") else values["suite"]  # what rows of before said
+    values["source"] = values["source"] or GENERATED
+    values["prompts"] = values["prompts"] or CORRECTED
+    values["scorer"] = values["scorer"] or usual_scorer(values["rendering"])
     return Row(
         path=path,
         run_id=_text(data.get("run_id")) or path.rsplit("/", 1)[-1].removesuffix(".json"),
@@ -150,6 +91,11 @@ def parse_row(data: Any, path: str) -> Row:
         threads=_integer(data.get("threads")),
         length=_required_int(data, "length"),
         seed=_integer(data.get("seed")) or 0,
+        depth=_integer(data.get("depth")),
+        reference_scores=_scores(data, "reference_scores") if ok and data.get("reference_scores") else {},
+        turn_tasks=_turn_tasks(data) if ok else {},
+        subtasks=_subtasks(data.get("subtasks")) if ok else {},
+        reload_exact=exact if ok and isinstance(exact, bool) else None,
         **values,
     )
 
@@ -166,28 +112,50 @@ _TEXTS = (
         "rendering",
         "peak_kind",
     ),
+    *("source", "prompts", "scorer", "origin"),
     *("device", "dtype", "attn", "versions", "commit", "started", "command"),
 )
 _FLOATS = (
     *("score", "chance", "hit_limit", "empty", "bytes_ratio", "logical_length"),
     *("ttft_s", "tpot_s", "press_s", "prefill_s", "seconds"),
+    *("cut", "evidence_cut", "prefill_tps", "fired", "fork_s", "save_s", "load_s", "decode_length"),
 )
-_INTEGERS = ("bytes", "bytes_dense", "peak_memory")
+_INTEGERS = ("bytes", "bytes_dense", "peak_memory", "file_bytes", "step_bytes", "session_bytes")
+_NEVER_ZERO = ("prefill_tps", "decode_length", "file_bytes", "step_bytes", "session_bytes")
 
 
-def _scores(data: dict[str, Any]) -> dict[str, tuple[float, ...]]:
-    ids, scores = data.get("session_ids"), data.get("session_scores")
+def _scores(data: dict[str, Any], name: str) -> dict[str, tuple[float, ...]]:
+    ids, scores = data.get("session_ids"), data.get(name)
     if not isinstance(ids, list) or not isinstance(scores, list) or not scores:
-        raise ValueError("session_ids and session_scores are missing or empty")
+        raise ValueError(f"session_ids and {name} are missing or empty")
     if len(ids) != len(scores) or len({str(i) for i in ids}) != len(ids):
-        raise ValueError(f"{len(ids)} session_ids (repeats?) for {len(scores)} session_scores")
+        raise ValueError(f"{len(ids)} session_ids (repeats?) for {len(scores)} {name}")
     for turns in scores:
         if not isinstance(turns, list) or not turns:
-            raise ValueError("a session without turns in session_scores")
+            raise ValueError(f"a session without turns in {name}")
         if any((value := _number(turn)) is None or not 0 <= value <= 1 for turn in turns):
-            raise ValueError("a score in session_scores is not a number from 0 to 1")
+            raise ValueError(f"a score in {name} is not a number from 0 to 1")
     pairs = zip(ids, scores, strict=True)
     return {str(i): tuple(float(turn) for turn in turns) for i, turns in pairs}
+
+
+def _turn_tasks(data: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    tasks = data.get("turn_tasks")
+    if not tasks:
+        return {}
+    ids = data["session_ids"]
+    lists = isinstance(tasks, list) and all(isinstance(turns, list) for turns in tasks)
+    if not lists or len(tasks) != len(ids):
+        raise ValueError("turn_tasks is not a list of names for each session")
+    return {str(i): tuple(map(_text, turns)) for i, turns in zip(ids, tasks, strict=True)}
+
+
+def _subtasks(value: Any) -> dict[str, float]:
+    if not value:
+        return {}
+    if not isinstance(value, dict) or any(_number(score) is None for score in value.values()):
+        raise ValueError("subtasks is not an object of numbers")
+    return {_text(task): float(value[task]) for task in sorted(value)}
 
 
 def _required_text(data: dict[str, Any], name: str) -> str:
@@ -208,11 +176,12 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_text(item)}" for key, item in sorted(value.items()))
-    if not isinstance(value, str):
-        value = json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if text.isprintable():  # no control character, no surrogate: nearly every text
+        return text
     # Lone surrogates cannot be written as UTF-8; control and bidi characters would spoof a name.
     spoils = ("Cc", "Cf", "Cs")
-    return "".join("\ufffd" if category(c) in spoils and c not in "\n\t" else c for c in value)
+    return "".join("\ufffd" if category(c) in spoils and c not in "\n\t" else c for c in text)
 
 
 def _number(value: Any) -> float | None:

@@ -10,6 +10,11 @@ const FIELDS = [
   { field: "history", label: "History", all: "all", start: largest("history"), optional: true },
   { field: "rendering", label: "Rendering", all: "all", start: largest("rendering"), optional: true },
   { field: "dtype", label: "Dtype", all: "all", start: () => "", optional: true },
+  { field: "device", label: "Device", all: "all devices", start: () => "", show: (v) => v || "not known", optional: true },
+  { field: "source", label: "Source", all: "all sources", start: () => "", optional: true },
+  { field: "prompts", label: "Prompts", all: "all", start: () => "", optional: true },
+  { field: "scorer", label: "Scorer", all: "all scorers", start: () => "", optional: true },
+  { field: "origin", label: "Measured by", all: "all", start: () => "", show: (v) => v || "this harness", optional: true },
 ];
 
 // A choice that leaves nothing (that model was never run at that length) moves the other filters, not the reader.
@@ -30,9 +35,10 @@ function showFilters() {
 
 function draw() {
   hideTip();
+  document.documentElement.style.scrollPaddingTop = innerWidth > 760 ? `${byId("filters").offsetHeight + 8}px` : "0"; // they stay on top
   // The heat map follows the text filter too: which press of which table has a run that matches.
   shownCells.cache = new Set((words().length ? shownRows() : rows.filter(inFacet)).map((r) => `${r.facet} ${r.method}`));
-  for (const step of [drawCounts, drawQuality, drawMethods, drawEqual, drawTurns, drawLengths, drawHeat, drawRows]) step();
+  for (const step of [drawCounts, drawQuality, drawSpeed, drawMethods, drawEqual, drawTurns, drawLengths, drawLoading, drawHeat, drawDepths, drawRows]) step();
 }
 
 function drawFilters() {
@@ -62,14 +68,14 @@ function drawBudget() {
   state.budget = steps.includes(0.25) ? 0.25 : [...steps].sort((a, b) => near(b) - near(a))[0] ?? 0.25;
   const show = () => fill("budget", steps.length ? "Presses that hold about" : "", steps.map((b) => el("button", {
     type: "button", "aria-pressed": String(b === state.budget),
-    onclick: () => { state.budget = b; show(); drawTurns(); drawLengths(); byId("budget").querySelector("[aria-pressed=true]").focus(); },
+    onclick: () => { state.budget = b; show(); drawTurns(); drawLengths(); drawLoading(); byId("budget").querySelector("[aria-pressed=true]").focus(); },
   }, `${Number((100 * b).toPrecision(3))} %`)), steps.length ? "of the dense bytes" : "");
   show();
 }
 
 const count = (n, one, many = `${one}s`) => `${whole(n)} ${n === 1 ? one : many}`;
 const totals = [
-  count(rows.length, "run"), count(rows.filter((r) => r.status === "failed").length, "failed", "failed"),
+  count(rows.filter((r) => !r.twin).length, "run"), count(rows.filter((r) => r.status === "failed").length, "failed", "failed"),
   count(uniq(rows.map((r) => r.method)).length, "press", "presses"), count(data.tasks.length, "task"), count(uniq(rows.map((r) => r.model)).length, "model"),
 ].join(", ");
 function drawCounts() {
@@ -77,8 +83,15 @@ function drawCounts() {
   byId("counts").textContent = totals + (note ? `. ${state.model}: ${note}` : "");
 }
 if (data.ignored.length) fill("ignored", el("h3", {}, "Files that are not rows"), el("ul", {}, data.ignored.map((f) => el("li", {}, el("code", {}, f.path), `: ${f.reason}`))));
+function drawSuites() {
+  document.title = `kvpress results: ${data.suites.find((s) => s.here)?.title ?? ""}`;
+  if (data.suites.length < 2) return;
+  fill("suites", "Suites:", data.suites.map((s) => el("a", { href: s.page, "aria-current": s.here ? "page" : null }, s.title)));
+}
+drawSuites();
 drawGates();
 drawFilters();
+drawMemory();
 drawBudget();
 drawFailed();
 draw();

@@ -5,72 +5,50 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from ..stats import Interval
+from ..stats import Flips, Interval
 from .claims import Analysis, Cell, Table, dtype_of, method_of
 from .equal import Entry, Matrix, matrices
 from .gates import Gate, tally
-from .loading import Row
-from .numbers import NONE, fixed, percent, points, probability, span
+from .legend import HOW_TO_READ
+from .numbers import MINUS, NONE, fixed, percent, points, probability, span
 from .presses import spaced
+from .row import Row
+from .suites import pages, title
 
-_HOW_TO_READ = """\
-Generated from the result rows by `kvpress_eval.report`; edit nothing here. The page
-[`index.html`](index.html) has the same numbers with charts, filters, every column and the command
-that reproduces each row; it opens from disk, offline.
-
-- **score**: mean over sessions, 0 to 100; with several tasks the macro mean, every task counting
-  the same. In brackets its 95 % interval: sessions are resampled, not turns, because turns share a
-  context (10,000 resamples; BCa with fewer than 40 sessions in a task).
-- **\u0394 full**: the same sessions answered with the compressed cache minus with the full cache,
-  in points, with its paired 95 % interval. **p**: sign-flip test over sessions, Holm-adjusted over
-  the methods of the table. An asterisk marks p < 0.05.
-- **detects**: the smallest true difference this many sessions would find (5 % level, power 80 %). A
-  smaller \u0394 without an asterisk is not evidence of equality.
-- **first**, **later**: score on the first turn and on the turns after it. In multi-turn mode a
-  press that fires after a prompt with the question in it has seen the first question and no other;
-  in multi-request mode no question is seen. **turn effect**: (later - first) minus the same of the
-  full cache, paired, with its 95 % interval: below zero, the method loses more on later turns.
-- **bytes/dense**: bytes really held (codes, scales, indices, positions, masks, window) over those
-  of the dense cache. \u25c6 marks the Pareto front: nothing with as few bytes scores higher.
-- Rows are ordered by bytes, from more to fewer: compare neighbours, which cost about the same
-  memory.
-- A press **at** an amount was solved for it: its free parameter is the largest that the ledger
-  allows, for each task's length. **Equal bytes** puts such presses side by side, best in bold.
-"""
 _HEAD = (
-    *(
-        "press",
-        "bytes/dense",
-        "score [95 %]",
-        "\u0394 full [95 %]",
-        "p",
-        "detects",
-        "first",
-        "later",
-        "turn effect [95 %]",
-    ),
-    *("TTFT s", "press s", "ms/token", "n"),
+    *("press", "bytes/dense", "score [95 %]", "\u0394 full [95 %]", "p", "verdict", "detects", "retained", "flips"),
+    *("first", "later", "turn effect [95 %]", "TTFT s", "press s", "ms/token", "batch in 1 GiB", "n"),
 )
+GIB = 1 << 30
+_BATCH = _HEAD.index("batch in 1 GiB")
 
 
 def render_markdown(analysis: Analysis, gates: Sequence[Gate]) -> str:
     """The whole README."""
-    parts = ["# Results", _counts(analysis), _HOW_TO_READ, "## Sanity gates", _gates(gates)]
+    names = pages(analysis.suites)
+    links = ", ".join(f"[{text(title(suite))}]({name})" for suite, name in names.items())
+    told = (
+        f"The page [`index.html`]({names[next(iter(names))]}) has" if len(names) == 1 else f"Pages with ({links}) have"
+    )
+    how = HOW_TO_READ.replace("{pages}", told)
+    parts = ["# Results", _counts(analysis), how, "## Sanity gates", _gates(gates)]
     equal = matrices(analysis)
-    for model in sorted({table.model for table in analysis.tables}):
+    for suite, model in dict.fromkeys((table.suite, table.model) for table in analysis.tables):
         notes = sorted({r.model_note for r in analysis.rows if r.model == model and r.model_note})
-        parts += [f"## {text(model)}", *[f"{text(note)}." for note in notes]]
+        parts += [f"## {text(title(suite))}: {text(model)}" if len(names) > 1 else f"## {text(model)}"]
+        parts += [f"{text(note)}." for note in notes]
         for table in analysis.tables:
-            if table.model == model:
+            if (table.suite, table.model) == (suite, model):
                 parts += [f"### {_title(table, analysis.tables)}", _table(analysis, table)]
                 parts += [_equal(matrix) for matrix in equal if matrix.table == table]
+                parts += [_subtasks(analysis, table), _depths(analysis, table)]
     parts += [
         "## Failed cells",
         _failed(analysis.rows),
         "## Files that are not rows",
         _ignored(analysis),
     ]
-    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+    return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 
 def text(value: str) -> str:
@@ -92,18 +70,19 @@ def _grid(head: Sequence[str], right_from: int, lines: Iterable[Sequence[str]]) 
 
 
 def _counts(analysis: Analysis) -> str:
-    done = sum(row.ok for row in analysis.rows)
+    runs = analysis.runs
+    done = sum(row.ok for row in runs)
     presses = len({method_of(row)[:2] for row in analysis.rows})
     tasks = len({row.task for row in analysis.rows})
     return (
-        f"{len(analysis.rows)} rows ({done} ok, {len(analysis.rows) - done} failed): "
-        f"{presses} presses, {tasks} tasks, {len({row.model for row in analysis.rows})} models."
+        f"{len(runs)} rows ({done} ok, {len(runs) - done} failed): "
+        f"{presses} presses, {tasks} tasks, {len({row.model for row in runs})} models."
     )
 
 
 def _title(table: Table, tables: Sequence[Table]) -> str:
-    parts = [f"{table.length:,} tokens", table.mode, table.history and f"{table.history} history"]
-    return ", ".join(text(part) for part in [*parts, table.rendering, dtype_of(table, tables)] if part)
+    parts = [table.tokens, table.mode, table.history and f"{table.history} history"]
+    return ", ".join(text(part) for part in [*parts, table.rendering, dtype_of(table, tables), *table.special] if part)
 
 
 def _gates(gates: Sequence[Gate]) -> str:
@@ -127,13 +106,25 @@ def _gates(gates: Sequence[Gate]) -> str:
 def _table(analysis: Analysis, table: Table) -> str:
     macros = analysis.macros(table)
     tasks = sorted({row.task for cell in macros for row in cell.rows})
-    grid = _grid(_HEAD, 1, [_line(cell, macros) for cell in macros])
+    lines = [list(_HEAD), *(_line(cell, macros) for cell in macros)]
+    if not any(cell.session_bytes for cell in macros):  # rows of before do not say it
+        lines = [line[:_BATCH] + line[_BATCH + 1 :] for line in lines]
+    grid = _grid(lines[0], 1, lines[1:])
     full = [cell for cell in macros if cell.method.is_full]
     where = sorted({f"{r.device} {r.dtype}".strip() for cell in macros for r in cell.rows})
     about = [
         f"Tasks: {', '.join(map(text, tasks))}.",
-        f"Measured on {', '.join(map(text, where)) or 'an unknown device'}.",
+        f"Imported from {text(table.origin)}: not measured by this harness."
+        if table.origin
+        else f"Measured on {', '.join(map(text, where)) or 'an unknown device'}.",
     ]
+    found = sorted(
+        c.contrast.detectable for c in macros if c.contrast and c.contrast.detectable == c.contrast.detectable
+    )
+    if found:
+        about.append(
+            f"Detects differences of {points(found[0])} to {points(found[-1])} points, depending on the press."
+        )
     chance = full[0].mean_of("chance") if full else float("nan")
     if chance == chance:
         about.append(f"Guessing scores {points(chance)}.")
@@ -161,14 +152,56 @@ def _line(cell: Cell, macros: Sequence[Cell]) -> list[str]:
     ordered = cell.table.mode != "multi-request"  # there the order of questions means nothing
     turns = sum(row.turns for row in cell.rows)
     return [
-        *(name, percent(cell.bytes_ratio), score),
+        *(name, "not measured" if cell.table.origin else percent(cell.bytes_ratio), score),
         *(_difference(cell), probability(contrast.p_holm) if contrast else NONE),
+        contrast.verdict or NONE if contrast else NONE,
         points(contrast.detectable) if contrast else NONE,
+        percent(contrast.retention) if contrast else NONE,
+        _flips(contrast.flips) if contrast else NONE,
         *((points(cell.first), points(cell.later)) if ordered else (NONE, NONE)),
         _effect(cell.interaction),
-        *(fixed(cell.mean_of("ttft_s"), 2), fixed(cell.mean_of("press_s"), 3), fixed(1000 * tpot)),
+        *(fixed(cell.mean_of("ttft_s"), 2), fixed(cell.mean_of("press_s"), 3)),
+        fixed(1000 * tpot) + (" \u25c6" if cell.fast_front else ""),
+        f"{GIB // cell.session_bytes:,}" if cell.session_bytes else NONE,
         f"{sum(row.sessions for row in cell.rows):,}/{turns:,}",
     ]
+
+
+def _flips(found: Flips | None) -> str:
+    if found is None:
+        return NONE
+    if not found.lost + found.won:
+        return f"none of {found.of:,}"
+    return f"{MINUS if found.lost else ''}{found.lost:,} {'+' if found.won else ''}{found.won:,} of {found.of:,}"
+
+
+def _subtasks(analysis: Analysis, table: Table) -> str:
+    """Sub-tasks of mixed tasks: presses x sub-tasks."""
+    cells = {(cell.method, cell.task): cell.by_subtask() for cell in analysis.cells if cell.table == table}
+    columns = sorted({(task, name) for (_, task), found in cells.items() for name in found})
+    if not columns:
+        return ""
+    lines = [
+        [_method(cell), *(points(cells.get((cell.method, task), {}).get(name)) for task, name in columns)]
+        for cell in analysis.macros(table)
+    ]
+    grid = _grid(["press", *(f"{text(task)}: {text(name)}" for task, name in columns)], 1, lines)
+    return f"#### Sub-tasks\n\nMean over the turns that ask it; what a session does not ask is left out.\n\n{grid}"
+
+
+def _depths(analysis: Analysis, table: Table) -> str:
+    """Where the evidence stands: presses x depths, mean over tasks."""
+    found = [(cell, cell.by_depth()) for cell in analysis.macros(table)]
+    depths = sorted({depth for _, scores in found for depth in scores})
+    if not depths:
+        return ""
+    lines = [[_method(cell), *(points(scores.get(depth)) for depth in depths)] for cell, scores in found]
+    grid = _grid(["press", *(f"{depth} %" for depth in depths)], 1, lines)
+    return f"#### By depth\n\nScore by where in the context all evidence stands; mean over tasks.\n\n{grid}"
+
+
+def _method(cell: Cell) -> str:
+    return _name(cell.method.asked, cell.method.target)
 
 
 def _name(asked: str, target: str) -> str:

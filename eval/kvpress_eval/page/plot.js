@@ -1,4 +1,4 @@
-// Axes, tooltips and label placement shared by the charts.
+// Axes and label placement shared by the charts.
 
 const measure = (() => {
   const pen = document.createElement("canvas").getContext("2d");
@@ -15,16 +15,18 @@ function scoreRange(values) {
   return low < 0.5 || high - low > 0.45 ? [down(low, 0.2), up(high, 0.2)] : [down(low, 0.1), up(high, 0.1)];
 }
 
-// A frame with a score axis (points) and x ticks; gives back the scales and the svg to draw in.
-function frame({ width, height, right, y: [low, high], x, ticks, xName, label }) {
+// A frame with a y axis (score in points unless yTicks says other values) and x ticks; gives back scales and the svg.
+function frame({ width, height, right, y: [low, high], x, ticks, xName, label, yTicks, yName = "score (points)" }) {
   const box = { left: 34, top: 20, right: width - right, bottom: height - 36 };
   const Y = (v) => box.bottom - ((v - low) / (high - low || 1)) * (box.bottom - box.top);
   const X = (v) => box.left + x(v) * (box.right - box.left);
   const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label });
   const step = high - low > 0.65 || (Math.round(10 * low) % 2 === 0 && Math.round(10 * high) % 2 === 0) ? 0.2 : 0.1;
-  for (let v = low; v <= high + 1e-9; v += step) {
+  const marks = yTicks || [];
+  if (!yTicks) for (let v = low; v <= high + 1e-9; v += step) marks.push([v, String(Math.round(100 * v))]);
+  for (const [v, text] of marks) {
     root.append(svg("line", { class: "gridline", x1: box.left, x2: box.right, y1: Y(v), y2: Y(v) }),
-      svg("text", { x: box.left - 6, y: Y(v) + 4, "text-anchor": "end" }, String(Math.round(100 * v))));
+      svg("text", { x: box.left - 6, y: Y(v) + 4, "text-anchor": "end" }, text));
   }
   for (const [value, text] of ticks) {
     root.append(svg("line", { class: "axis", x1: X(value), x2: X(value), y1: box.bottom, y2: box.bottom + 4 }),
@@ -32,7 +34,7 @@ function frame({ width, height, right, y: [low, high], x, ticks, xName, label })
   }
   root.append(svg("line", { class: "axis", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom }),
     svg("text", { x: (box.left + box.right) / 2, y: height - 5, "text-anchor": "middle" }, xName),
-    svg("text", { x: 0, y: 9 }, "score (points)"));
+    svg("text", { x: 0, y: 9 }, yName));
   return { root, box, X, Y };
 }
 
@@ -45,16 +47,6 @@ const panelWidth = (id, count) => {
   return Math.max(240, Math.floor(Math.min(outer, count === 1 ? 860 : outer) - (innerWidth > 760 ? 26 : 14)));
 };
 
-function showTip(event, lines) {
-  const tip = byId("tip");
-  tip.replaceChildren(...lines.filter(Boolean).map((line, i) => el("div", { class: i ? "" : "press" }, line)));
-  tip.hidden = false;
-  const { width, height } = tip.getBoundingClientRect();
-  tip.style.left = `${Math.max(6, Math.min(event.clientX + 14, innerWidth - width - 8))}px`;
-  tip.style.top = `${event.clientY + height + 22 > innerHeight ? event.clientY - height - 12 : event.clientY + 14}px`;
-}
-const hideTip = () => { byId("tip").hidden = true; };
-
 // Everything of one family in a chart: pointing at it brings it forward and mutes the rest.
 function item(root, family, ...children) {
   const group = svg("g", { class: `item ${look(family).colour}`, "data-family": family }, ...children);
@@ -65,17 +57,13 @@ function item(root, family, ...children) {
   group.addEventListener("pointerleave", () => root.classList.remove("dim"));
   return group;
 }
-const tipped = (node, lines) => {
-  node.addEventListener("pointermove", (event) => showTip(event, lines()));
-  node.addEventListener("pointerleave", hideTip);
-  return node;
-};
 const cellTip = (c) => [
   c.press, c.solved && `solved: ${c.solved}`, firing(c),
   `score ${points(c.score[0])} ${range(c.score, points)}`,
   c.diff && `to the full cache ${difference(c)} ${differenceRange(c)}${has(c.p_holm) ? `, p ${chance(c.p_holm)}` : ""}`,
-  `${percent(c.bytes_ratio)} of the dense bytes (${mebi(c.bytes)} MiB)`,
-  `first turn ${points(c.first)}, later ${points(c.later)}; ${millis(c.tpot_s)} ms per token`,
+  c.verdict && `${c.verdict} at a margin of 2 points${has(c.retention) ? `; retains ${percent(c.retention)}` : ""}${c.flips ? `; flips ${flips(c)} of ${whole(c.flips[2])}` : ""}`,
+  has(c.bytes_ratio) ? `${percent(c.bytes_ratio)} of the dense bytes (${mebi(c.bytes)} MiB)` : "bytes not measured",
+  `first turn ${points(c.first)}, later ${points(c.later)}${has(c.tpot_s) ? `; ${millis(c.tpot_s)} ms per token` : ""}`,
   c.interaction && `later turns against the first, beyond the full cache: ${signedPoints(c.interaction[0])} ${range(c.interaction, signedPoints)}`,
   `${whole(c.sessions)} sessions, ${whole(c.asked)} turns${c.tasks < c.of ? `; only ${c.tasks} of ${c.of} tasks` : ""}`,
 ];

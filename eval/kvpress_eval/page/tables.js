@@ -1,4 +1,4 @@
-// Sortable tables, the heat map, the gates and the lists of what went wrong.
+// Sortable tables and the heat map.
 
 const region = (label, tall, table) => el("div", { class: `scroll${tall ? " tall" : ""}`, tabindex: "0", role: "region", "aria-label": label }, table);
 // A press may wrap after a bracket, comma or bar, not inside a number.
@@ -92,10 +92,13 @@ async function copy(text, button) {
   setTimeout(() => { button.textContent = "Copy"; }, 1500);
 }
 
+const VERDICTS = ["worse", "not shown", "not worse"];
+const verdictCell = (c) => (c.verdict ? el("span", { class: { "not worse": "good", worse: "bad" }[c.verdict] || "soft" }, c.verdict) : NONE);
+
 function drawMethods() {
   const group = shownCells();
   const facets = facetsOf(group);
-  byId("n-methods").textContent = `${state.task || "macro mean over tasks"}; ◆ Pareto front; * p < 0.05 (Holm); 95 % intervals in brackets${group.some((c) => c.tasks < c.of) ? "; † not all tasks" : ""}`;
+  byId("n-methods").textContent = `${state.task || "macro mean over tasks"}; ◆ Pareto front (of bytes, of time); * p < 0.05 (Holm); 95 % intervals in brackets${group.some((c) => c.tasks < c.of) ? "; † not all tasks" : ""}`;
   if (!facets.length) return nothing("methods");
   const unclear = ambiguous(group);
   const name = (c) => `${c.press}\n${unclear(c) ? firing(c) : ""}`;
@@ -111,15 +114,19 @@ function drawMethods() {
       name, unit, hint, num: true, group: facetTitle(facet),
       value: (m) => (m.at[facet] ? value(m.at[facet]) : null), show: (m) => (m.at[facet] ? show(m.at[facet]) : NONE),
     });
-    add("bytes/dense", "", (c) => c.bytes_ratio, (c) => [c.front ? el("span", { title: "on the Pareto front" }, "◆ ") : "", percent(c.bytes_ratio), c.solved && el("span", { class: "ci" }, c.solved)]);
+    add("bytes/dense", "", (c) => c.bytes_ratio, (c) => [c.front ? el("span", { title: "on the Pareto front" }, "◆ ") : "", has(c.bytes_ratio) ? percent(c.bytes_ratio) : "not measured", c.solved && el("span", { class: "ci" }, c.solved)]);
     add("score", "points", (c) => c.score[0], (c) => (c.tasks < c.of ? [points(c.score[0]), el("span", { title: `${c.tasks} of ${c.of} tasks` }, "†")] : points(c.score[0])));
     add("Δ full", "points, 95 %", (c) => c.diff && c.diff[0], (c) => contrastCell(c), "paired difference to the full cache");
+    add("verdict", "margin 2", (c) => VERDICTS.indexOf(c.verdict) + 1 || null, verdictCell, "not worse than the full cache by 2 points: shown, shown to be worse, or not shown");
     add("detects", "points", (c) => c.detectable, (c) => points(c.detectable), "smallest true difference found with power 80 %");
+    add("retained", "of full", (c) => c.retention, (c) => percent(c.retention), "score / score of the full cache, where that is at least 20");
+    if (group.some((c) => c.facet === facet && c.flips)) add("flips", "lost won", (c) => c.flips && -c.flips[0], flips, "answers right with the full cache and wrong now, and the reverse");
     if (data.tables[facet].mode !== "multi-request") { // there the order of questions means nothing
       add("first", "turn", (c) => c.first, (c) => points(c.first));
       add("later", "turns", (c) => c.later, (c) => points(c.later));
     }
-    add("time", "ms/token", (c) => c.tpot_s, (c) => millis(c.tpot_s));
+    add("time", "ms/token", (c) => c.tpot_s, (c) => [c.fast_front ? el("span", { title: "on the Pareto front of quality against time" }, "◆ ") : "", millis(c.tpot_s)]);
+    if (group.some((c) => c.facet === facet && has(c.session_bytes))) add("batch", `in ${about(state.memory)} GiB`, batches, (c) => whole(batches(c)), "sessions whose caches fit the memory chosen above");
   }
   fill("methods", sortable({ key: `methods${facets}`, label: "Methods", columns, records: methods, rowClass: (m) => (m.control ? "control" : null) }));
 }
@@ -131,102 +138,25 @@ function drawHeat() {
   const beside = facets.length > 1 && uniq(group.map((c) => c.task)).length <= 6;
   fill("heat", el("div", { class: beside ? "panels" : "stack" }, facets.map((facet) => {
     const here = group.filter((c) => c.facet === facet);
-    const tasks = uniq(here.map((c) => c.task)).sort();
+    const tasks = uniq(here.map((c) => c.task)).sort().flatMap((task) => [
+      { task, name: task }, ...uniq(here.filter((c) => c.task === task).flatMap((c) => Object.keys(c.subtasks))).sort().map((sub) => ({ task, sub, name: `${task}: ${sub}` }))]);
     const unclear = ambiguous(cells.filter((c) => c.facet === facet && c.task === ""));
     const methods = cells.filter((c) => c.facet === facet && c.task === "" && here.some((o) => o.press === c.press));
     const table = el("table", { class: "heat", width: `${(innerWidth > 760 ? 215 : 136) + 66 * tasks.length}px` }, el("caption", {}, facetTitle(facet)),
-      el("thead", {}, el("tr", {}, el("th", { scope: "col", class: "corner" }, "press"), tasks.map((t) => el("th", { scope: "col" }, t.split(/(?<=_)/).flatMap((part, i) => (i ? [el("wbr"), part] : [part])))))),
+      el("thead", {}, el("tr", {}, el("th", { scope: "col", class: "corner" }, "press"), tasks.map((t) => el("th", { scope: "col", class: t.sub ? "sub" : null }, t.name.split(/(?<=[_:])/).flatMap((part, i) => (i ? [el("wbr"), part] : [part])))))),
       el("tbody", {}, methods.map((m) => el("tr", {},
         el("th", { scope: "row" }, pressCell(m, unclear(m) && el("span", { class: "ci" }, firing(m)))),
-        tasks.map((task) => heatCell(here.find((c) => c.task === task && c.press === m.press && firing(c) === firing(m)),
-          rows.some((r) => r.facet === facet && r.task === task && r.method === m.press && r.status === "failed")))))));
+        tasks.map(({ task, sub }) => heatCell(here.find((c) => c.task === task && c.press === m.press && firing(c) === firing(m)),
+          rows.some((r) => r.facet === facet && r.task === task && r.method === m.press && r.status === "failed"), sub))))));
     return region(`Task by task, ${facetTitle(facet)}`, false, table);
   })));
 }
 
-function heatCell(c, failed) {
+function heatCell(c, failed, sub) {
   if (!c) return el("td", { class: failed ? "bad" : "soft" }, failed ? "failed" : "not run");
+  if (sub) return el("td", { class: "sub" }, el("b", {}, points(c.subtasks[sub])), el("span", {}, "sub-task"));
   const d = c.diff ? c.diff[0] : 0;
   const tint = Math.min(0.62, Math.abs(d) * 0.9);
   return el("td", { background: d ? `rgba(var(--${d < 0 ? "loss" : "gain"}), ${tint.toFixed(3)})` : null, title: cellTip(c).filter(Boolean).join("\n") },
     el("b", {}, points(c.score[0])), el("span", {}, c.diff ? difference(c) : c.press === "full" ? "full" : "not paired"));
-}
-
-const yes = (v) => (v === true ? "yes" : v === false ? "no" : NONE);
-const ROW_COLUMNS = [
-  { name: "press", value: (r) => r.press, show: (r) => pressCell(r, r.target && el("span", { class: "ci" }, `solved for ${r.target}`), r.status === "failed" && el("span", { class: "tag bad" }, "failed"), r.superseded && el("span", { class: "tag" }, "superseded")) },
-  ...[
-    ["setting", "model", "", (r) => r.model], ["setting", "task", "", (r) => r.task], ["setting", "mode", "", (r) => r.mode],
-    ["setting", "length", "tokens", (r) => r.length, whole], ["setting", "history", "", (r) => r.history], ["setting", "compression fired", "", (r) => r.schedule],
-    ["setting", "question visible", "", (r) => r.question_visible, yes], ["setting", "rendering", "", (r) => r.rendering],
-    ["setting", "resolved press", "", (r) => r.press_spec, null, "clip"], ["setting", "seed", "", (r) => r.seed, String, "num"],
-    ["quality", "sessions", "", (r) => (r.status === "ok" ? r.sessions : null), whole], ["quality", "turns", "n", (r) => (r.status === "ok" ? r.turns : null), whole],
-    ["quality", "first", "turn", (r) => r.first, points], ["quality", "later", "turns", (r) => r.later, points],
-    ["quality", "guessing", "points", (r) => r.chance, points], ["quality", "hit limit", "%", (r) => r.hit_limit, points], ["quality", "empty", "%", (r) => r.empty, points],
-    ["memory", "bytes/dense", "", (r) => r.bytes_ratio, percent], ["memory", "bytes", "MiB", (r) => r.bytes, mebi], ["memory", "dense", "MiB", (r) => r.bytes_dense, mebi],
-    ["memory", "logical length", "tokens", (r) => r.logical_length, whole], ["memory", "peak", "MiB", (r) => r.peak_memory, mebi], ["memory", "peak of", "", (r) => r.peak_kind],
-    ["speed", "TTFT", "s", (r) => r.ttft_s, seconds], ["speed", "per token", "ms", (r) => r.tpot_s, millis], ["speed", "press", "s", (r) => r.press_s, seconds],
-    ["speed", "prefill", "s", (r) => r.prefill_s, seconds], ["speed", "run", "s", (r) => r.seconds, (v) => fixed(v)],
-    ["provenance", "device", "", (r) => r.device], ["provenance", "dtype", "", (r) => r.dtype], ["provenance", "attention", "", (r) => r.attn], ["provenance", "threads", "", (r) => r.threads, whole],
-    ["provenance", "versions", "", (r) => r.versions, null, "clip"], ["provenance", "commit", "", (r) => r.commit.slice(0, 10)], ["provenance", "started", "", (r) => r.started],
-    ["provenance", "run", "", (r) => r.run_id, null, "clip"], ["provenance", "command", "", (r) => r.command, null, "clip"],
-  ].map(([group, name, unit, value, show, kind]) => ({
-    group, name, unit, value, constant: group === "setting" || group === "provenance", num: Boolean(show) && show !== yes, clip: kind === "clip",
-    show: (r) => { const v = value(r); return !has(v) || v === "" ? NONE : show ? show(v) : v; },
-  })),
-];
-const at = ROW_COLUMNS.findIndex((c) => c.name === "sessions");
-ROW_COLUMNS.splice(at, 0,
-  { group: "quality", name: "score", unit: "points, 95 %", num: true, value: (r) => r.score && r.score[0], show: (r) => (r.score ? withRange(points(r.score[0]), range(r.score, points)) : NONE) },
-  { group: "quality", name: "Δ full", unit: "points, 95 %", num: true, hint: "paired difference to the full cache", value: (r) => r.diff && r.diff[0], show: (r) => contrastCell(r) },
-  { group: "quality", name: "p", unit: "Holm", num: true, hint: "sign-flip p, Holm-adjusted", value: (r) => r.p_holm, show: (r) => chance(r.p_holm) },
-  { group: "quality", name: "detects", unit: "points", num: true, hint: "smallest true difference found with power 80 %", value: (r) => r.detectable, show: (r) => points(r.detectable) });
-ROW_COLUMNS.push({
-  group: "copy", name: "command", show: (r) => (r.command ? el("button", { type: "button", class: "copy", "aria-label": `Copy the command of ${r.press} on ${r.task}`, onclick: (e) => copy(r.command, e.target) }, "Copy") : NONE),
-});
-const rowGroups = { setting: true, quality: true, memory: true, speed: true, provenance: false };
-
-function drawRows() {
-  const records = shownRows();
-  const bad = records.filter((r) => r.status === "failed").length;
-  byId("n-rows").textContent = `${whole(records.length)} of ${whole(rows.length)} rows${bad ? `, ${bad} failed` : ""}; ▸ opens everything a row says`;
-  fill("groups", "Columns:", Object.keys(rowGroups).map((name) => el("button", {
-    type: "button", "aria-pressed": String(rowGroups[name]), onclick: () => { rowGroups[name] = !rowGroups[name]; drawRows(); byId("groups").querySelectorAll("button")[Object.keys(rowGroups).indexOf(name)].focus(); },
-  }, name)));
-  // What is the same in every row shown is said once, above, instead of in a column.
-  const same = ROW_COLUMNS.filter((c) => c.constant && records.length > 1 && uniq(records.map(c.value)).length === 1);
-  byId("same").replaceChildren(...same.length ? [el("b", {}, "In all rows shown: "), same.map((c) => `${c.name} ${[c.show(records[0])].flat()[0]}`).join("; ")] : []);
-  const columns = ROW_COLUMNS.filter((c) => !same.includes(c) && (!c.group || c.group === "copy" || rowGroups[c.group]))
-    .map((c) => (c.group === "copy" ? { ...c, group: "" } : c));
-  fill("rows", sortable({
-    key: "rows", label: "Every run", columns, records, tall: true, limit: 250, rowClass: (r) => (r.superseded ? "superseded" : null),
-    detail: (r) => [["error", r.error], ["asked", r.method], ["press", r.press], ["resolved", r.press_spec], ["compression fired", firing(r)], ["paired with", r.reference],
-      ["raw p", has(r.p) ? chance(r.p) : ""], ["bytes by kind", r.kinds], ["peak of", r.peak_kind], ["versions", r.versions], ["device", [r.device, r.dtype, r.threads && `${r.threads} threads`].filter(Boolean).join(", ")],
-      ["commit", r.commit], ["started", r.started], ["suite", r.suite], ["file", r.path], ["command", r.command]],
-  }));
-}
-
-function drawFailed() {
-  const records = rows.filter((r) => r.status === "failed");
-  if (!records.length) return fill("failed", el("p", { class: "soft" }, "None."));
-  fill("failed", region("Failed cells", false, el("table", {},
-    el("thead", {}, el("tr", {}, ["press", "model", "task", "mode", "length", "error"].map((n, i) => el("th", { scope: "col", class: n === "length" ? "num" : i ? null : "corner" }, n)))),
-    el("tbody", {}, records.map((r) => el("tr", {}, el("th", { scope: "row" }, pressCell({ ...r, press: r.method })), [r.model, r.task, r.mode].map((v) => el("td", {}, v)),
-      el("td", { class: "num" }, whole(r.length)), el("td", {}, el("code", { class: "bad" }, r.error || "no message"))))))));
-}
-
-function drawGates() {
-  const bad = data.gates.filter((g) => g.verdict === "fail");
-  const box = byId("gates");
-  box.querySelector("summary").replaceChildren(
-    el("b", { class: bad.length ? "bad" : "good" }, bad.length ? "✗ " : "✓ ", `Sanity gates: ${data.tally}`),
-    bad.length ? `; failing: ${bad.map((g) => g.name).join("; ")}` : "", el("span", { class: "soft" }, "  (computed from the rows)"));
-  box.open = bad.length > 0;
-  const words = { pass: "✓ pass", fail: "✗ fail", "not checked": "– not checked" };
-  box.append(region("Sanity gates", false, el("table", {},
-    el("thead", {}, el("tr", {}, ["verdict", "gate", "checked", "failures"].map((n, i) => el("th", { scope: "col", class: i > 1 ? "num" : null }, n)))),
-    el("tbody", {}, data.gates.map((g) => el("tr", {}, el("td", { class: g.verdict === "fail" ? "bad" : g.verdict === "pass" ? "good" : "soft" }, words[g.verdict]),
-      el("td", {}, el("b", {}, g.name), `: ${g.claim}`, g.note && ` (${g.note})`,
-        g.failures.length > 0 && el("ul", {}, g.failures.slice(0, 12).map((f) => el("li", {}, f)), g.failures.length > 12 && el("li", {}, `${g.failures.length - 12} more`))),
-      el("td", { class: "num" }, whole(g.checked)), el("td", { class: "num" }, whole(g.failures.length))))))));
 }

@@ -19,9 +19,9 @@ def print_analysis(analysis: Analysis, gates: Sequence[Gate], console: Console) 
         console.print("No result rows found.")
     for key in dict.fromkeys(t._replace(mode="") for t in analysis.tables):
         tables = [table for table in analysis.tables if table._replace(mode="") == key]
-        model, _, length, history, rendering, _ = key
-        setting = [f"{length:,} tokens", history and f"{history} history", rendering, dtype_of(key, analysis.tables)]
-        console.print(Text(f"\n{model}, {', '.join(part for part in setting if part)}", style="bold"))
+        setting = [key.tokens, key.history and f"{key.history} history", key.rendering]
+        setting += [dtype_of(key, analysis.tables), *key.special, key.suite if len(analysis.suites) > 1 else ""]
+        console.print(Text(f"\n{key.model}, {', '.join(part for part in setting if part)}", style="bold"))
         console.print(_grid(analysis, tables))
     _print_problems(analysis, gates, console)
 

@@ -50,15 +50,17 @@ def make_row(
     turns: int = 5,
     **changes: Any,
 ) -> dict[str, Any]:
-    """One made-up row; the full cache and all presses see the same sessions."""
+    """One made-up row; the full cache and all presses see the same sessions. A press forgets what lies deep."""
+    depth = changes.get("depth")
     ratio, first, later = PRESSES[press]
     visible = mode == "multi-turn"
     scores = []
     for s in range(sessions):
         asked = random.Random(f"{task}{mode}{length}{model}{seed}{s}")  # the same for all presses
         lost = random.Random(f"{press}{task}{mode}{length}{model}{seed}{s}")
-        solved = [asked.random() < TASKS[task] * (0.97 if length > 4096 else 1) for _ in range(turns)]
-        kept = [first if t == 0 and visible else max(later, 0.02) for t in range(turns)]
+        solved = [asked.random() < TASKS.get(task, 0.9) * (0.97 if length > 4096 else 1) for _ in range(turns)]
+        buried = 1 if depth is None or ratio == 1 else 1 - 1.4 * (1 - first) * (1 - abs(depth - 50) / 50)
+        kept = [buried * first if t == 0 and visible else buried * max(later, 0.02) for t in range(turns)]
         scores.append([float(a and lost.random() < k) for a, k in zip(solved, kept, strict=True)])
     flat = [score for session in scores for score in session]
     dense = 16 * 2 * 2 * 64 * 2 * length
@@ -71,7 +73,7 @@ def make_row(
         held = {"window": dense}
     row = {
         "format": 1,
-        "run_id": f"{abs(hash_text(press)):08x}-{task}-{mode}-{length}-{seed}",
+        "run_id": f"{abs(hash_text(press)):08x}-{task}-{mode}-{length}-{seed}" + ("" if depth is None else f"-{depth}"),
         "status": "ok",
         "error": None,
         "suite": "core",
@@ -89,7 +91,7 @@ def make_row(
         "seed": seed,
         "sessions": sessions,
         "turns": sessions * turns,
-        "session_ids": [f"{task}-{s}" for s in range(sessions)],
+        "session_ids": [f"{task}-{s}" + ("" if depth is None else f"@{depth}") for s in range(sessions)],
         "session_scores": scores,
         "score": sum(flat) / len(flat),
         "chance": 1 / 16 if task == "many_shot" else 0.02,
@@ -119,6 +121,16 @@ def make_row(
             "transformers": "5.23.0",
             "kvpress": "0.1.0",
         },
+        "prefill_tps": 2048 / (0.19 + 0.03 * (ratio < 1)),
+        "fired": float(ratio < 1),
+        "fork_s": 0.0004,
+        "save_s": 0.011 * ratio,
+        "load_s": 0.004 + 0.006 * ratio,
+        "file_bytes": int(dense * ratio) + 4096,
+        "reload_exact": True,
+        "step_bytes": int(dense * ratio),
+        "decode_length": length * 0.93,
+        "session_bytes": int(1.2 * dense * ratio),
         "commit": "0123456789abcdef0123456789abcdef01234567",
         "started": "2026-11-21T06:30:00Z",
         "command": f"kvpress run --press '{press}' --task {task} --mode {mode} --length {length}",
@@ -162,6 +174,47 @@ def sweep() -> list[dict[str, Any]]:
     return rows
 
 
+FEW = ("full", "snapkv(keep=0.25)", "expected(keep=0.25)", "kivi(bits=2, group=32)")
+
+
+def suites() -> list[dict[str, Any]]:
+    """A sweep of several suites: both scorers, a mixed task, needles by depth, two devices, another harness' rows."""
+    rows = []
+    for press in FEW:
+        for task in ("kv", "repoqa_and_kv"):
+            row = make_row(press, task, suite="scbench", model="org/natural", rendering="natural", source="scbench")
+            row["scorer"] = "corrected"
+            # the released scorer counts half of the answers to the last question as right
+            row["reference_scores"] = [[*turns[:-1], max(turns[-1], 0.5)] for turns in row["session_scores"]]
+            if task == "repoqa_and_kv":
+                row["turn_tasks"] = [["repoqa", "kv", "repoqa", "kv", "kv"]] * row["sessions"]
+            rows.append(row)
+            gpu = make_row(press, task, device="cuda (H100)", suite="scbench", dtype="bfloat16")
+            rows.append({**gpu, "run_id": gpu["run_id"] + "-gpu", "tpot_s": gpu["tpot_s"] / 9})
+        rows += [
+            make_row(press, task, suite="ruler", length=length)
+            for task in ("ruler_vt", "ruler_cwe")
+            for length in (2048, 8192)
+        ]
+        rows += [
+            make_row(press, "needle_grid", suite="needles", length=length, depth=depth, sessions=8)
+            for length in (1024, 2048, 8192)
+            for depth in (0, 25, 50, 75, 100)
+        ]
+    return rows + imported()
+
+
+def imported() -> list[dict[str, Any]]:
+    """Rows of another harness: they have a score for each session, and zeros for what it did not measure."""
+    rows = []
+    for press in FEW[:2]:
+        row = make_row(press, "kv", origin="NVIDIA <kvpress>", model="org/natural", rendering="natural")
+        zeros = dict.fromkeys(("bytes", "bytes_dense", "bytes_ratio", "ttft_s", "tpot_s", "prefill_s", "step_bytes"), 0)
+        nothing = {"bytes_by_kind": {}, "peak_memory": None, "device": "", "versions": {}, "command": "", "chance": 0.0}
+        rows.append({**row, **zeros, **nothing, "run_id": row["run_id"] + "-imported", "session_bytes": 0})
+    return rows
+
+
 def write_rows(folder: Path, rows: list[dict[str, Any]]) -> Path:
     """Write rows as the runner does: `<model>/<run_id>.json`."""
     for row in rows:
@@ -200,5 +253,16 @@ def report(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return write(results, tmp_path_factory.mktemp("report"))
 
 
+@pytest.fixture(scope="session")
+def suite_report(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The report on `suites`, with a hostile name in every place that a row may name, written once."""
+    from kvpress_eval.report import write
+
+    rows = suites()
+    bad = make_row("full", "kv", suite="ruler", model=HOSTILE, origin=HOSTILE, scorer=HOSTILE)
+    rows.append(failed({**bad, "run_id": "bad", "task": HOSTILE, "subtasks": {HOSTILE: 0.5}}, HOSTILE))
+    return write(write_rows(tmp_path_factory.mktemp("suites") / "r", rows), tmp_path_factory.mktemp("suites-out"))
+
+
 if __name__ == "__main__":
-    spoil(write_rows(Path(sys.argv[1]) / "results", sweep()))
+    spoil(write_rows(Path(sys.argv[1]) / "results", [*sweep(), *suites()]))

@@ -176,14 +176,15 @@ def test_a_model_without_the_chosen_length_still_shows(page: Any) -> None:
 
 
 def test_every_field_of_a_row_can_be_shown(page: Any) -> None:
-    page.execute_script("document.querySelectorAll('#groups button')[4].click()")
+    page.execute_script("document.querySelectorAll('#groups button')[5].click()")
     choose(page, "length", "")
     shown = page.execute_script(_HEADS)
     for name in (
         *("press", "resolved press", "model", "task", "mode", "history", "rendering", "seed", "compression fired"),
         *("question visible", "sessions", "turns", "score", "\u0394 full", "Holm", "first", "later", "bytes/dense"),
         *("peak", "TTFT", "per token", "prefill", "versions", "device", "dtype", "attention", "threads", "commit"),
-        "command",
+        *("command", "verdict", "retained", "flips", "fork", "save", "load", "file", "reload exact", "read", "session"),
+        *("tokens/s", "fired", "source", "prompts", "scorer", "evidence cut"),
     ):
         assert name in shown, name
 
@@ -239,3 +240,131 @@ def test_equal_bytes_in_the_page(browser: Any, page: Any, tmp_path: Path, make: 
     assert "cannot hold 9 bytes" in js(browser, "document.querySelector('#equal li').textContent")
     choose(browser, "task", "kv")
     assert js(browser, "document.querySelectorAll('#equal td b').length") == 1
+
+
+def clean(browser: Any) -> bool:
+    """Whether nothing has complained or run that should not."""
+    quiet = [entry for entry in browser.get_log("browser") if entry["level"] != "INFO"] == []
+    return quiet and js(browser, "window.pwned === undefined")
+
+
+@pytest.mark.parametrize("width", [420, 1280])
+def test_every_page_of_a_suite_is_quiet_and_fits(browser: Any, suite_report: Any, width: int) -> None:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get_log("browser")
+    for path in suite_report.pages.values():
+        browser.get(path.as_uri())
+        links = js(browser, "[...document.querySelectorAll('#suites a')].map((a) => a.getAttribute('href'))")
+        assert links == ["index.html", "needles.html", "ruler.html"]
+        assert js(browser, "document.querySelector('#suites [aria-current]').getAttribute('href')") == path.name
+        assert js(browser, "document.documentElement.scrollWidth") <= width, path.name
+        assert browser.execute_script(_OVERLAPS) == [], path.name
+        assert js(browser, "document.querySelectorAll('img, iframe, [onerror]').length") == 0 and clean(browser)
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_hostile_names_in_every_place_are_text(browser: Any, make: Any, suite_report: Any) -> None:
+    browser.get(suite_report.pages["ruler"].as_uri())
+    values = js(browser, "[...document.querySelectorAll('select[name=model] option')].map((o) => o.value)")
+    assert make.HOSTILE in values
+    choose(browser, "model", make.HOSTILE)
+    assert "No finished run" in js(browser, "document.getElementById('quality').textContent")
+    assert js(browser, "document.querySelector('#failed code.bad').textContent") == make.HOSTILE
+    assert clean(browser)
+
+
+def test_quality_against_time_is_drawn_for_each_device(browser: Any, suite_report: Any) -> None:
+    browser.get(suite_report.page.as_uri())
+    choose(browser, "model", "org/tiny-retriever")
+    choose(browser, "rendering", "dialect")
+    titles = "[...document.querySelectorAll('#speed h3')].map((h) => h.textContent)"
+    assert js(browser, titles) == ["multi-turn, 2,048 tokens, dialectcuda (H100)"]
+    assert js(browser, "document.querySelectorAll('#speed path.front').length") == 1
+    fast = "[...document.querySelectorAll('#methods td [title*=time]')].map((n) => n.closest('tr').textContent)"
+    assert any(text.startswith("kivi") for text in js(browser, fast))
+    choose(browser, "model", "")
+    choose(browser, "device", "cpu")
+    assert "H100" not in "".join(js(browser, titles)) and len(js(browser, titles)) == 2, (
+        "both scorers of the natural model"
+    )
+    assert "device cpu" in js(browser, "document.getElementById('same').textContent"), "so in every row shown"
+
+
+def test_imported_rows_are_marked_and_not_measured(browser: Any, suite_report: Any) -> None:
+    browser.get(suite_report.page.as_uri())
+    choose(browser, "origin", "NVIDIA <kvpress>")
+    assert "imported from NVIDIA <kvpress>" in js(browser, "document.querySelector('#methods thead').textContent")
+    cells = js(browser, "[...document.querySelectorAll('#methods tbody td')].map((t) => t.textContent)")
+    assert cells.count("not measured") == 2
+    assert js(browser, "document.getElementById('s-speed').hidden") and "No finished" in js(
+        browser, "document.getElementById('quality').textContent"
+    )
+    assert js(browser, "document.querySelector('#rows .tag').textContent") == "imported"
+    assert js(browser, "document.querySelectorAll('#rows .copy').length") == 0, "there is no command to copy"
+
+
+def test_sub_tasks_stand_beside_their_task(browser: Any, suite_report: Any) -> None:
+    browser.get(suite_report.page.as_uri())
+    choose(browser, "model", "org/natural")
+    text = "(t) => [...t.querySelectorAll('thead th')].map((h) => h.textContent)"
+    heads = js(browser, f"[...document.querySelectorAll('#heat table')].map({text})")
+    assert ["press", "kv", "repoqa_and_kv", "repoqa_and_kv: kv", "repoqa_and_kv: repoqa"] in heads
+
+
+_MAPS = """
+return [...document.querySelectorAll("#depths table.map")].map((t) => ({
+  name: t.caption.textContent,
+  lengths: [...t.tHead.rows[0].cells].slice(1).map((c) => c.textContent),
+  rows: [...t.tBodies[0].rows].map((r) => [...r.cells].map((c) => c.textContent)),
+  tinted: t.querySelectorAll("td[style*=background]").length,
+}));
+"""
+
+
+def test_a_map_of_depth_and_length_for_each_press(browser: Any, make: Any, suite_report: Any) -> None:
+    browser.get(suite_report.pages["needles"].as_uri())
+    maps = browser.execute_script(_MAPS)
+    assert maps[0]["name"] == "full" and {m["name"] for m in maps} == set(make.FEW)
+    assert all(m["lengths"] == ["1,024", "2,048", "8,192"] and m["tinted"] == 15 for m in maps)
+    assert [row[0] for row in maps[0]["rows"]] == ["0 %", "25 %", "50 %", "75 %", "100 %"]
+    row = make.make_row("snapkv(keep=0.25)", "needle_grid", suite="needles", length=8192, depth=50, sessions=8)
+    snapkv = next(m for m in maps if m["name"] == "snapkv(keep=0.25)")
+    assert snapkv["rows"][2][3] == f"{100 * row['score']:.1f}"
+    search(browser, "kivi")
+    assert [m["name"] for m in browser.execute_script(_MAPS)] == ["kivi(bits=2, group=32)"]
+
+
+def test_loading_is_drawn_against_length(browser: Any, suite_report: Any) -> None:
+    browser.get(suite_report.pages["needles"].as_uri())
+    titles = js(browser, "[...document.querySelectorAll('#loading h3')].map((h) => h.textContent)")
+    assert titles == ["time per output token, multi-turn", "bytes a decoding step reads, multi-turn"]
+    assert (
+        js(browser, "document.querySelectorAll('#loading svg[role=img]')[1].querySelectorAll('path.link').length") == 4
+    )
+    browser.get(suite_report.page.as_uri())
+    assert js(browser, "document.getElementById('s-loading').hidden"), "one length is no curve"
+
+
+def test_the_largest_batch_follows_the_memory(browser: Any, make: Any, suite_report: Any) -> None:
+    browser.get(suite_report.pages["needles"].as_uri())
+    per = make.make_row("full", "needle_grid", length=8192)["session_bytes"]
+    full = "document.querySelector('#methods tbody tr').lastChild.textContent"  # the full cache comes first
+    assert js(browser, full) == str(2**30 // per)
+    browser.execute_script(
+        "const i = document.querySelector('#memory input'); i.value = '80'; i.dispatchEvent(new Event('input'))"
+    )
+    assert js(browser, full) == f"{80 * 2**30 // per:,}"
+    assert "in 80 GiB" in js(browser, "document.querySelector('#methods thead').textContent")
+
+
+def test_the_copy_button_copies_the_command_of_its_row(browser: Any, suite_report: Any) -> None:
+    browser.get(suite_report.pages["needles"].as_uri())
+    browser.execute_script(
+        "document.execCommand = () => { window.copied = document.activeElement.value; return true; };"
+        "Object.defineProperty(navigator, 'clipboard', { value: { writeText: async (t) => { window.copied = t; } } });"
+        "const rows = [...document.querySelectorAll('#rows tbody tr')];"
+        "rows.find((r) => r.textContent.includes('kivi')).querySelector('.copy').click()"
+    )
+    browser.execute_async_script("setTimeout(arguments[0], 50)")
+    assert js(browser, "window.copied").startswith("kvpress run --press 'kivi(bits=2, group=32)' --task needle_grid")

@@ -128,3 +128,54 @@ def test_coverage_and_level_with_clustered_turns(sessions: int, least: float) ->
         false_alarms += stats.sign_flip_p([null], resamples=1000) <= 0.05
     assert least <= covered / repeats <= 0.99
     assert false_alarms / repeats <= 0.09
+
+
+def interval(low: float, high: float, method: str = "bca", n: int = 80) -> stats.Interval:
+    return stats.Interval((low + high) / 2, low, high, n, method)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (-0.019, 0.01, "not worse"),
+        (-0.019, -0.001, "not worse"),  # worse for sure, but by less than the margin
+        (-0.02, 0.01, "not shown"),  # the bound must be above the margin, not at it
+        (-0.08, 0.0, "not shown"),
+        (-0.08, -0.0001, "worse"),
+        (0.03, 0.05, "not worse"),
+        (math.nan, math.nan, ""),
+    ],
+)
+def test_verdicts_at_two_points(low: float, high: float, words: str) -> None:
+    assert stats.verdict(interval(low, high), turns=5) == words
+
+
+def test_no_session_that_differs_needs_enough_sessions() -> None:
+    # 1 - 0.025^(1/n) of n sessions may go unseen and lose one of 5 answers: under 2 points from 36 sessions on.
+    for n, words in ((35, "not shown"), (36, "not worse")):
+        assert (1 - 0.025 ** (1 / n)) / 5 < 0.02 or words == "not shown"
+        assert stats.verdict(interval(0.0, 0.0, "constant", n), turns=5) == words
+    assert stats.verdict(interval(0.0, 0.0, "constant", 36), turns=1) == "not shown"
+    assert stats.verdict(interval(0.0, 0.0, "constant", 36), turns=5, margin=0.01) == "not shown"
+    assert stats.verdict(interval(-0.2, -0.2, "constant"), turns=5) == "worse"
+
+
+def test_the_lower_end_is_the_one_sided_bound() -> None:
+    d = np.random.RandomState(5).normal(-0.01, 0.1, size=400)
+    both = stats.bootstrap_interval([d])
+    one_sided = np.quantile(stats._resample_weights(400, stats.RESAMPLES, 0) @ d, 0.025)
+    assert both.low == pytest.approx(one_sided)
+
+
+def test_flips_count_both_ways_and_only_right_or_wrong() -> None:
+    full = {"a": [1.0, 1.0, 0.0], "b": [0.0, 1.0], "full only": [1.0]}
+    ours = {"a": [0.0, 1.0, 1.0], "b": [0.0, 0.0], "ours only": [1.0]}
+    assert stats.flips([(ours, full)]) == stats.Flips(lost=2, won=1, of=5)
+    halves = ({"a": [0.5]}, {"a": [1.0]})
+    assert stats.flips([(ours, full), halves]) == stats.Flips(2, 1, 5)
+    assert stats.flips([halves]) is None and stats.flips([]) is None
+
+
+def test_retention_is_of_a_full_cache_that_can_do_the_task() -> None:
+    assert stats.retention(0.3, 0.6) == pytest.approx(0.5) and stats.retention(0.1, 0.2) == pytest.approx(0.5)
+    assert math.isnan(stats.retention(0.1, 0.199))

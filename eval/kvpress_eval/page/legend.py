@@ -1,0 +1,38 @@
+"""The words over the tables of a generated README."""
+
+HOW_TO_READ = """\
+Generated from the result rows by `kvpress report`; edit nothing here. {pages} the same numbers
+with charts, filters, every column and the command that reproduces each row; it opens from disk, offline.
+
+- **score**: mean over sessions, 0 to 100; with several tasks the macro mean, every task counting
+  the same. In brackets its 95 % interval: sessions are resampled, not turns, because turns share a
+  context (10,000 resamples; BCa with fewer than 40 sessions in a task).
+- **\u0394 full**: the same sessions answered with the compressed cache minus with the full cache,
+  in points, with its paired 95 % interval. **p**: sign-flip test over sessions, Holm-adjusted over
+  the methods of the table. An asterisk marks p < 0.05.
+- **verdict**: non-inferiority at a margin of 2 points. *not worse*: the one-sided 97.5 % lower bound of
+  \u0394 (the lower end of its interval) is above \u22122. Otherwise *worse*: the interval lies wholly
+  below 0; or *not shown*: it does not. Where no session differs the bound is
+  \u2212(1 \u2212 0.025^(1/n)) / turns: as many of the n sessions as could go unseen lose one answer. The verdict is
+  not adjusted for how many methods a table has.
+- **detects**: the smallest true difference this many sessions would find (5 % level, power 80 %). A
+  smaller \u0394 without an asterisk is not evidence of equality.
+- **retained**: score over the score of the full cache on the same sessions, where that is at least 20.
+  **flips**: answers that were right with the full cache and are wrong now, and the reverse; only for tasks
+  whose answers are right or wrong.
+- **first**, **later**: score on the first turn and on the turns after it. In multi-turn mode a
+  press that fires after a prompt with the question in it has seen the first question and no other;
+  in multi-request mode no question is seen. **turn effect**: (later - first) minus the same of the
+  full cache, paired, with its 95 % interval: below zero, the method loses more on later turns.
+- **bytes/dense**: bytes really held (codes, scales, indices, positions, masks, window) over those
+  of the dense cache. \u25c6 marks the Pareto front: nothing with as few bytes scores higher. In **ms/token** it marks
+  the front of quality against time: nothing that fast on that device scores higher.
+- **batch in 1 GiB**: caches of such sessions that fit 1 GiB, from the most that one of them took while
+  its prompts were read; the page takes any amount. Weights are not counted.
+- Rows are ordered by bytes, from more to fewer: compare neighbours, which cost about the same
+  memory.
+- A press **at** an amount was solved for it: its free parameter is the largest that the ledger
+  allows, for each task's length. **Equal bytes** puts such presses side by side, best in bold.
+- Answers scored by the released scorers of SCBench stand in tables of their own (*reference scorer*), and so do
+  rows that were *imported*: those claim a score, and neither bytes nor times.
+"""

@@ -1,0 +1,40 @@
+"""What ``kvpress show`` does: from its options to strips, JSON or a page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import fields
+
+from rich.console import Console
+from rich.markup import escape
+
+from .config import RunConfig
+from .errors import UsageError
+from .models import load
+from .survivors import of_episode, of_text, read_prompt
+from .survivors_text import print_survivors
+from .sweep import check_presses
+
+__all__ = ["show"]
+
+
+def show(options: argparse.Namespace) -> int:
+    """Print, or write as JSON or a page, what a press keeps of a prompt; returns the exit code."""
+    given = {f.name: getattr(options, f.name, None) for f in fields(RunConfig)}
+    config = RunConfig(**{"length": 256} | {name: value for name, value in given.items() if value is not None})
+    check_presses([config])
+    text = options.text if options.file is None else read_prompt(options.file)
+    if text is not None and config.bytes:
+        raise UsageError("--bytes is solved for a task's prompt; give the press itself its keep with --text or --file")
+    loaded = load(config.model, config.device, config.dtype)
+    found = of_episode(config, loaded, options.session) if text is None else of_text(config.press, loaded, text)
+    if options.json:
+        print(json.dumps(found.to_dict(), ensure_ascii=False))
+    if options.html is not None:
+        options.html.parent.mkdir(parents=True, exist_ok=True)
+        options.html.write_text(found.to_html(), encoding="utf-8")
+        Console(stderr=True).print(f"written: {escape(str(options.html))}")
+    if not options.json and options.html is None:
+        print_survivors(Console(), found)
+    return 0

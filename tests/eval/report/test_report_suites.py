@@ -1,0 +1,229 @@
+"""Suites, scorers, depths, imports and the life of a cache in the tables; verdicts and flips in the README."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kvpress_eval.page.analysis import analyse
+from kvpress_eval.page.gates import run_gates
+from kvpress_eval.page.html import page_data
+from kvpress_eval.page.loading import parse_row, read_rows
+from kvpress_eval.page.markdown import render_markdown
+from kvpress_eval.page.suites import pages
+from kvpress_eval.report import stale, write
+
+ROOT = Path(__file__).parents[3]
+
+
+def parsed(rows: list[dict[str, Any]]) -> Any:
+    return analyse([parse_row(row, f"m/{i}.json") for i, row in enumerate(rows)])
+
+
+@pytest.fixture(scope="module")
+def found(make: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The analysis of the rows of several suites, read from disk."""
+    return analyse(*read_rows(make.write_rows(tmp_path_factory.mktemp("suites"), make.suites())))
+
+
+def test_old_rows_belong_to_scbench(make: Any) -> None:
+    row = parse_row(make.make_row("full", "kv"), "x.json")
+    assert (row.suite, row.source, row.prompts, row.scorer, row.depth) == (
+        "scbench",
+        "generated",
+        "corrected",
+        "exact",
+        None,
+    )
+    natural = parse_row(make.make_row("full", "kv", rendering="natural"), "x.json")
+    assert natural.scorer == "corrected" and natural.by_reference() is None
+
+
+@pytest.mark.parametrize("field", ["suite", "source", "prompts", "scorer", "origin"])
+def test_nothing_is_paired_across_what_a_table_keeps_apart(make: Any, field: str) -> None:
+    rows = [make.make_row("full", "kv"), make.make_row("snapkv(keep=0.5)", "kv", **{field: "other"})]
+    analysis = parsed(rows)
+    assert len(analysis.tables) == 2 and not analysis.contrasts
+
+
+def test_a_row_with_both_scores_stands_in_two_tables(found: Any) -> None:
+    tables = [t for t in found.tables if t.source == "scbench"]
+    assert [t.scorer for t in tables] == ["corrected", "reference"]
+    ours, theirs = (found.macros(t) for t in tables)
+    assert [c.method for c in ours] == [c.method for c in theirs]
+    assert all(b.score.mean > a.score.mean for a, b in zip(ours, theirs, strict=True)), "half a point counts there"
+    assert all(
+        found.references[row.path].scorer == row.scorer
+        for cell in ours + theirs
+        for row in cell.rows
+        if not row.is_full
+    )
+    twins = [row for row in found.rows if row.twin]
+    assert len(twins) == 8 and len(found.runs) == len(found.rows) - 8
+    assert theirs[0].contrast is None and theirs[1].contrast is not None
+    assert theirs[1].contrast.flips is None or theirs[1].contrast.flips.of < ours[1].contrast.flips.of, (
+        "halves do not flip"
+    )
+
+
+def test_depths_are_pooled_but_paired_apart(make: Any) -> None:
+    rows = [
+        make.make_row(press, "needle_grid", depth=depth, sessions=4)
+        for press in ("full", "snapkv(keep=0.5)")
+        for depth in (0, 50, 100)
+    ]
+    for row, level in zip(rows[:3], (1.0, 0.5, 0.0), strict=True):  # the full cache itself forgets with depth
+        row["session_scores"] = [[level] * 5 for _ in range(4)]
+    analysis = parsed(rows)
+    assert analysis.superseded == frozenset()
+    assert all(
+        other.depth == analysis.rows[[r.path for r in analysis.rows].index(path)].depth
+        for path, other in analysis.references.items()
+    )
+    full, press = analysis.macros(analysis.tables[0])
+    assert full.score.mean == pytest.approx(0.5) and full.score.n == 12 and press.score.n == 12
+    assert full.by_depth() == pytest.approx({0: 1.0, 50: 0.5, 100: 0.0})
+    again = parsed([*rows, {**rows[0], "started": "2027-01-01T00:00:00Z"}])
+    assert len(again.superseded) == 1, "the same depth done again"
+    for row in rows:  # a task that cannot place its evidence: the same sessions, three times
+        row["session_ids"] = [f"s{i}" for i in range(4)]
+    same = parsed(rows)
+    assert len(same.superseded) == 4 and [c.score.n for c in same.macros(same.tables[0])] == [4, 4]
+    assert "By depth" not in render_markdown(same, [])
+    text = render_markdown(analysis, run_gates(analysis)).partition("#### By depth")[2]
+    assert "| press | 0 % | 50 % | 100 % |" in text and "| `full` | 100.0 | 50.0 | 0.0 |" in text
+
+
+def test_imported_rows_claim_scores_only(make: Any) -> None:
+    rows = make.imported()
+    row = parse_row(rows[1], "x.json")
+    assert row.bytes is row.bytes_ratio is row.tpot_s is row.step_bytes is row.chance is None and row.score is not None
+    analysis = parsed(rows)
+    (table,) = analysis.tables
+    full, press = analysis.macros(table)
+    assert press.contrast is not None and not (full.front or press.front or full.fast_front or press.fast_front)
+    gates = {gate.name: gate for gate in run_gates(analysis)}
+    assert not any(gate.failures for gate in gates.values())
+    assert gates["claimed bytes are measured bytes"].checked == gates["every row is paired"].checked == 0
+    assert gates["scores follow from sessions"].checked == 2
+    text = render_markdown(analysis, list(gates.values()))
+    assert "imported from NVIDIA \\<kvpress\\>" in text and text.count("| not measured |") == 2
+
+
+def test_an_import_of_unknown_length_says_so(make: Any) -> None:
+    analysis = parsed([{**row, "length": 0} for row in make.imported()])
+    assert "### unknown length, multi-turn" in render_markdown(analysis, [])
+
+
+def test_sub_tasks_of_a_mix(found: Any) -> None:
+    cell = next(
+        c for c in found.cells if c.task == "repoqa_and_kv" and c.table.scorer == "corrected" and c.method.is_full
+    )
+    (row,) = cell.rows
+    turns = [
+        (task, score) for s, tasks in row.turn_tasks.items() for task, score in zip(tasks, row.scores[s], strict=True)
+    ]
+    for name in ("kv", "repoqa"):
+        mine = [score for task, score in turns if task == name]
+        assert cell.by_subtask()[name] == pytest.approx(sum(mine) / len(mine))
+    text = render_markdown(found, [])
+    assert "| press | repoqa\\_and\\_kv: kv | repoqa\\_and\\_kv: repoqa |" in text
+
+
+def test_stated_sub_tasks_are_used_where_turns_are_not_named(make: Any) -> None:
+    row = parse_row(make.make_row("full", "kv", subtasks={"a": 0.25, "b": 1.0}), "x.json")
+    assert row.by_subtask() == {"a": 0.25, "b": 1.0}
+    with pytest.raises(ValueError, match="subtasks"):
+        parse_row(make.make_row("full", "kv", subtasks={"a": "much"}), "x.json")
+    with pytest.raises(ValueError, match="turn_tasks"):
+        parse_row(make.make_row("full", "kv", turn_tasks=[["a"]]), "x.json")
+
+
+def test_the_latency_front_is_within_one_device(make: Any) -> None:
+    base = {"full": 9.0, "kivi(bits=4, group=32)": 5.0, "snapkv(keep=0.125)": 7.0}  # the last is slow and bad
+    rows = [make.make_row(press, "kv", tpot_s=time) for press, time in base.items()]
+    rows.append(make.make_row("kivi(bits=2, group=32)", "kv", tpot_s=0.1, device="cuda"))
+    analysis = parsed(rows)
+    fast = {cell.method.name for cell in analysis.macros(analysis.tables[0]) if cell.fast_front}
+    assert "kivi(bits=2, group=32)" in fast, "alone on its device"
+    assert "kivi(bits=4, group=32)" in fast and "snapkv(keep=0.125)" not in fast
+    both = [make.make_row("snapkv(keep=0.5)", "kv", seed=seed, device=d) for seed, d in enumerate(("cpu", "cuda"))]
+    mixed = next(cell for cell in parsed(both).cells if not cell.task)
+    assert mixed.device == "" and not mixed.fast_front
+
+
+def test_a_page_for_each_suite(make: Any, tmp_path: Path) -> None:
+    results = make.write_rows(tmp_path / "r", make.suites())
+    paths = write(results, tmp_path / "out")
+    assert {suite: path.name for suite, path in paths.pages.items()} == {
+        "scbench": "index.html",
+        "needles": "needles.html",
+        "ruler": "ruler.html",
+    }
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "README.md",
+        "index.html",
+        "needles.html",
+        "ruler.html",
+    ]
+    readme = paths.readme.read_text("utf-8")
+    assert "[RULER-like](ruler.html)" in readme and "## RULER-like: org/tiny-retriever" in readme
+    for path in paths.pages.values():
+        text = path.read_text("utf-8")
+        assert path.stat().st_size < 5_000_000 and '"page":"ruler.html"' in text
+        assert ('"task":{"u":["ruler_cwe"' in text or "ruler_cwe" in text) == (path.name == "ruler.html")
+    assert stale(results, tmp_path / "out") == []
+    paths.pages["ruler"].write_text("old")
+    assert stale(results, tmp_path / "out") == [paths.pages["ruler"]]
+
+
+def test_names_of_suites_are_no_paths() -> None:
+    found = pages(["scbench", "../../etc/x", "", "index", "A b", "a-b"])
+    assert list(found.values()) == ["index.html", "etc-x.html", "suite.html", "index-2.html", "a-b.html", "a-b-2.html"]
+    assert pages([]) == {"scbench": "index.html"} and pages(["ruler"]) == {"ruler": "index.html"}
+
+
+def test_verdicts_flips_and_batches_in_the_readme(make: Any) -> None:
+    rows = [make.make_row(press, "kv", sessions=8) for press in ("full", "snapkv(keep=1.0)", "snapkv(keep=0.5)")]
+    for row, turns in zip(rows, ([1.0, 1.0], [1.0, 1.0], [1.0, 0.0]), strict=True):
+        row.update(session_scores=[turns] * 8, score=sum(turns) / 2, session_bytes=3 << 27)
+    analysis = parsed(rows)
+    lines = [line for line in render_markdown(analysis, []).splitlines() if line.startswith("| `snapkv")]
+    same, half = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
+    head = next(line for line in render_markdown(analysis, []).splitlines() if line.startswith("| press | bytes"))
+    at = {name.strip(): i for i, name in enumerate(head.split("|")[1:-1])}
+    assert [same[at[n]] for n in ("verdict", "retained", "flips")] == ["not shown", "100 %", "none of 16"]
+    assert [half[at[n]] for n in ("verdict", "retained", "flips")] == ["worse", "50.0 %", "\u22128 0 of 16"]
+    assert half[at["batch in 1 GiB"]] == "2"
+    for row in rows:
+        row["session_bytes"] = 0
+    old = render_markdown(parsed(rows), [])
+    assert "| batch in 1 GiB |" not in old, "rows of before do not say it"
+
+
+def test_the_page_gets_the_life_of_a_cache(make: Any) -> None:
+    analysis = parsed([make.make_row("full", "kv", fired=2.0, reload_exact=False, fork_s=0.25)])
+    columns = page_data(analysis, [])["rows"]["columns"]
+    value = {name: (c["v"] if "v" in c else [c["u"][i] for i in c["i"]])[0] for name, c in columns.items()}
+    assert (value["fired"], value["reload_exact"], value["fork_s"]) == (2.0, False, 0.25)
+    assert value["step_bytes"] > 0 and value["session_bytes"] > value["step_bytes"] and value["prefill_tps"] > 0
+    old = parse_row({k: v for k, v in make.make_row("full", "kv").items() if k not in ("fired", "step_bytes")}, "x")
+    assert old.fired is None and old.step_bytes is None
+
+
+def test_the_committed_leaderboard_is_what_the_rows_say() -> None:
+    """`kvpress report --results leaderboards/results --out leaderboards` makes it so."""
+    out = ROOT / "leaderboards"
+    if not any((out / "results").rglob("*.json")):
+        pytest.skip("no committed rows")
+    from kvpress_eval.report import read
+
+    found = read(out / "results")
+    assert [path.name for path in stale(found, out)] == []
+    assert {path.name for path in out.glob("*.html")} == set(pages(found.analysis.suites).values()), (
+        "a page without rows"
+    )
+    assert all(path.stat().st_size < 5_000_000 for path in out.glob("*.html"))
+    assert json.dumps([gate.failures for gate in found.gates if gate.failures]) == "[]"
