@@ -1,10 +1,10 @@
-"""One thread, no network, and uninitialized memory that cannot be mistaken for zeros."""
+"""One thread, no network, uninitialized memory that cannot be mistaken for zeros, and the same presses for every test."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -13,6 +13,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 from torch import Tensor
+
+from kvpress import PRESETS, plugins
 
 torch.set_num_threads(1)
 
@@ -32,3 +34,13 @@ def poison_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that kvpress allocates without filling it holds NaN, or 77 in integers."""
     for owner, name in ((torch, "empty"), (torch, "empty_like"), (Tensor, "new_empty")):
         monkeypatch.setattr(owner, name, _poisoned(getattr(owner, name)))
+
+
+@pytest.fixture(autouse=True)
+def same_presses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Presses that a test registers (plug-ins, the evidence oracle) are forgotten after it."""
+    monkeypatch.setattr(plugins, "_tried", set(plugins._tried))
+    before = set(PRESETS)
+    yield
+    for name in set(PRESETS) - before:
+        PRESETS.forget(name)

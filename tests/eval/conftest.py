@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -73,15 +72,3 @@ def dialect_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def text_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a random model that reads any text, with a chat template."""
     return _save(tmp_path_factory.mktemp("models") / "chars", _characters(), 259, chat_template=CHAT)
-
-
-@pytest.fixture
-def more_presses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Presses that a test registers (plug-ins, the evidence oracle) are forgotten after it."""
-    from kvpress import PRESETS, plugins
-
-    monkeypatch.setattr(plugins, "_tried", set(plugins._tried))
-    before = set(PRESETS)
-    yield
-    for name in set(PRESETS) - before:
-        PRESETS.forget(name)

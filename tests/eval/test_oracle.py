@@ -18,7 +18,7 @@ from kvpress import PRESETS, Press
 
 
 @pytest.fixture
-def oracle(more_presses: None) -> ModuleType:
+def oracle() -> ModuleType:
     """The module, with its press known for the length of a test."""
     from kvpress_eval import oracle
 

@@ -85,7 +85,7 @@ def test_a_cell_that_is_missing_is_named() -> None:
 
 
 def test_the_command_writes_the_page_from_rows_that_are_there(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], more_presses: None
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "results" / "tiny"
     folder.mkdir(parents=True)

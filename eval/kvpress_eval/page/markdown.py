@@ -64,7 +64,7 @@ def code(value: str) -> str:
     return f"{fence}{pad}{value}{pad}{fence}".replace("|", r"\|")
 
 
-def _grid(head: Sequence[str], right_from: int, lines: Iterable[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], right_from: int, lines: Iterable[Sequence[str]]) -> str:
     rule = ["---" if i < right_from else "---:" for i in range(len(head))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))
 
@@ -99,7 +99,7 @@ def _gates(gates: Sequence[Gate]) -> str:
     found = [f"- {gate.name}: {text(failure)}" for gate in gates for failure in gate.failures[:20]]
     more = [f"- {gate.name}: {len(gate.failures) - 20} more" for gate in gates if len(gate.failures) > 20]
     notes = [f"- {gate.name}: {gate.note}." for gate in gates if gate.note]
-    grid = _grid(("verdict", "gate", "checked", "failures"), 2, lines)
+    grid = markdown_table(("verdict", "gate", "checked", "failures"), 2, lines)
     return "\n\n".join(filter(None, (f"{tally(gates)}.", grid, "\n".join(found + more + notes))))
 
 
@@ -109,7 +109,7 @@ def _table(analysis: Analysis, table: Table) -> str:
     lines = [list(_HEAD), *(_line(cell, macros) for cell in macros)]
     if not any(cell.session_bytes for cell in macros):  # rows of before do not say it
         lines = [line[:_BATCH] + line[_BATCH + 1 :] for line in lines]
-    grid = _grid(lines[0], 1, lines[1:])
+    grid = markdown_table(lines[0], 1, lines[1:])
     full = [cell for cell in macros if cell.method.is_full]
     where = sorted({f"{r.device} {r.dtype}".strip() for cell in macros for r in cell.rows})
     about = [
@@ -185,7 +185,7 @@ def _subtasks(analysis: Analysis, table: Table) -> str:
         [_method(cell), *(points(cells.get((cell.method, task), {}).get(name)) for task, name in columns)]
         for cell in analysis.macros(table)
     ]
-    grid = _grid(["press", *(f"{text(task)}: {text(name)}" for task, name in columns)], 1, lines)
+    grid = markdown_table(["press", *(f"{text(task)}: {text(name)}" for task, name in columns)], 1, lines)
     return f"#### Sub-tasks\n\nMean over the turns that ask it; what a session does not ask is left out.\n\n{grid}"
 
 
@@ -196,7 +196,7 @@ def _depths(analysis: Analysis, table: Table) -> str:
     if not depths:
         return ""
     lines = [[_method(cell), *(points(scores.get(depth)) for depth in depths)] for cell, scores in found]
-    grid = _grid(["press", *(f"{depth} %" for depth in depths)], 1, lines)
+    grid = markdown_table(["press", *(f"{depth} %" for depth in depths)], 1, lines)
     return f"#### By depth\n\nScore by where in the context all evidence stands; mean over tasks.\n\n{grid}"
 
 
@@ -225,7 +225,7 @@ def _equal(matrix: Matrix) -> str:
     if any(entry.failed for entry in entries):
         about.append(f"{NONE} Not reached or failed, for the reason below.")
     notes = [f"- {_name(*e.method[:2])} {text(e.reason)}" for e in entries if e.failed]
-    parts = ["#### Equal bytes", " ".join(about), _grid(head, 1, lines), "\n".join(notes)]
+    parts = ["#### Equal bytes", " ".join(about), markdown_table(head, 1, lines), "\n".join(notes)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -266,7 +266,7 @@ def _failed(rows: Sequence[Row]) -> str:
         for row in rows
         if not row.ok
     ]
-    return _grid(("model", "press", "task", "mode", "length", "error"), 6, lines) if lines else "None."
+    return markdown_table(("model", "press", "task", "mode", "length", "error"), 6, lines) if lines else "None."
 
 
 def _short(error: str) -> str:
@@ -276,4 +276,4 @@ def _short(error: str) -> str:
 
 def _ignored(analysis: Analysis) -> str:
     lines = [[code(item.path), text(item.reason)] for item in analysis.ignored]
-    return _grid(("file", "reason"), 2, lines) if lines else "None."
+    return markdown_table(("file", "reason"), 2, lines) if lines else "None."

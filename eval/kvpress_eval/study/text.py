@@ -6,8 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from ..page.loading import Row
-from ..page.markdown import _grid as grid
-from ..page.markdown import code
+from ..page.markdown import code, markdown_table
 from ..page.numbers import points, probability, span
 from ..stats import holm
 from .finding import Finding
@@ -35,7 +34,7 @@ def render(
         f"{about} Written by `{command}`: {len(rows)} of {cells} cells, {sessions} sessions each.",
         "\n".join(f"Measured with {device}." for device in devices),
         _HOW.format(margin=100 * max(check.margin for check in checks)),
-        grid(
+        markdown_table(
             ("finding", "verdict", "claim"),
             3,
             [[finding.id, f"**{finding.verdict}**", finding.claim] for finding in findings],
@@ -55,8 +54,8 @@ def render(
         ]
         parts += [
             f"## {finding.id}: {finding.claim}",
-            grid(("contrast", "points [95 %]", "p", "claim needs", ""), 1, lines),
-            grid(finding.table[0], 1, [[code(line[0]), *line[1:]] for line in finding.table[1:]]),
+            markdown_table(("contrast", "points [95 %]", "p", "claim needs", ""), 1, lines),
+            markdown_table(finding.table[0], 1, [[code(line[0]), *line[1:]] for line in finding.table[1:]]),
             finding.note,
         ]
     return "\n\n".join(part for part in parts if part) + "\n"
