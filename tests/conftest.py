@@ -1,4 +1,4 @@
-"""One thread, no network, uninitialized memory that cannot be mistaken for zeros, and the same presses for every test."""
+"""One thread, no network, memory that cannot be mistaken for zeros, and the same presses for every test."""
 
 from __future__ import annotations
 

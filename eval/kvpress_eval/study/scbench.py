@@ -18,7 +18,7 @@ TURN, REQUEST = "multi-turn", "multi-request"
 FIRST, LATER, ALL = slice(0, 1), slice(1, None), slice(None)
 STRINGS = ("kv", "prefix_suffix")
 TASKS = ("kv", "prefix_suffix", "vt", "qa_eng", "many_shot")  # from nothing repeated to everything repeated
-KEEPS = (0.5, 0.25, 0.125, 0.0625, 0.03125)
+KEEPS = (0.5, 0.25, 0.125, 0.03125)
 
 
 def findings(rows: Sequence[Row]) -> list[Finding]:
