@@ -143,11 +143,14 @@ def test_a_sweep_in_two_processes_is_the_sweep(
     sweep.write_text(f"models: ['{dialect_model}']\npresses: ['kivi(bits=4)']\ntasks: [kv]\nlengths: [300]\n")
     words = ["sweep", str(sweep), "sessions=2", "turns=2", "--results"]
     assert main([*words, str(tmp_path / "two"), "--jobs", "2"]) == 0
-    assert "4 run, 0 already there, 0 failed" in lines(capsys.readouterr().out)
+    assert "4 run, 0 already there, 0 failed, 0 taken by another sweep" in lines(capsys.readouterr().out)
     assert main([*words, str(tmp_path / "one")]) == 0
     both = [{r.run_id: (r.session_ids, r.session_scores) for r in load_rows(tmp_path / n)} for n in ("one", "two")]
     assert both[0] == both[1]
     assert len(both[0]) == 4
+    capsys.readouterr()
+    assert main([*words, str(tmp_path / "one"), "--dry-run", "--jobs", "2", "seeds=[0,1]"]) == 0
+    assert "for 4 cells with 2 jobs, judged by the finished rows" in lines(capsys.readouterr().out)
 
     report = ["report", "--results", str(tmp_path / "one"), "--out", str(tmp_path / "out")]
     assert main([*report, "--check"]) == 1

@@ -22,33 +22,13 @@ from kvpress_eval.launch.local import gpus_of
 from kvpress_eval.merge import merge, same_results
 from kvpress_eval.page.loading import read_rows
 from kvpress_eval.rows import Row, load_rows, write_row
+from test_harness_rows import make_row as whole_row
 
 DEAD = 2**22 - 3  # above what Linux gives out by default on a small machine
 
 
 def make_row(run: str = "0123456789ab", **changes: object) -> Row:
-    values = {
-        "run_id": run,
-        "status": "ok",
-        "model": "tiny",
-        "press": "full",
-        "press_spec": "full",
-        "task": "kv",
-        "mode": "multi-turn",
-        "history": "gold",
-        "schedule": "after_turn1_prompt",
-        "question_visible": True,
-        "rendering": "dialect",
-        "length": 500,
-        "seed": 0,
-        "sessions": 1,
-        "command": "kvpress run",
-        "session_ids": ["a"],
-        "session_scores": [[1.0, 0.5]],
-        "started": "2026-01-02T03:04:05+00:00",
-        **changes,
-    }
-    return Row(**values)  # type: ignore[arg-type]
+    return whole_row(**{"run_id": run, "length": 500, "started": "2026-01-02T03:04:05+00:00", **changes})
 
 
 def test_a_claim_is_held_by_one(tmp_path: Path) -> None:
