@@ -140,13 +140,16 @@ def _multi_turn(asking: _Asking, prompt: Prompt) -> None:
     clock = Clock(asking.model.device)
     if schedule == "after_context":
         cache = asking.feed(prompt.context, None, compress=True)
+        answers.prefill_s = clock.seconds()
         asking.measure(cache)
+        clock = Clock(asking.model.device)  # counting bytes is not part of the wait
         cache = asking.feed(prompt.questions[0], cache, compress=asking.continuous)
     else:
         cache = asking.feed([*prompt.context, *prompt.questions[0]], None, compress=True)
-    answers.prefill_s, answers.read_tokens = clock.seconds(), int(cache.get_seq_length())
+    before = answers.prefill_s
+    answers.prefill_s, answers.read_tokens = before + clock.seconds(), int(cache.get_seq_length())
     first_token = int(_first_tokens(cache)[0, 0])
-    answers.first_s = clock.seconds()
+    answers.first_s = before + clock.seconds()
     if schedule != "after_context":
         asking.measure(cache)
 

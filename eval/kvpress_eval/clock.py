@@ -10,17 +10,19 @@ __all__ = ["Clock"]
 
 
 class Clock:
-    """Seconds since it was made; waits for the GPU so that they are those of the work, not of its
+    """Seconds since it was made; waits for the device so that they are those of the work, not of its
     launch.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda = device if device.type == "cuda" else None
+        self._device = device
         self._start = self._now()
 
     def _now(self) -> float:
-        if self._cuda is not None:
-            torch.cuda.synchronize(self._cuda)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        elif self._device.type == "mps":
+            torch.mps.synchronize()
         return time.perf_counter()
 
     def seconds(self) -> float:

@@ -32,8 +32,8 @@ class Estimator:
 
     def add(self, row: Row) -> None:
         """Judge by this row too; a failed one says nothing."""
-        if row.status != "ok" or row.length < 1 or row.sessions < 1:
-            return
+        if row.status != "ok" or row.origin or row.length < 1 or row.sessions < 1:
+            return  # what others measured elsewhere says nothing of this machine
         kind = (row.task, row.mode, row.asked, row.length)
         self._models.setdefault(row.model, {}).setdefault(kind, []).append(row.seconds / (row.sessions * row.length))
         self._bytes.setdefault((row.model, row.asked, row.target), {}).setdefault(row.length, []).append(row.bytes)

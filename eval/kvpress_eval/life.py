@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from .clock import Clock
@@ -31,12 +32,13 @@ _ON_DISK = 1 << 30  # bytes: a larger cache is not written, a disk may not have 
 class Life:
     """What one compressed prefix went through; times in seconds.
 
-    ``press_s`` is the time that compressing takes alone, after a dense prefill. ``reload_exact``: the cache read back
-    holds as many bytes and gives the same logits for the next tokens, bit for bit. The fields of the file are None
-    where the cache was too large to be written (1 GiB).
+    ``press_s`` is the time that compressing takes alone, after a dense prefill. ``reload_exact``: attention reads as
+    many bytes of the cache read back, and it gives the same logits for the next tokens, bit for bit. The fields of the
+    file are None where the cache was too large to be written (1 GiB) or could not be, which ``not_measured`` says.
     """
 
     press_s: float
+    not_measured: str = ""
     save_s: float | None = None
     load_s: float | None = None
     file_bytes: int | None = None
@@ -62,15 +64,16 @@ def live(model: Any, session: Session, prompt: Prompt, config: RunConfig, rehear
     session.compress(cache)
     press_s = clock.seconds()
     if cache.nbytes() > _ON_DISK:
-        return Life(press_s)
-    following = prompt.alone[-1]
-    return Life(press_s, *_to_disk_and_back(model, session, cache, torch.tensor([following], device=model.device)))
+        return Life(press_s, f"files of more than {_ON_DISK >> 20} MiB")
+    following = torch.tensor([prompt.alone[-1]], device=model.device)
+    try:
+        return replace(Life(press_s), **_to_disk_and_back(model, session, cache, following))
+    except (OSError, SafetensorError) as error:  # no room in the folder for temporary files
+        return Life(press_s, f"files: {' '.join(str(error).split())}"[:200])
 
 
-def _to_disk_and_back(
-    model: Any, session: Session, cache: PressCache, following: Tensor
-) -> tuple[float, float, int, bool]:
-    """Seconds to save and to load, bytes of the file, and whether both caches go on alike."""
+def _to_disk_and_back(model: Any, session: Session, cache: PressCache, following: Tensor) -> dict[str, Any]:
+    """The fields of a `Life` that tell of the file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "prefix.safetensors"
         clock = Clock(model.device)
@@ -78,10 +81,11 @@ def _to_disk_and_back(
         save_s, clock = clock.seconds(), Clock(model.device)
         again = type(cache).load(path, model)
         load_s, size = clock.seconds(), path.stat().st_size
-    same = again.ledger().by_kind().keys() == cache.ledger().by_kind().keys()
+    same = step_bytes(again) == step_bytes(cache)
     ours, theirs = (session.prefill(following, cache=c.fork(), compress=False).next_logits for c in (cache, again))
     assert ours is not None and theirs is not None
-    return save_s, load_s, size, same and bool(torch.equal(ours, theirs))
+    exact = same and bool(torch.equal(ours, theirs))
+    return {"save_s": save_s, "load_s": load_s, "file_bytes": size, "reload_exact": exact}
 
 
 def step_bytes(cache: PressCache) -> int:

@@ -35,13 +35,14 @@ class Row:
 
     ``scorer`` made ``session_scores``; ``reference_scores`` are those of the released scorer for the same
     answers, where there is one. ``turn_tasks`` names the sub-task of every turn of a mixed task, ``subtasks``
-    their mean scores.
-    ``source`` is where the sessions come from, ``origin`` whose measurement it is ("" = this harness). ``cut`` is the
-    share of sessions whose context was truncated, ``evidence_cut`` the share of turns that lost evidence by it.
+    their mean scores. ``chat`` says whether the tokenizer's chat template was used, ``source`` where the sessions
+    come from, ``origin`` whose measurement it is ("" = this harness). ``cut`` is the share of sessions whose context
+    was truncated, ``evidence_cut`` the share of turns that lost evidence by it.
 
     The life of a cache: ``prefill_tps`` prompt tokens read per second; ``fired`` how often the press was applied to a
     session; ``fork_s`` time of a copy that shares the compressed prefix, ``save_s`` and ``load_s`` of writing it to
-    ``file_bytes`` on disk and reading it back, ``reload_exact`` whether the next logits and bytes were then the same;
+    ``file_bytes`` on disk and reading it back, ``reload_exact`` whether the next logits and the bytes read were then
+    the same, ``not_measured`` why any of these is missing;
     ``step_bytes`` what a decoding step reads of the cache, ``decode_length`` at how many tokens seen (mean), and
     ``session_bytes`` the most that a session's cache held when its prompts were read: what a further row of a
     batch needs.
@@ -117,6 +118,8 @@ class Row:
     step_bytes: int = 0
     decode_length: float = 0.0
     session_bytes: int = 0
+    not_measured: str = ""
+    chat: bool | None = None
 
     def __post_init__(self) -> None:
         self.asked = self.asked or self.press  # rows of before there were amounts do not say

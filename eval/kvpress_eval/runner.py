@@ -21,7 +21,7 @@ from .config import RunConfig
 from .environment import Peak, commit, versions
 from .episode import Episode
 from .errors import UsageError
-from .life import Life, live
+from .life import live
 from .metrics import exact, score
 from .models import Loaded
 from .rows import Row, run_id
@@ -138,8 +138,22 @@ def prepare(config: RunConfig, loaded: Loaded) -> Cell:
     if source.digest:
         resolved["source"] = f"data {source.digest}"  # what the rows hold, not where they lie
     cell = Cell(config, loaded, press, run_id(config.identity(press.spec(), resolved)), problem)
-    cell.episode(0)
+    _check_scorers(cell)
     return cell
+
+
+def _check_scorers(cell: Cell) -> None:
+    """Score something before anything is generated: a scorer whose package is missing says so now.
+
+    Sessions of RepoQA may be in different languages; of other tasks the first one speaks for all.
+    """
+    all_of_them = cell.source.digest and cell.config.task.startswith("repoqa")
+    for number in range(len(cell.source) if all_of_them else 1):
+        episode = cell.episode(number)
+        if cell.loaded.rendering == "natural":
+            for turn in episode.turns:
+                for scorer in ("corrected", "reference"):
+                    score(turn.task or episode.task, "x", turn.reference, scorer)
 
 
 def blank_row(cell: Cell) -> Row:
@@ -180,6 +194,7 @@ def blank_row(cell: Cell) -> Row:
         prompts=config.prompts,
         scorer="exact" if loaded.rendering == "dialect" else "corrected",
         depth=None if config.depth < 0 else config.depth,
+        chat=loaded.prompter.chat,
     )
     if cell.problem:
         row.status, row.error = "failed", cell.problem
@@ -196,8 +211,7 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
         return row
     clock, peak = time.perf_counter(), Peak(loaded.device)
     try:
-        for name, value in asdict(_live(cell)).items():
-            setattr(row, name, value)
+        _live(row, cell)
         peak.start()
         episodes, answers = _sessions(cell, tick)
         row.peak_memory, row.peak_kind = peak.read()
@@ -208,11 +222,18 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
     return row
 
 
-def _live(cell: Cell) -> Life:
+def _live(row: Row, cell: Cell) -> None:
+    """What one prefix goes through; not measured where memory is too short for it, as the sessions may still run."""
     prompt = cell.loaded.prompter.prompt(cell.episode(0))
-    with cell.session() as session, cell.informed(cell.episode(0)):
-        small = cell.loaded.rendering == "dialect"
-        return live(cell.loaded.model, session, prompt, cell.config, rehearse=small)
+    small = cell.loaded.rendering == "dialect"
+    try:
+        with cell.session() as session, cell.informed(cell.episode(0)):
+            found = live(cell.loaded.model, session, prompt, cell.config, rehearse=small)
+    except torch.OutOfMemoryError as error:
+        row.not_measured = _reason(error)
+        return
+    for name, value in asdict(found).items():
+        setattr(row, name, value)
 
 
 def _sessions(cell: Cell, tick: Tick | None) -> tuple[list[Episode], list[Answers]]:
@@ -263,7 +284,7 @@ def _fill(row: Row, cell: Cell, episodes: list[Episode], answers: list[Answers])
     row.logical_length = sum(a.logical for a in answers) / n
     row.prefill_s = sum(a.prefill_s for a in answers) / n
     row.prefill_tps = sum(a.read_tokens for a in answers) / max(1e-9, sum(a.prefill_s for a in answers))
-    row.fired = sum(a.fired for a in answers) / n
+    row.fired = 0.0 if row.press == "full" else sum(a.fired for a in answers) / n
     row.fork_s = sum(a.fork_s for a in answers) / sum(a.forks for a in answers)
     row.step_bytes = round(sum(sum(a.step_bytes) for a in answers) / row.turns)
     row.decode_length = sum(sum(a.decode_lengths) for a in answers) / row.turns

@@ -163,8 +163,14 @@ class _Sweep:
 
     def _ran(self, done: Done) -> None:
         cell = self.running.pop(done.work.config)
-        if isinstance(done.result, Row):
+        if isinstance(done.result, Row) and done.result.run_id == cell.row.run_id:
             row = done.result
+        elif isinstance(done.result, Row):  # a cluster of unlike nodes
+            reason = (
+                f"it ran on {done.result.device}, {done.result.dtype}, and was prepared for {cell.row.device}, "
+                f"{cell.row.dtype}; name one with --device, or ask for the same with --gpus-per-cell"
+            )
+            row = replace(cell.row, status="failed", error=reason, started=done.result.started)
         else:  # nobody is left who could say more
             reason = done.result.reason if isinstance(done.result, Died) else _line(done.result)
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -20,6 +20,12 @@ NAMES = ["XKQPT", "AAZZB", "QQWER"]
         ("kv", "", UUID, 0, 0),
         # listing values is free with the released scorer
         ("kv", f"{UUID.replace('2', '3')} {UUID}", UUID, 1, 0),
+        # the key may be said again
+        ("kv", f"The value for key {UUID.replace('2', '3')} is {UUID}.", UUID, 1, 1),
+        ("kv", f'The value associated with the key "{UUID.replace("2", "3")}" is "{UUID}".', UUID, 1, 1),
+        ("kv", f'{{"{UUID.replace("2", "3")}": "{UUID}"}}', UUID, 1, 1),
+        ("kv", f"{UUID} is the value of {UUID.replace('2', '3')}", UUID, 1, 1),
+        ("kv", f"The value for key {UUID} is {UUID.replace('2', '3')}.", UUID, 1, 0),
         ("prefix_suffix", "qfwhTkXbLpRz", "qfwhTkXbLpRz", 1, 1),
         ("prefix_suffix", "qfwhtkxblprz", "qfwhTkXbLpRz", 0, 0),
         ("prefix_suffix", "It is qfwhTkXbLpRz.", "qfwhTkXbLpRz", 1, 1),

@@ -106,6 +106,19 @@ def test_compression_fires_when_the_schedule_says(loaded: Loaded) -> None:
     assert all(0.4 < a.nbytes / a.dense_nbytes < 0.6 for a in seen.values())
 
 
+def test_a_scorer_whose_package_is_missing_is_told_before_anything_runs(
+    text_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = config(model=text_model, task="needle", length=690, turns=1)
+
+    def missing(task: str, prediction: str, reference: object, scorer: str) -> float:
+        raise UsageError("a package is missing; install the extra code")
+
+    monkeypatch.setattr(runner, "score", missing)
+    with pytest.raises(UsageError, match="install the extra code"):
+        prepare(asked, load(text_model))
+
+
 def test_a_press_that_chooses_once_cannot_choose_every_turn(loaded: Loaded) -> None:
     with pytest.raises(UsageError, match="every_prompt=true"):
         prepare(config(press="snapkv(keep=0.5)", schedule="every_turn_prompt"), loaded)

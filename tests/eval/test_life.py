@@ -87,7 +87,7 @@ def test_a_prefix_that_comes_back_changed_is_said_to_be(loaded: Loaded, monkeypa
 def test_a_row_tells_the_life_of_its_cache(loaded: Loaded, press: str, mode: str) -> None:
     row = run_cell(prepare(RunConfig(press=press, mode=mode, length=333, sessions=2, turns=3, task="kv"), loaded))
     assert row.status == "ok", row.error
-    assert row.fired == 1
+    assert row.fired == (press != "full")
     assert row.prefill_tps * row.prefill_s == pytest.approx(row.logical_length, rel=0.01)
     assert row.logical_length < row.decode_length < 333
     assert 0 < row.step_bytes <= row.session_bytes
@@ -128,3 +128,29 @@ def test_fit_says_how_many_sessions(dialect_model: str, capsys: pytest.CaptureFi
     assert f"{dense:,} sessions of 123 tokens" in out
     assert main([*words[:-1], "50%"]) == 2
     assert "an amount, for example 8GiB" in capsys.readouterr().err
+
+
+def test_no_room_for_a_file_costs_the_file_and_not_the_cell(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kvpress import PressCache
+
+    def full(self: PressCache, path: Any, model: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(PressCache, "save", full)
+    row = run_cell(prepare(RunConfig(length=333, sessions=1, turns=3), loaded))
+    assert row.status == "ok"
+    assert row.turns == 3
+    assert row.press_s is not None
+    assert row.save_s is row.reload_exact is None
+    assert "No space left" in row.not_measured
+
+
+def test_no_memory_for_it_costs_the_life_and_not_the_cell(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*args: Any, **kwargs: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("kvpress_eval.runner.live", short)
+    row = run_cell(prepare(RunConfig(length=333, sessions=1, turns=3), loaded))
+    assert row.status == "ok"
+    assert row.press_s is None
+    assert "out of memory" in row.not_measured

@@ -97,7 +97,7 @@ def test_the_command_writes_the_page_from_rows_that_are_there(
     assert main(words) == 0
     text = (tmp_path / "scbench-findings.md").read_text()
     assert text.count("**shown**") == 5
-    assert "`kvpress study scbench-findings`: 294 of 294 cells, 40 sessions each" in text
+    assert "`kvpress study scbench-findings`: 280 of 280 cells, 40 sessions each" in text
     assert "snapkv at 1/4: (later - first) beyond the full cache's" in text
     assert text in capsys.readouterr().out
     assert main(["study", "scbench-finding"]) == 2

@@ -7,7 +7,8 @@ An empty prediction scores 0 everywhere, an empty gold is refused (any text woul
 =====================  ================================  =========================================================
 task                   reference (SCBench release)       corrected, and so where the two differ
 =====================  ================================  =========================================================
-kv                     gold is a substring               the first UUID is the gold: listing the context is no answer
+kv                     gold is a substring               the first UUID but a key said again: listing the context
+                                                         is no answer
 prefix_suffix          gold is a substring               the first string as long as the gold, not part of a longer one
 vt                     share of gold names found in any  exactly the gold names: naming more is as wrong as fewer;
                        case, to 2 decimals; a gold str   a gold str is one name

@@ -20,14 +20,16 @@ from .text import char_f1, contains_words, rouge_lsum, starts_with_words
 __all__ = ["CORRECTED"]
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+# a UUID that is called the key, or stands before a colon
+_KEY = re.compile(rf"""\b(?:key|for|of|with)\b[\s:"'`*]*{_UUID.pattern}|{_UUID.pattern}["'`*]*\s*:""", re.IGNORECASE)
 
 
 def _first_uuid(prediction: str, reference: Reference) -> float:
-    """The first UUID counts: listing the whole context is no answer."""
+    """The first UUID that is not the key said again counts: listing the whole context is no answer."""
     gold = golds(reference)[0]
     if not _UUID.fullmatch(gold):
         return _first_string(prediction, reference)
-    found = _UUID.search(prediction)
+    found = _UUID.search(_KEY.sub(" ", prediction)) or _UUID.search(prediction)
     return float(found is not None and found[0] == gold)
 
 

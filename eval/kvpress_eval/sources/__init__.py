@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["GENERATED", "Source", "check_source", "open_source"]
 
 GENERATED = "generated"
+_KEPT = 1 << 28  # characters of contexts that are kept
 
 
 class Source(Protocol):
@@ -100,7 +101,7 @@ class _Generated:
                 overhead=prompter.overhead_for(config.turns),
                 depth=None if config.depth < 0 else config.depth / 100,
             )
-            self.loaded.episodes[key] = build(request)
+            _keep(self.loaded, key, build(request))
         return self.loaded.episodes[key]
 
 
@@ -123,8 +124,18 @@ class _Recorded:
             known = sessions.pools(self.records)
             made = sessions.episode(config, self.loaded.prompter, self.records, session, known)
             row = f"{_name(config.source)}/{self.records[session].id}"
-            self.loaded.episodes[key] = replace(made, key=row, length=config.length)
+            _keep(self.loaded, key, replace(made, key=row, length=config.length))
         return self.loaded.episodes[key]
+
+
+def _keep(loaded: Loaded, key: tuple[object, ...], episode: Episode) -> None:
+    """Keep an episode for the presses to come, the oldest making room for it."""
+    kept = loaded.episodes
+    kept[key] = episode
+    held = sum(len(other.context) for other in kept.values())
+    while held > _KEPT and len(kept) > 1:
+        oldest = next(iter(kept))
+        held -= len(kept.pop(oldest).context)
 
 
 def _name(source: str) -> str:

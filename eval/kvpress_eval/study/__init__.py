@@ -37,7 +37,7 @@ class Study:
             UsageError: where a cell that a finding needs has no finished row.
         """
         commands = {config.command() for config in self.sweep(overrides).cells()}
-        rows = [row for row in read_rows(results)[0] if row.command in commands and row.ok]
+        rows = [row for row in read_rows(results)[0] if row.command in commands and row.ok and not row.twin]
         return render(self.name, self.about, rows, self.questions(rows), len(commands), overrides)
 
 

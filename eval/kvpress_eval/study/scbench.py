@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..page.loading import Row
+from ..page.numbers import NONE
 from ..stats import Array
 from .finding import Finding, Rows, contrast, losses, retention, values
 
@@ -170,7 +171,9 @@ def _collapse(at: Rows) -> Finding:
 
     lines = []
     for name in ("evidence", "kvzip", "snapkv", "random"):
-        lines.append([name, *(_points(sum(v.mean() for v in kept(name, keep)) / len(STRINGS)) for keep in KEEPS)])
+        given = [keep for keep in KEEPS if name != "kvzip" or keep != 0.125]
+        means = {keep: _points(sum(v.mean() for v in kept(name, keep)) / len(STRINGS)) for keep in given}
+        lines.append([name, *(means.get(keep, NONE) for keep in KEEPS)])
     return Finding(
         "H8",
         "retention is about flat down to a quarter of the slots and collapses by a thirty-second, by task",
