@@ -105,7 +105,6 @@ def _compare(table: Table, turns: str, part: slice, pairs: Sequence[tuple[Row, R
     if not found:
         return None
     strata = [one.differences for one in found.values()]
-
     scores = [(float(one.ours.mean()), float(one.theirs.mean())) for one in found.values()]
 
     def ratio(side: int) -> float:
@@ -130,6 +129,7 @@ def _mean(values: Sequence[float]) -> float:
 def print_comparisons(found: Sequence[Comparison], first: Asked, second: Asked, console: Console) -> None:
     """One table per model, length and dtype, one line per mode and choice of turns."""
     console.print(Text(f"{first}  minus  {second}", style="bold"))
+    whole = {one.table: len(one.tasks) for one in found if one.turns == "all"}
     for key in dict.fromkeys(one.table._replace(mode="") for one in found):
         setting = [key.model, key.tokens, dtype_of(key, [one.table for one in found]), *key.special]
         console.print(Text(", ".join(part for part in setting if part)))
@@ -139,8 +139,10 @@ def print_comparisons(found: Sequence[Comparison], first: Asked, second: Asked, 
             grid.add_column(name, justify="right", no_wrap=True)
         for one in found:
             if one.table._replace(mode="") == key:
+                few = len(one.tasks) < whole[one.table]  # tasks of one question have no later turns
                 grid.add_row(
-                    f"{one.table.mode}, {one.turns}",
+                    f"{one.table.mode}, {one.turns}"
+                    + (f" ({len(one.tasks)} of {whole[one.table]} tasks)" if few else ""),
                     points(one.scores[0]),
                     points(one.scores[1]),
                     points(one.difference.mean, sign=True),
