@@ -12,10 +12,12 @@ from rich.text import Text
 from . import stats
 from .config import amount
 from .errors import UsageError
+from .page.analysis import superseded
 from .page.claims import Table, dtype_of, run_key, table_order
 from .page.numbers import percent, points, probability, span
 from .page.presses import falling, named
 from .page.row import Row
+from .page.sessions import paired
 
 TURNS: Mapping[str, slice] = {"all": slice(None), "first": slice(0, 1), "later": slice(1, None)}
 
@@ -69,51 +71,65 @@ class Asked:
 def compare(rows: Sequence[Row], first: Asked, second: Asked, tasks: Sequence[str] = ()) -> Iterator[Comparison]:
     """Compare two presses over every table both have rows in; tasks: only these.
 
+    Sessions count once, as in a report: of the newest run, whatever depth it names.
+
     Raises UsageError when one of them has no finished row, or they share no session.
     """
     a, b = ({run_key(row): row for row in asked.rows(rows, tasks)} for asked in (first, second))
-    shared = sorted(a.keys() & b.keys(), key=lambda key: (table_order(key[0]), key[1:3], key[3] or 0))
+    old = superseded(a[key] for key in a.keys() & b.keys())
+    shared = sorted(
+        (key for key in a.keys() & b.keys() if a[key].path not in old),
+        key=lambda key: (table_order(key[0]), key[1:3], -1 if key[3] is None else key[3]),
+    )
     if not shared:
         raise UsageError(f"{first} and {second} were not measured on the same task, mode, length and dtype")
+    found = 0
     for table in dict.fromkeys(key[0] for key in shared):
-        keys = [key for key in shared if key[0] == table]
+        pairs = [(a[key], b[key]) for key in shared if key[0] == table]
         for turns, part in TURNS.items():
             if turns != "all" and table.mode != "multi-turn":
                 continue
-            yield _compare(table, turns, part, [(a[key], b[key]) for key in keys])
+            if (one := _compare(table, turns, part, pairs)) is not None:
+                found += 1
+                yield one
+    if not found:
+        raise UsageError(f"{first} and {second} share no session; run both with the same sessions and --seed")
 
 
-def _compare(table: Table, turns: str, part: slice, pairs: list[tuple[Row, Row]]) -> Comparison:
-    by_task: dict[str, list[float]] = {}
-    for one, other in pairs:
-        mine, theirs = ({name: s[part] for name, s in row.scores.items()} for row in (one, other))
-        by_task.setdefault(one.task, []).extend(stats.paired_differences(mine, theirs))
-    strata = [values for values in by_task.values() if values]
-
-    def mean(side: int) -> float:
-        tasks = {pair[0].task: [] for pair in pairs}  # type: dict[str, list[float]]
-        for pair in pairs:
-            tasks[pair[0].task].extend(sum(s[part]) / len(s[part]) for s in pair[side].scores.values() if s[part])
-        return sum(sum(values) / len(values) for values in tasks.values()) / len(tasks)
+def _compare(table: Table, turns: str, part: slice, pairs: Sequence[tuple[Row, Row]]) -> Comparison | None:
+    """None where no task has a session with such turns on both sides; a task without one is left out."""
+    by_task: dict[str, list[tuple[Row, Row]]] = {}
+    for pair in pairs:
+        by_task.setdefault(pair[0].task, []).append(pair)
+    found = {task: one for task, mine in by_task.items() if (one := paired(mine, part)).differences.size}
+    if not found:
+        return None
+    strata = [one.differences for one in found.values()]
+    scores = [(float(one.ours.mean()), float(one.theirs.mean())) for one in found.values()]
 
     def ratio(side: int) -> float:
-        ratios = [ratio for pair in pairs if (ratio := pair[side].bytes_ratio) is not None]
-        return sum(ratios) / len(ratios) if ratios else float("nan")
+        ratios = [[r for pair in by_task[task] if (r := pair[side].bytes_ratio) is not None] for task in found]
+        return _mean([_mean(of_task) for of_task in ratios if of_task])
 
     return Comparison(
         table,
         turns,
-        tuple(by_task),
-        (mean(0), mean(1)),
+        tuple(found),
+        (_mean([ours for ours, _ in scores]), _mean([theirs for _, theirs in scores])),
         (ratio(0), ratio(1)),
         stats.bootstrap_interval(strata),
         stats.sign_flip_p(strata),
     )
 
 
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")
+
+
 def print_comparisons(found: Sequence[Comparison], first: Asked, second: Asked, console: Console) -> None:
     """One table per model, length and dtype, one line per mode and choice of turns."""
     console.print(Text(f"{first}  minus  {second}", style="bold"))
+    whole = {one.table: len(one.tasks) for one in found if one.turns == "all"}
     for key in dict.fromkeys(one.table._replace(mode="") for one in found):
         setting = [key.model, key.tokens, dtype_of(key, [one.table for one in found]), *key.special]
         console.print(Text(", ".join(part for part in setting if part)))
@@ -123,8 +139,10 @@ def print_comparisons(found: Sequence[Comparison], first: Asked, second: Asked, 
             grid.add_column(name, justify="right", no_wrap=True)
         for one in found:
             if one.table._replace(mode="") == key:
+                few = len(one.tasks) < whole[one.table]  # tasks of one question have no later turns
                 grid.add_row(
-                    f"{one.table.mode}, {one.turns}",
+                    f"{one.table.mode}, {one.turns}"
+                    + (f" ({len(one.tasks)} of {whole[one.table]} tasks)" if few else ""),
                     points(one.scores[0]),
                     points(one.scores[1]),
                     points(one.difference.mean, sign=True),

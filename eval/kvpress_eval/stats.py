@@ -161,21 +161,28 @@ def unseen_share(n: int, *, level: float = 0.95) -> float:
     return 1.0 - (1.0 - level) ** (1.0 / n) if n > 0 else float("nan")
 
 
-def verdict(diff: Interval, *, turns: float, margin: float = MARGIN) -> str:
+def unseen_loss(tasks: Sequence[tuple[int, float]]) -> float:
+    """How much of a macro mean may be lost though no session was seen to lose, 97.5 % sure of each task.
+
+    `tasks` has (sessions n, answers of a session a) of each: mean over tasks of `unseen_share(n, level=0.975) / a`, as
+    many sessions as could go unseen lose one of their answers. NaN without tasks, or with a task without sessions.
+    """
+    losses = [unseen_share(n, level=0.975) / answers for n, answers in tasks]
+    return sum(losses) / len(losses) if losses else float("nan")
+
+
+def verdict(diff: Interval, *, unseen: float, margin: float = MARGIN) -> str:
     """Whether a method was shown to be no worse than the full cache by more than `margin`.
 
     "not worse": the one-sided 97.5 % lower bound of the paired difference, which is the lower end of its two-sided
-    95 % interval, is above -margin. Otherwise "worse" when the whole interval is below zero, and "not shown" when it
-    is not. Where no session differs the interval has no width and proves too much; the bound is then
-    `-unseen_share(n, level=0.975) / turns`: as many sessions as could go unseen lose one of their `turns` answers.
-    Empty when there is no interval.
+    95 % interval, is above -margin, and so is `-unseen`, the `unseen_loss` of as many sessions: where few sessions
+    differ, or none loses, the interval alone proves too much. Otherwise "worse" when the whole interval is below zero,
+    and "not shown" when it is not. Empty when there is no interval.
     """
-    low, high = diff.low, diff.high
-    if diff.method == "constant" and diff.mean == 0:
-        low = -unseen_share(diff.n, level=0.975) / turns
-    if not low <= high:
+    if not diff.low <= diff.high:
         return ""
-    return NOT_WORSE if low > -margin else WORSE if high < 0 else NOT_SHOWN
+    bound = min(diff.low, -unseen)
+    return NOT_WORSE if bound > -margin else WORSE if diff.high < 0 else NOT_SHOWN
 
 
 def retention(method: float, full: float) -> float:

@@ -1,7 +1,8 @@
 """From rows to claims: pair with the full cache, test, pool seeds, average over tasks.
 
 A *table* is everything that may be compared (see `claims.Table`).
-A *cell* is one method on one task in it, seeds and depths pooled; without a task it is the macro mean.
+A *cell* is one method on one task in it, seeds pooled and depths averaged by session; without a task it is the macro
+mean.
 """
 
 from __future__ import annotations
@@ -10,43 +11,41 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from .. import stats
 from .claims import NAN, Analysis, Cell, Contrast, Method, Table, method_of, run_key, table_of, table_order
 from .row import Ignored, Row
+from .sessions import Paired, averaged, paired, scores
 
 
 def analyse(rows: Sequence[Row], ignored: Sequence[Ignored] = ()) -> Analysis:
     """Pair, test, pool and average. Deterministic: the order of `rows` does not matter."""
     rows = sorted(rows, key=_row_order)
     done = [row for row in rows if row.ok]
-    superseded = _superseded(done)
+    old = superseded(done)
     references = _references(done)
-    counted = [row for row in done if row.path not in superseded]
-    contrasts = _row_contrasts(done, references, superseded)
+    counted = [row for row in done if row.path not in old]
+    contrasts = _row_contrasts(done, references, old)
     groups = _grouped(counted)
-    scores = {row.path: _score([[row]]) for row in done}
+    own = {row.path: _score([[row]]) for row in done}
     macros = Counter(table for table, _, task in groups if not task)
     cells = []
     for (table, method, task), group in groups.items():
         cell = _cell(table, method, task, group, references)
         if task and len(group) == 1:  # nothing to pool: the row's own numbers
             contrast = contrasts.get(group[0].path)
-            cell = replace(cell, score=scores[group[0].path], contrast=contrast)
+            cell = replace(cell, score=own[group[0].path], contrast=contrast)
         else:
             strata = _strata(group)
-            paired = not method.is_full and all(row.path in references for row in group)
-            contrast = _contrast(strata, references, macros[table]) if paired else None
+            contrast = _contrast(strata, references, macros[table]) if _is_paired(method, group, references) else None
             cell = replace(cell, score=_score(strata), contrast=contrast)
         cells.append(cell)
     return Analysis(
         rows=tuple(rows),
         ignored=tuple(ignored),
         references=references,
-        superseded=superseded,
+        superseded=old,
         contrasts=contrasts,
-        scores=scores,
+        scores=own,
         cells=tuple(sorted(_with_fronts(_with_holm(cells)), key=_cell_order)),
     )
 
@@ -77,9 +76,9 @@ def _cell_order(cell: Cell) -> tuple[object, ...]:
     )
 
 
-def _superseded(rows: Iterable[Row]) -> frozenset[str]:
-    """Rows of what a newer row measures: the same cell, or the same sessions under the name of another depth, which
-    a task that cannot place its evidence gives.
+def superseded(rows: Iterable[Row]) -> frozenset[str]:
+    """Paths of finished rows of what a newer row measures: the same cell, or the same sessions under the name of
+    another depth or of none, which a task that cannot place its evidence gives.
     """
     taken: set[tuple[object, ...]] = set()
     counted: dict[tuple[object, ...], set[str]] = defaultdict(set)
@@ -87,7 +86,7 @@ def _superseded(rows: Iterable[Row]) -> frozenset[str]:
     for row in sorted(rows, key=lambda row: (row.started, row.path), reverse=True):
         key = (run_key(row), method_of(row))
         sessions = counted[run_key(row)[:3], method_of(row)]
-        if key in taken or (row.depth is not None and sessions & row.scores.keys()):
+        if key in taken or sessions & row.scores.keys():
             old.add(row.path)
             continue
         taken.add(key)
@@ -113,7 +112,7 @@ def _references(rows: Sequence[Row]) -> dict[str, Row]:
     return found
 
 
-def _row_contrasts(rows: Sequence[Row], references: dict[str, Row], superseded: frozenset[str]) -> dict[str, Contrast]:
+def _row_contrasts(rows: Sequence[Row], references: dict[str, Row], old: frozenset[str]) -> dict[str, Contrast]:
     """Holm runs over all methods x tasks of a table; a superseded row gets its raw p only."""
     families: dict[Table, list[Row]] = defaultdict(list)
     for row in rows:
@@ -122,7 +121,7 @@ def _row_contrasts(rows: Sequence[Row], references: dict[str, Row], superseded: 
     contrasts = {}
     for family in families.values():
         made = [_contrast([[row]], references, len(family)) for row in family]
-        in_family = [i for i, row in enumerate(family) if row.path not in superseded]
+        in_family = [i for i, row in enumerate(family) if row.path not in old]
         adjusted = stats.holm([made[i].p for i in in_family])
         for i, p_holm in zip(in_family, adjusted, strict=True):
             made[i] = replace(made[i], p_holm=p_holm)
@@ -131,9 +130,8 @@ def _row_contrasts(rows: Sequence[Row], references: dict[str, Row], superseded: 
 
 
 def _contrast(strata: list[list[Row]], references: dict[str, Row], family: int) -> Contrast:
-    differences = [
-        np.concatenate([stats.paired_differences(r.scores, references[r.path].scores) for r in rows]) for rows in strata
-    ]
+    tasks = [paired([(row, references[row.path]) for row in rows]) for rows in strata]
+    differences = [task.differences for task in tasks]
     diff = stats.bootstrap_interval(differences)
     return Contrast(
         diff=diff,
@@ -141,30 +139,23 @@ def _contrast(strata: list[list[Row]], references: dict[str, Row], family: int) 
         p=stats.sign_flip_p(differences, resamples=max(stats.RESAMPLES, 40 * family)),
         p_holm=NAN,
         detectable=stats.minimum_detectable_difference(differences),
-        verdict=stats.verdict(diff, turns=_turns(strata)),
-        retention=_retention(strata, references),
+        verdict=stats.verdict(
+            diff, unseen=stats.unseen_loss([(task.differences.size, task.answers) for task in tasks])
+        ),
+        retention=_retention(tasks),
         flips=stats.flips((r.scores, references[r.path].scores) for rows in strata for r in rows),
     )
 
 
-def _retention(strata: list[list[Row]], references: dict[str, Row]) -> float:
-    means = []
-    for rows in strata:
-        pairs = [(r.scores[s], references[r.path].scores[s]) for r in rows for s in _shared(r, references)]
-        if not pairs:
-            return NAN
-        means.append([_mean([_mean(turns) for turns in side]) for side in zip(*pairs, strict=True)])
-    ours, full = (_mean(side) for side in zip(*means, strict=True))
-    return stats.retention(ours, full)
+def _retention(tasks: Sequence[Paired]) -> float:
+    if not all(task.ours.size for task in tasks):
+        return NAN
+    means = [[float(task.ours.mean()) for task in tasks], [float(task.theirs.mean()) for task in tasks]]
+    return stats.retention(_mean(means[0]), _mean(means[1]))
 
 
-def _shared(row: Row, references: dict[str, Row]) -> list[str]:
-    return sorted(row.scores.keys() & references[row.path].scores.keys())
-
-
-def _turns(strata: list[list[Row]]) -> float:
-    rows = [row for stratum in strata for row in stratum]
-    return sum(row.turns for row in rows) / sum(row.sessions for row in rows)
+def _is_paired(method: Method, rows: Iterable[Row], references: dict[str, Row]) -> bool:
+    return not method.is_full and all(row.path in references for row in rows)
 
 
 def _grouped(rows: Sequence[Row]) -> dict[tuple[Table, Method, str], list[Row]]:
@@ -180,17 +171,17 @@ def _strata(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _score(strata: list[list[Row]]) -> stats.Interval:
-    means = [[stats.session_means(row.scores.values()) for row in rows] for rows in strata]
-    return stats.bootstrap_interval([np.concatenate(parts) for parts in means])
+    return stats.bootstrap_interval([scores(rows) for rows in strata])
 
 
 def _cell(table: Table, method: Method, task: str, rows: list[Row], references: dict[str, Row]) -> Cell:
     """A cell with its profile over turns; its score and contrast are still to be filled in."""
     strata = _strata(rows)
-    paired = not method.is_full and all(row.path in references for row in rows)
     ordered = table.mode != "multi-request" and not task
     profiles = [_by_turn(_sessions(stratum)) for stratum in strata]
-    turns = min(len(profile) for profile in profiles)
+    later = [stratum for stratum, profile in zip(strata, profiles, strict=True) if len(profile) > 1]
+    curves = [profile for profile in profiles if len(profile) > 1] or profiles
+    turns = min(len(profile) for profile in curves)
     return Cell(
         table=table,
         method=method,
@@ -198,10 +189,11 @@ def _cell(table: Table, method: Method, task: str, rows: list[Row], references: 
         rows=tuple(rows),
         score=stats.bootstrap_interval([]),
         contrast=None,
-        by_turn=tuple(_mean([p[t] for p in profiles]) for t in range(turns)),
+        by_turn=tuple(_mean([p[t] for p in curves]) for t in range(turns)),
         first=_mean([p[0] for p in profiles]),
-        later=_mean([_later(_sessions(stratum)) for stratum in strata]),
-        interaction=_interaction(strata, references) if paired and ordered else None,
+        later=_mean([_later(_sessions(stratum)) for stratum in later]),
+        later_tasks=tuple(stratum[0].task for stratum in later),
+        interaction=_interaction(later, references) if ordered and _is_paired(method, rows, references) else None,
         tasks=len(strata),
         tasks_in_table=1,
     )
@@ -231,12 +223,12 @@ def _interaction(strata: list[list[Row]], references: dict[str, Row]) -> stats.I
         changes = []
         for row in rows:
             other = references[row.path].scores
-            for session in _shared(row, references):
+            for session in sorted(row.scores.keys() & other.keys()):
                 ours, theirs = row.scores[session], other[session]
                 if len(ours) > 1 and len(theirs) > 1:
-                    changes.append(_mean(ours[1:]) - ours[0] - _mean(theirs[1:]) + theirs[0])
-        values.append(np.array(changes))
-    return stats.bootstrap_interval(values) if all(v.size for v in values) else None
+                    changes.append((row, session, _mean(ours[1:]) - ours[0] - _mean(theirs[1:]) + theirs[0]))
+        values.append(averaged(changes))
+    return stats.bootstrap_interval(values) if values and all(v.size for v in values) else None
 
 
 def _with_holm(cells: list[Cell]) -> list[Cell]:

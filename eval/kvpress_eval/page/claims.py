@@ -95,9 +95,10 @@ class Cell:
     rows: tuple[Row, ...]
     score: stats.Interval
     contrast: Contrast | None
-    by_turn: tuple[float, ...]
+    by_turn: tuple[float, ...]  # of the tasks with later turns, where there are any
     first: float
     later: float
+    later_tasks: tuple[str, ...]  # those with more than one turn: only they are in later and interaction
     interaction: stats.Interval | None  # later - first, minus the same of the full cache; macro
     tasks: int
     tasks_in_table: int
@@ -124,6 +125,10 @@ class Cell:
         """Where all its rows ran; empty where they ran on several devices: their times do not compare."""
         devices = {row.device for row in self.rows}
         return devices.pop() if len(devices) == 1 else ""
+
+    def time(self, name: str) -> float:
+        """Mean of a time of the rows, tasks weighted equally; NaN where they ran on several devices."""
+        return self.mean_of(name) if len({row.device for row in self.rows}) == 1 else NAN
 
     @property
     def session_bytes(self) -> int | None:
@@ -225,7 +230,17 @@ def table_order(table: Table) -> tuple[object, ...]:
     """How tables follow each other: by model and length, multi-turn before the other modes."""
     t = table
     setting = (t.model, t.dtype, t.length, t.mode != "multi-turn", t.mode, t.history, t.rendering)
-    return (t.suite != SCBENCH, t.suite, bool(t.origin), *setting, t.source, t.prompts, t.scorer == REFERENCE, t.origin)
+    return (
+        t.suite != SCBENCH,
+        t.suite,
+        bool(t.origin),
+        *setting,
+        t.source,
+        t.prompts,
+        t.scorer == REFERENCE,
+        t.scorer,
+        t.origin,
+    )
 
 
 def dtype_of(table: Table, tables: Iterable[Table]) -> str:

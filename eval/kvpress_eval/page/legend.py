@@ -6,15 +6,17 @@ with charts, filters, every column and the command that reproduces each row; it 
 
 - **score**: mean over sessions, 0 to 100; with several tasks the macro mean, every task counting
   the same. In brackets its 95 % interval: sessions are resampled, not turns, because turns share a
-  context (10,000 resamples; BCa with fewer than 40 sessions in a task).
+  context (10,000 resamples; BCa with fewer than 40 sessions in a task). A session asked at several depths is one
+  session, scored by its mean over them: depths share its facts and filler.
 - **\u0394 full**: the same sessions answered with the compressed cache minus with the full cache,
   in points, with its paired 95 % interval. **p**: sign-flip test over sessions, Holm-adjusted over
   the methods of the table. An asterisk marks p < 0.05.
 - **verdict**: non-inferiority at a margin of 2 points. *not worse*: the one-sided 97.5 % lower bound of
   \u0394 (the lower end of its interval) is above \u22122. Otherwise *worse*: the interval lies wholly
-  below 0; or *not shown*: it does not. Where no session differs the bound is
-  \u2212(1 \u2212 0.025^(1/n)) / turns: as many of the n sessions as could go unseen lose one answer. The verdict is
-  not adjusted for how many methods a table has.
+  below 0; or *not shown*: it does not. The bound is never above
+  \u2212(1 \u2212 0.025^(1/n)) / answers, its mean over tasks: as many of a task's n sessions as could go unseen lose
+  one of their answers, so that few sessions never show *not worse* (with five answers each, 36 in a task do). The
+  verdict is not adjusted for how many methods a table has.
 - **detects**: the smallest true difference this many sessions would find (5 % level, power 80 %). A
   smaller \u0394 without an asterisk is not evidence of equality.
 - **retained**: score over the score of the full cache on the same sessions, where that is at least 20.
@@ -23,7 +25,9 @@ with charts, filters, every column and the command that reproduces each row; it 
 - **first**, **later**: score on the first turn and on the turns after it. In multi-turn mode a
   press that fires after a prompt with the question in it has seen the first question and no other;
   in multi-request mode no question is seen. **turn effect**: (later - first) minus the same of the
-  full cache, paired, with its 95 % interval: below zero, the method loses more on later turns.
+  full cache, paired, with its 95 % interval: below zero, the method loses more on later turns. **later** and
+  **turn effect** are means over the tasks that ask more than one question.
+- **TTFT**, **press**, **ms/token**: mean times on one device; a dash where the runs of a line are from several.
 - **bytes/dense**: bytes really held (codes, scales, indices, positions, masks, window) over those
   of the dense cache. \u25c6 marks the Pareto front: nothing with as few bytes scores higher. In **ms/token** it marks
   the front of quality against time: nothing that fast on that device scores higher.

@@ -128,6 +128,10 @@ def _table(analysis: Analysis, table: Table) -> str:
     chance = full[0].mean_of("chance") if full else float("nan")
     if chance == chance:
         about.append(f"Guessing scores {points(chance)}.")
+    later = {task for cell in macros for task in cell.later_tasks}
+    if table.mode != "multi-request" and later and later != set(tasks):
+        short = ", ".join(text(task) for task in tasks if task not in later)
+        about.append(f"later and turn effect: {len(later)} of {len(tasks)} tasks, without {short} (one question).")
     if len(where) > 1:
         about.append("Times from different devices do not compare.")
     if any(not cell.complete for cell in macros):
@@ -148,7 +152,7 @@ def _line(cell: Cell, macros: Sequence[Cell]) -> list[str]:
     score = f"{points(cell.score.mean)} {span(cell.score.low, cell.score.high)}".strip()
     if not cell.complete:
         score += f" \u2020 {cell.tasks} of {cell.tasks_in_table} tasks"
-    tpot = cell.mean_of("tpot_s")
+    tpot = cell.time("tpot_s")
     ordered = cell.table.mode != "multi-request"  # there the order of questions means nothing
     turns = sum(row.turns for row in cell.rows)
     return [
@@ -160,10 +164,10 @@ def _line(cell: Cell, macros: Sequence[Cell]) -> list[str]:
         _flips(contrast.flips) if contrast else NONE,
         *((points(cell.first), points(cell.later)) if ordered else (NONE, NONE)),
         _effect(cell.interaction),
-        *(fixed(cell.mean_of("ttft_s"), 2), fixed(cell.mean_of("press_s"), 3)),
+        *(fixed(cell.time("ttft_s"), 2), fixed(cell.time("press_s"), 3)),
         fixed(1000 * tpot) + (" \u25c6" if cell.fast_front else ""),
         f"{GIB // cell.session_bytes:,}" if cell.session_bytes else NONE,
-        f"{sum(row.sessions for row in cell.rows):,}/{turns:,}",
+        f"{cell.score.n:,}/{turns:,}",
     ]
 
 

@@ -57,13 +57,15 @@ function item(root, family, ...children) {
   group.addEventListener("pointerleave", () => root.classList.remove("dim"));
   return group;
 }
+// Tasks of one question have no later turns.
+const laterTasks = (c) => (c.later_tasks && c.later_tasks < c.tasks ? ` (${c.later_tasks} of ${c.tasks} tasks)` : "");
 const cellTip = (c) => [
   c.press, c.solved && `solved: ${c.solved}`, firing(c),
   `score ${points(c.score[0])} ${range(c.score, points)}`,
   c.diff && `to the full cache ${difference(c)} ${differenceRange(c)}${has(c.p_holm) ? `, p ${chance(c.p_holm)}` : ""}`,
   c.verdict && `${c.verdict} at a margin of 2 points${has(c.retention) ? `; retains ${percent(c.retention)}` : ""}${c.flips ? `; flips ${flips(c)} of ${whole(c.flips[2])}` : ""}`,
   has(c.bytes_ratio) ? `${percent(c.bytes_ratio)} of the dense bytes (${mebi(c.bytes)} MiB)` : "bytes not measured",
-  `first turn ${points(c.first)}, later ${points(c.later)}${has(c.tpot_s) ? `; ${millis(c.tpot_s)} ms per token` : ""}`,
+  `first turn ${points(c.first)}, later ${points(c.later)}${laterTasks(c)}${has(c.tpot_s) ? `; ${millis(c.tpot_s)} ms per token` : ""}`,
   c.interaction && `later turns against the first, beyond the full cache: ${signedPoints(c.interaction[0])} ${range(c.interaction, signedPoints)}`,
   `${whole(c.sessions)} sessions, ${whole(c.asked)} turns${c.tasks < c.of ? `; only ${c.tasks} of ${c.of} tasks` : ""}`,
 ];

@@ -125,6 +125,7 @@ class Row:
             scorer=REFERENCE,
             scores=self.reference_scores,
             score=sum(flat) / len(flat),
+            chance=None,  # what guessing scores is known for the row's own scorer
             reference_scores={},
             subtasks={},
             twin=True,

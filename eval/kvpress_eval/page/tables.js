@@ -123,7 +123,7 @@ function drawMethods() {
     if (group.some((c) => c.facet === facet && c.flips)) add("flips", "lost won", (c) => c.flips && -c.flips[0], flips, "answers right with the full cache and wrong now, and the reverse");
     if (data.tables[facet].mode !== "multi-request") { // there the order of questions means nothing
       add("first", "turn", (c) => c.first, (c) => points(c.first));
-      add("later", "turns", (c) => c.later, (c) => points(c.later));
+      add("later", "turns", (c) => c.later, (c) => (laterTasks(c) ? el("span", { title: laterTasks(c).trim() }, points(c.later)) : points(c.later)));
     }
     add("time", "ms/token", (c) => c.tpot_s, (c) => [c.fast_front ? el("span", { title: "on the Pareto front of quality against time" }, "◆ ") : "", millis(c.tpot_s)]);
     if (group.some((c) => c.facet === facet && has(c.session_bytes))) add("batch", `in ${about(state.memory)} GiB`, batches, (c) => whole(batches(c)), "sessions whose caches fit the memory chosen above");

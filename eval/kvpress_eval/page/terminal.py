@@ -54,9 +54,11 @@ def _grid(analysis: Analysis, tables: Sequence[Table]) -> Grid:
             *scores,
             points(main.first),
             points(main.later),
-            fixed(1000 * main.mean_of("tpot_s")),
+            fixed(1000 * main.time("tpot_s")),
         )
     first = f"; first and later turns are those of {tables[0].mode}" if len(tables) > 1 else ""
+    if any(0 < len(cell.later_tasks) < cell.tasks for table in tables for cell in cells[table].values()):
+        first += "; later turns only of tasks that have them"
     grid.caption = f"macro mean over tasks, points; * p < 0.05 (Holm); \u2020 not all tasks{first}"
     return grid
 

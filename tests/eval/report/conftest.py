@@ -91,7 +91,7 @@ def make_row(
         "seed": seed,
         "sessions": sessions,
         "turns": sessions * turns,
-        "session_ids": [f"{task}-{s}" + ("" if depth is None else f"@{depth}") for s in range(sessions)],
+        "session_ids": [f"{task}-{s}" + ("" if depth is None else f"#{depth}") for s in range(sessions)],
         "session_scores": scores,
         "score": sum(flat) / len(flat),
         "chance": 1 / 16 if task == "many_shot" else 0.02,

@@ -147,17 +147,41 @@ def interval(low: float, high: float, method: str = "bca", n: int = 80) -> stats
     ],
 )
 def test_verdicts_at_two_points(low: float, high: float, words: str) -> None:
-    assert stats.verdict(interval(low, high), turns=5) == words
+    assert stats.verdict(interval(low, high), unseen=0.01) == words
 
 
-def test_no_session_that_differs_needs_enough_sessions() -> None:
+def verdict(strata: list[list[float]], turns: float = 5, margin: float = 0.02) -> str:
+    unseen = stats.unseen_loss([(len(values), turns) for values in strata])
+    return stats.verdict(stats.bootstrap_interval(strata), unseen=unseen, margin=margin)
+
+
+def test_no_session_that_loses_needs_enough_sessions() -> None:
     # 1 - 0.025^(1/n) of n sessions may go unseen and lose one of 5 answers: under 2 points from 36 sessions on.
     for n, words in ((35, "not shown"), (36, "not worse")):
-        assert (1 - 0.025 ** (1 / n)) / 5 < 0.02 or words == "not shown"
-        assert stats.verdict(interval(0.0, 0.0, "constant", n), turns=5) == words
-    assert stats.verdict(interval(0.0, 0.0, "constant", 36), turns=1) == "not shown"
-    assert stats.verdict(interval(0.0, 0.0, "constant", 36), turns=5, margin=0.01) == "not shown"
-    assert stats.verdict(interval(-0.2, -0.2, "constant"), turns=5) == "worse"
+        assert ((1 - 0.025 ** (1 / n)) / 5 < 0.02) == (words == "not worse")
+        assert verdict([[0.0] * n]) == verdict([[0.2] + [0.0] * (n - 1)]) == verdict([[0.2] * n]) == words
+    assert verdict([[0.0] * 36], turns=1) == verdict([[0.0] * 36], margin=0.01) == "not shown"
+    assert verdict([[-0.2] * 80]) == "worse"
+
+
+@pytest.mark.parametrize("d", [[0.0, 0.0, 0.0, 0.0, 0.2], [0.0, 0.2], [0.2, 0.2, 0.2]])
+def test_a_session_that_wins_is_no_evidence_about_losses(d: list[float]) -> None:
+    assert verdict([d]) == "not shown"
+
+
+def test_a_session_that_loses_does_not_lower_the_bar() -> None:
+    """With any loss the bound is at most that of no loss: nine sessions show nothing, whatever their interval."""
+    d = stats.Interval(-0.001, -0.002, 0.0, 9, "bca")
+    assert stats.verdict(d, unseen=stats.unseen_loss([(9, 5)])) == "not shown"
+
+
+def test_the_sessions_of_one_task_say_nothing_about_another() -> None:
+    assert stats.unseen_loss([(3, 5), (500, 1)]) == pytest.approx(
+        ((1 - 0.025 ** (1 / 3)) / 5 + 1 - 0.025 ** (1 / 500)) / 2
+    )
+    assert verdict([[0.0] * 3, [0.0] * 500]) == "not shown"
+    assert verdict([[0.0] * 40, [0.0] * 500]) == "not worse"
+    assert math.isnan(stats.unseen_loss([])) and math.isnan(stats.unseen_loss([(0, math.nan), (9, 5)]))
 
 
 def test_the_lower_end_is_the_one_sided_bound() -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kvpress_eval.page.analysis import analyse
+from kvpress_eval.page.claims import table_of, table_order
 from kvpress_eval.page.gates import run_gates
 from kvpress_eval.page.html import page_data
 from kvpress_eval.page.loading import parse_row, read_rows
 from kvpress_eval.page.markdown import render_markdown
 from kvpress_eval.page.suites import pages
+from kvpress_eval.page.terminal import print_analysis
 from kvpress_eval.report import stale, write
+from rich.console import Console
 
 ROOT = Path(__file__).parents[3]
 
@@ -83,7 +87,7 @@ def test_depths_are_pooled_but_paired_apart(make: Any) -> None:
         for path, other in analysis.references.items()
     )
     full, press = analysis.macros(analysis.tables[0])
-    assert full.score.mean == pytest.approx(0.5) and full.score.n == 12 and press.score.n == 12
+    assert full.score.mean == pytest.approx(0.5) and full.score.n == 4 and press.score.n == 4
     assert full.by_depth() == pytest.approx({0: 1.0, 50: 0.5, 100: 0.0})
     again = parsed([*rows, {**rows[0], "started": "2027-01-01T00:00:00Z"}])
     assert len(again.superseded) == 1, "the same depth done again"
@@ -93,7 +97,92 @@ def test_depths_are_pooled_but_paired_apart(make: Any) -> None:
     assert len(same.superseded) == 4 and [c.score.n for c in same.macros(same.tables[0])] == [4, 4]
     assert "By depth" not in render_markdown(same, [])
     text = render_markdown(analysis, run_gates(analysis)).partition("#### By depth")[2]
+    assert "| 4/60 |" in render_markdown(analysis, []), "sessions count once, answers each time"
     assert "| press | 0 % | 50 % | 100 % |" in text and "| `full` | 100.0 | 50.0 | 0.0 |" in text
+
+
+def test_depths_of_a_session_are_no_sessions_of_their_own(make: Any) -> None:
+    """Three depths that score alike say as much about other sessions as one of them does."""
+    grid = [
+        make.make_row(press, "needle_grid", depth=depth, sessions=9)
+        for press in ("full", "snapkv(keep=0.25)")
+        for depth in (0, 50, 100)
+    ]
+    for row in grid:
+        row["session_scores"] = grid[0 if row["press"] == "full" else 3]["session_scores"]
+    many, one = (parsed(rows) for rows in (grid, [grid[0], grid[3]]))
+    ours, theirs = (analysis.macros(analysis.tables[0])[1] for analysis in (many, one))
+    for found, expected in (
+        (ours.score, theirs.score),
+        (ours.interaction, theirs.interaction),
+        (ours.contrast.diff, theirs.contrast.diff),
+    ):
+        ends = [found.mean, found.low, found.high]
+        assert ends == pytest.approx([expected.mean, expected.low, expected.high]) and found.n == 9
+    assert ours.contrast.p == theirs.contrast.p
+    assert ours.contrast.detectable == pytest.approx(theirs.contrast.detectable)
+    seeds = [{**row, "seed": seed} for seed in (0, 1) for row in (grid[0], grid[3])]
+    assert parsed(seeds).macros(parsed(seeds).tables[0])[1].contrast.diff.n == 18, "another seed is another session"
+
+
+@pytest.mark.parametrize("newest", [0, 1, 2])
+def test_the_same_sessions_under_two_depths_count_once_in_any_order(make: Any, newest: int) -> None:
+    rows = [make.make_row("full", "kv", depth=depth, sessions=5) for depth in (None, 0, 100)]
+    for i, row in enumerate(rows):
+        row |= {"session_ids": [f"kv-{s}#same" for s in range(5)], "started": f"2026-01-0{1 + (i - newest - 1) % 3}"}
+    analysis = parsed(rows)
+    assert analysis.superseded == {f"m/{i}.json" for i in range(3) if i != newest}
+    assert analysis.macros(analysis.tables[0])[0].rows[0].path == f"m/{newest}.json"
+
+
+def test_a_task_of_one_question_leaves_the_later_ones_of_others(make: Any) -> None:
+    rows = [make.make_row(press, "kv") for press in ("full", "snapkv(keep=0.125)")]
+    short = [make.make_row(press, "passkey", turns=1) for press in ("full", "snapkv(keep=0.125)")]
+    (alone, both, bare) = (parsed(some) for some in (rows, rows + short, short))
+    for one, two in zip(alone.macros(alone.tables[0]), both.macros(both.tables[0]), strict=True):
+        assert (two.later, two.by_turn, two.interaction) == (one.later, one.by_turn, one.interaction)
+        assert two.later_tasks == ("kv",) and two.tasks == 2 and len(two.by_turn) == 5
+    assert both.macros(both.tables[0])[1].interaction is not None
+    words = "later and turn effect: 1 of 2 tasks, without passkey (one question)."
+    assert words in render_markdown(both, []) and "later and turn" not in render_markdown(alone, []).split("###")[1]
+    assert bare.macros(bare.tables[0])[1].interaction is None and "(one question)" not in render_markdown(bare, [])
+    later = page_data(both, [])["cells"]["columns"]["later_tasks"]
+    assert 1 in (later["v"] if "v" in later else later["u"])
+
+
+def test_times_of_several_devices_are_no_mean(make: Any) -> None:
+    rows = [make.make_row("full", task, device=d, tpot_s=0.5) for task, d in (("kv", "cpu"), ("multihop", "cuda"))]
+    analysis = parsed(rows)
+    (cell,) = analysis.macros(analysis.tables[0])
+    assert cell.time("tpot_s") != cell.time("tpot_s") and parsed(rows[:1]).cells[0].time("tpot_s") == 0.5
+    (line,) = (line for line in render_markdown(analysis, []).splitlines() if line.startswith("| `full`"))
+    assert line.split(" | ")[12:15] == ["\u2013"] * 3 and "500.0" not in line
+    columns = page_data(analysis, [])["cells"]["columns"]["tpot_s"]
+    assert None in (columns["v"] if "v" in columns else columns["u"])
+    out = io.StringIO()
+    print_analysis(analysis, [], Console(file=out, width=100, color_system=None))
+    assert "500.0" not in out.getvalue()
+
+
+def test_every_table_has_its_place(make: Any) -> None:
+    tables = {table_of(parse_row(make.make_row("full", "kv", scorer=name), "x")) for name in ("a", "b", "reference")}
+    assert len({table_order(table) for table in tables}) == 3
+    assert [table.scorer for table in sorted(tables, key=table_order)] == ["a", "b", "reference"]
+
+
+def test_the_released_scorer_has_no_chance_of_the_other_and_its_twins_are_no_runs(make: Any) -> None:
+    rows = [make.make_row(press, "kv") for press in ("full", "snapkv(keep=1.0)")]
+    for row in rows:
+        row["reference_scores"] = row["session_scores"]
+    read = [parse_row(row, f"m/{i}.json") for i, row in enumerate(rows)]
+    twins = [row.by_reference() for row in read]
+    assert [row.chance for row in read + twins] == [0.02, 0.02, None, None]
+    gates = {gate.name: gate for gate in run_gates(analyse(read + twins))}
+    assert gates["scores follow from sessions"].checked == 2
+    assert gates["keeping everything changes nothing"].checked == 1
+    rows[1]["reference_scores"] = [[0.5] * 5, *rows[1]["session_scores"][1:]]
+    gates = {gate.name: gate for gate in run_gates(parsed(rows))}
+    assert "1 of 24 sessions differ" in gates["keeping everything changes nothing"].failures[0], "by either scorer"
 
 
 def test_imported_rows_claim_scores_only(make: Any) -> None:
