@@ -30,6 +30,7 @@ class Table(NamedTuple):
     prompts: str = CORRECTED
     scorer: str = ""
     origin: str = ""
+    variant: str = ""
 
     @property
     def tokens(self) -> str:
@@ -44,6 +45,7 @@ class Table(NamedTuple):
             *([f"{self.prompts} prompts"] if self.prompts != CORRECTED else []),
             *([f"{self.scorer} scorer"] if self.scorer not in ("", "imported", usual_scorer(self.rendering)) else []),
             *([f"imported from {self.origin}"] if self.origin else []),
+            *([self.variant] if self.variant else []),
         ]
 
 
@@ -212,7 +214,7 @@ class Analysis:
 def table_of(row: Row) -> Table:
     """The table a row belongs to."""
     setting = (row.model, row.mode, row.length, row.history, row.rendering, row.dtype)
-    return Table(*setting, row.suite, row.source, row.prompts, row.scorer, row.origin)
+    return Table(*setting, row.suite, row.source, row.prompts, row.scorer, row.origin, row.variant)
 
 
 def run_key(row: Row) -> tuple[Table, str, int, int | None]:
@@ -240,6 +242,7 @@ def table_order(table: Table) -> tuple[object, ...]:
         t.scorer == REFERENCE,
         t.scorer,
         t.origin,
+        t.variant,
     )
 
 

@@ -7,7 +7,7 @@ const unpack = ({ n, columns }) =>
 const data = JSON.parse(document.getElementById("data").textContent);
 const cells = unpack(data.cells).map((c) => ({ ...c, ...data.tables[c.table], facet: c.table }));
 const rows = unpack(data.rows).map((r, order) => ({ ...r, ...data.tables[r.table], facet: r.table, order }));
-const FACETS = ["model", "mode", "length", "history", "rendering", "dtype", "source", "prompts", "scorer", "origin"];
+const FACETS = ["model", "mode", "length", "history", "rendering", "dtype", "source", "prompts", "scorer", "origin", "variant"];
 const state = { ...Object.fromEntries(FACETS.map((f) => [f, ""])), task: "", device: "", text: "", budget: 0.25, memory: 1 };
 
 const NONE = "–";

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unicodedata import category
@@ -42,7 +43,18 @@ def read_rows(results_dir: Path) -> tuple[list[Row], list[Ignored]]:
             ignored.append(Ignored(name, "not valid JSON"))  # the decoder's words vary with Python
         except (ValueError, OverflowError, RecursionError, OSError) as problem:
             ignored.append(Ignored(name, " ".join(str(problem).split())[:200]))
-    return rows, ignored
+    return _with_variants(rows), ignored
+
+
+def _with_variants(rows: list[Row]) -> list[Row]:
+    """The rows with what tells them apart: a model trained again under its name is another one; the newest is usual."""
+    newest = {(r.model, r.dtype): r.weights for r in sorted(rows, key=lambda r: r.started) if r.weights}
+    told = []
+    for row in rows:
+        older = bool(row.weights) and row.weights != newest[row.model, row.dtype]
+        parts = [f"weights {row.weights}" if older else "", "chat template" if row.chat else ""]
+        told.append(replace(row, variant=", ".join(filter(None, parts))))
+    return told
 
 
 def _is_output(name: str) -> bool:
@@ -63,7 +75,7 @@ def parse_row(data: Any, path: str) -> Row:
     kinds = data.get("bytes_by_kind") or {}
     if not isinstance(kinds, dict) or any(_number(size) is None for size in kinds.values()):
         raise ValueError("bytes_by_kind is not an object of numbers")
-    visible, exact = data.get("question_visible"), data.get("reload_exact")
+    visible, exact, chat = (data.get(name) for name in ("question_visible", "reload_exact", "chat"))
     values: dict[str, Any] = {
         **{name: _required_text(data, name) for name in ("model", "press", "task", "mode")},
         **{name: _text(data.get(name)) for name in _TEXTS},
@@ -89,6 +101,7 @@ def parse_row(data: Any, path: str) -> Row:
         asked=_text(data.get("asked")) or _text(data["press"]),
         question_visible=visible if isinstance(visible, bool) else None,
         threads=_integer(data.get("threads")),
+        chat=chat if isinstance(chat, bool) else None,
         length=_required_int(data, "length"),
         seed=_integer(data.get("seed")) or 0,
         depth=_integer(data.get("depth")),
@@ -112,7 +125,7 @@ _TEXTS = (
         "rendering",
         "peak_kind",
     ),
-    *("source", "prompts", "scorer", "origin"),
+    *("source", "prompts", "scorer", "origin", "weights"),
     *("device", "dtype", "attn", "versions", "commit", "started", "command"),
 )
 _FLOATS = (

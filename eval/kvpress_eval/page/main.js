@@ -15,6 +15,7 @@ const FIELDS = [
   { field: "prompts", label: "Prompts", all: "all", start: () => "", optional: true },
   { field: "scorer", label: "Scorer", all: "all scorers", start: () => "", optional: true },
   { field: "origin", label: "Measured by", all: "all", start: () => "", show: (v) => v || "this harness", optional: true },
+  { field: "variant", label: "Variant", all: "all", start: () => "", show: (v) => v || "usual", optional: true },
 ];
 
 // A choice that leaves nothing (that model was never run at that length) moves the other filters, not the reader.

@@ -20,7 +20,9 @@ class Row:
     What a row does not say is None (or empty); `scores` maps session id to the score of each turn. `press` has every
     value that was solved for; `asked` is what the user named, for `target` bytes ("12.5%"; "" without). `depth` is the
     place of all evidence in percent of the context, None where it is spread. `origin` says whose measurement it is
-    ("" = this harness). A `twin` is the same run under the released scorer: a row of its own, in tables of their own.
+    ("" = this harness). `variant` tells apart what must not be compared though all else agrees: other `weights` under
+    the same name, the chat template; "" is the usual. A `twin` is the same run under the released scorer: a row of its
+    own, in tables of their own.
     """
 
     path: str
@@ -73,6 +75,9 @@ class Row:
     prompts: str = CORRECTED
     scorer: str = ""
     origin: str = ""
+    weights: str = ""
+    chat: bool | None = None
+    variant: str = ""
     depth: int | None = None
     reference_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
     turn_tasks: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)

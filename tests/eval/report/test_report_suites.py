@@ -316,3 +316,19 @@ def test_the_committed_leaderboard_is_what_the_rows_say() -> None:
     )
     assert all(path.stat().st_size < 5_000_000 for path in out.glob("*.html"))
     assert json.dumps([gate.failures for gate in found.gates if gate.failures]) == "[]"
+
+
+def test_other_weights_and_the_chat_template_are_tables_of_their_own(make: Any, tmp_path: Path) -> None:
+    """A model trained again under its name, or asked through a template, is not paired with what it was before."""
+    old, new = {"weights": "old", "started": "2026-01-01"}, {"weights": "new", "started": "2026-02-01"}
+    rows = [
+        make.make_row(press, "kv", run_id=f"{press[:4]}{settings['weights']}", **settings)
+        for settings in (old, new)
+        for press in ("full", "snapkv(keep=0.5)")
+    ]
+    rows.append(make.make_row("snapkv(keep=0.5)", "kv", run_id="chat", chat=True, **new))
+    found = analyse(*read_rows(make.write_rows(tmp_path, rows)))
+    titles = {table.variant: table.special for table in found.tables}
+    assert titles == {"": [], "weights old": ["weights old"], "chat template": ["chat template"]}
+    assert [row.run_id for row in found.rows if not row.is_full and row.path not in found.references] == ["chat"]
+    assert all(found.references[row.path].weights == row.weights for row in found.rows if row.path in found.references)
