@@ -96,8 +96,8 @@ def _hidden(at: Rows) -> Finding:
             contrast("oracle for turn 1 at 1/4, which needs no question: the same", gap("evidence"), 0),
         ),
         (("press at 1/4, kv and prefix_suffix, first question", "visible", "hidden"), *lines),
-        "random looks at nothing and yet has a small gap: where the question is read with the context, the first token of "
-        "its answer is known before anything is dropped.",
+        "random looks at nothing and yet has a small gap: where the question is read with the context, the first token "
+        "of its answer is known before anything is dropped.",
     )
 
 
@@ -150,9 +150,9 @@ def _noise(at: Rows) -> Finding:
         (contrast("keydiff at 1/4: retention of passkey minus that of kv", more("keydiff", "kv"), 1),),
         (("press at 1/4, question hidden", *tasks), *lines),
         "passkey hides one record in a sentence that is repeated, needle several in words that are not, and in kv "
-        "everything is a record. Repetition is not what makes it easy here: keydiff, which looks for keys that differ from "
-        "the rest, finds a record in any filler. snapkv, without the question, finds none. The oracle is right on its "
-        "own turn alone, and passkey has one.",
+        "everything is a record. Repetition is not what makes it easy here: keydiff, which looks for keys that differ "
+        "from the rest, finds a record in any filler. snapkv, without the question, finds none. The oracle is right on "
+        "its own turn alone, and passkey has one.",
     )
 
 
