@@ -66,7 +66,8 @@ function drawBudget() {
   const presses = cells.filter((c) => !c.control && c.press !== "full" && has(c.bytes_ratio));
   const near = (b) => uniq(presses.filter((c) => Math.abs(Math.log2(c.bytes_ratio / b)) < 0.75).map((c) => c.family)).length;
   const steps = [0.5, 0.25, 0.125, 0.0625, 0.03125].filter(near);
-  state.budget = steps.includes(0.25) ? 0.25 : [...steps].sort((a, b) => near(b) - near(a))[0] ?? 0.25;
+  const best = [...steps].sort((a, b) => near(b) - near(a))[0] ?? 0.25;
+  state.budget = 2 * near(0.25) >= near(best) ? 0.25 : best; // a quarter is usual, where enough presses are near it
   const show = () => fill("budget", steps.length ? "Presses that hold about" : "", steps.map((b) => el("button", {
     type: "button", "aria-pressed": String(b === state.budget),
     onclick: () => { state.budget = b; show(); drawTurns(); drawLengths(); drawLoading(); byId("budget").querySelector("[aria-pressed=true]").focus(); },
