@@ -260,7 +260,13 @@ def test_workers_end_with_their_sweep(blow: signal.Signals, dialect_model: str, 
     words = [sys.executable, "-m", "kvpress_eval", "sweep", str(sweep), "--jobs", "2", "--results", str(rows)]
     with open(tmp_path / "out", "w") as out:
         command = subprocess.Popen(
-            words, env={**os.environ, "PYTHONPATH": ":".join(sys.path)}, stdout=out, stderr=out, start_new_session=True
+            words,
+            env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            # what a shell starts in the background does not hear it
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
     wait_for(lambda: len(list(rows.glob("*/.*.claim"))) == 2)
     workers = descendants(command.pid)

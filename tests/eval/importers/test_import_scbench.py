@@ -46,7 +46,8 @@ def test_answers_are_scored_again_by_both_scorers(tmp_path: Path) -> None:
     assert (row.prompts, row.question_visible, row.empty) == ("reference", True, 0.25)
     assert row.bytes_ratio is None and row.hit_limit is None
     assert [one.split("#")[0] for one in row.session_ids] == ["kv/0", "kv/1"]
-    (shown,), ignored = read_rows(tmp_path / "rows")
+    (shown, twin), ignored = read_rows(tmp_path / "rows")
+    assert twin.twin and twin.scorer == "reference" and twin.origin == shown.origin
     assert not ignored
     assert (shown.bytes, shown.chance, shown.seconds) == (None, None, None)
 
