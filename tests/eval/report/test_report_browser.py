@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.eval.report import made
+
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -118,11 +120,11 @@ def column(page: Any, name: str) -> list[str]:
     return list(page.execute_script(_COLUMN, name))
 
 
-def test_hostile_text_is_inert_and_nothing_is_loaded(page: Any, make: Any, report: Any) -> None:
+def test_hostile_text_is_inert_and_nothing_is_loaded(page: Any, report: Any) -> None:
     assert js(page, "window.pwned === undefined")
     assert js(page, "document.querySelectorAll('img, iframe, [onerror]').length") == 0
     names = js(page, "[...document.querySelectorAll('#methods .press')].map((n) => n.textContent)")
-    assert make.HOSTILE in names
+    assert made.HOSTILE in names
     assert [entry for entry in page.get_log("browser") if entry["level"] != "INFO"] == []
     events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
     sent = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
@@ -215,11 +217,11 @@ def test_no_sideways_scrolling_and_labels_apart(page: Any, width: int) -> None:
     assert overlaps == []
 
 
-def test_an_empty_report_opens(browser: Any, tmp_path: Path, make: Any) -> None:
+def test_an_empty_report_opens(browser: Any, tmp_path: Path) -> None:
     from kvpress_eval.report import write
 
     (tmp_path / "none").mkdir()
-    only_failed = make.write_rows(tmp_path / "failed", [make.failed(make.make_row("full", "kv"), "broke")])
+    only_failed = made.write_rows(tmp_path / "failed", [made.failed(made.make_row("full", "kv"), "broke")])
     for results in (tmp_path / "none", only_failed):
         browser.get_log("browser")
         browser.get(write(results, tmp_path / f"{results.name}-out").page.as_uri())
@@ -227,13 +229,13 @@ def test_an_empty_report_opens(browser: Any, tmp_path: Path, make: Any) -> None:
         assert "No finished run" in js(browser, "document.getElementById('quality').textContent")
 
 
-def test_equal_bytes_in_the_page(browser: Any, page: Any, tmp_path: Path, make: Any) -> None:
+def test_equal_bytes_in_the_page(browser: Any, page: Any, tmp_path: Path) -> None:
     from kvpress_eval.report import write
 
     assert js(page, "document.getElementById('s-equal').hidden")  # no press of that sweep was solved
-    full, one = make.make_row("full", "kv"), make.make_row("snapkv(keep=0.25)", "kv", asked="snapkv", target="25%")
-    bad = make.failed({**one, "asked": "h2o", "press": "h2o", "run_id": "h2o"}, "BudgetError: cannot hold 9 bytes")
-    browser.get(write(make.write_rows(tmp_path / "r", [full, one, bad]), tmp_path).page.as_uri())
+    full, one = made.make_row("full", "kv"), made.make_row("snapkv(keep=0.25)", "kv", asked="snapkv", target="25%")
+    bad = made.failed({**one, "asked": "h2o", "press": "h2o", "run_id": "h2o"}, "BudgetError: cannot hold 9 bytes")
+    browser.get(write(made.write_rows(tmp_path / "r", [full, one, bad]), tmp_path).page.as_uri())
     assert [entry for entry in browser.get_log("browser") if entry["level"] != "INFO"] == []
     assert js(browser, "document.querySelector('#equal td b').closest('tr').textContent").startswith("snapkv")
     assert "solved: keep 0.25" in js(browser, "document.querySelector('#equal td b').closest('td').title")
@@ -264,13 +266,13 @@ def test_every_page_of_a_suite_is_quiet_and_fits(browser: Any, suite_report: Any
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_hostile_names_in_every_place_are_text(browser: Any, make: Any, suite_report: Any) -> None:
+def test_hostile_names_in_every_place_are_text(browser: Any, suite_report: Any) -> None:
     browser.get(suite_report.pages["ruler"].as_uri())
     values = js(browser, "[...document.querySelectorAll('select[name=model] option')].map((o) => o.value)")
-    assert make.HOSTILE in values
-    choose(browser, "model", make.HOSTILE)
+    assert made.HOSTILE in values
+    choose(browser, "model", made.HOSTILE)
     assert "No finished run" in js(browser, "document.getElementById('quality').textContent")
-    assert js(browser, "document.querySelector('#failed code.bad').textContent") == make.HOSTILE
+    assert js(browser, "document.querySelector('#failed code.bad').textContent") == made.HOSTILE
     assert clean(browser)
 
 
@@ -322,13 +324,13 @@ return [...document.querySelectorAll("#depths table.map")].map((t) => ({
 """
 
 
-def test_a_map_of_depth_and_length_for_each_press(browser: Any, make: Any, suite_report: Any) -> None:
+def test_a_map_of_depth_and_length_for_each_press(browser: Any, suite_report: Any) -> None:
     browser.get(suite_report.pages["needles"].as_uri())
     maps = browser.execute_script(_MAPS)
-    assert maps[0]["name"] == "full" and {m["name"] for m in maps} == set(make.FEW)
+    assert maps[0]["name"] == "full" and {m["name"] for m in maps} == set(made.FEW)
     assert all(m["lengths"] == ["1,024", "2,048", "8,192"] and m["tinted"] == 15 for m in maps)
     assert [row[0] for row in maps[0]["rows"]] == ["0 %", "25 %", "50 %", "75 %", "100 %"]
-    row = make.make_row("snapkv(keep=0.25)", "needle_grid", suite="needles", length=8192, depth=50, sessions=8)
+    row = made.make_row("snapkv(keep=0.25)", "needle_grid", suite="needles", length=8192, depth=50, sessions=8)
     snapkv = next(m for m in maps if m["name"] == "snapkv(keep=0.25)")
     assert snapkv["rows"][2][3] == f"{100 * row['score']:.1f}"
     search(browser, "kivi")
@@ -346,9 +348,9 @@ def test_loading_is_drawn_against_length(browser: Any, suite_report: Any) -> Non
     assert js(browser, "document.getElementById('s-loading').hidden"), "one length is no curve"
 
 
-def test_the_largest_batch_follows_the_memory(browser: Any, make: Any, suite_report: Any) -> None:
+def test_the_largest_batch_follows_the_memory(browser: Any, suite_report: Any) -> None:
     browser.get(suite_report.pages["needles"].as_uri())
-    per = make.make_row("full", "needle_grid", length=8192)["session_bytes"]
+    per = made.make_row("full", "needle_grid", length=8192)["session_bytes"]
     full = "document.querySelector('#methods tbody tr').lastChild.textContent"  # the full cache comes first
     assert js(browser, full) == str(2**30 // per)
     browser.execute_script(

@@ -12,6 +12,8 @@ from kvpress_eval.errors import UsageError
 from kvpress_eval.page.loading import parse_row
 from rich.console import Console
 
+from tests.eval.report import made
+
 FIRST, SECOND = "snapkv(keep=0.25)", "full"
 
 
@@ -20,27 +22,27 @@ def compared(rows: list[dict[str, Any]]) -> list[Comparison]:
     return list(compare(read, Asked(FIRST), Asked(SECOND)))
 
 
-def both(make: Any, task: str, **changes: Any) -> list[dict[str, Any]]:
-    return [make.make_row(press, task, **changes) for press in (FIRST, SECOND)]
+def both(task: str, **changes: Any) -> list[dict[str, Any]]:
+    return [made.make_row(press, task, **changes) for press in (FIRST, SECOND)]
 
 
-def test_a_task_of_one_question_has_no_later_ones(make: Any) -> None:
-    everything, first, later = compared(both(make, "kv") + both(make, "passkey", turns=1))
+def test_a_task_of_one_question_has_no_later_ones() -> None:
+    everything, first, later = compared(both("kv") + both("passkey", turns=1))
     assert everything.tasks == first.tasks == ("kv", "passkey") and later.tasks == ("kv",)
-    alone = compared(both(make, "kv"))[2]
+    alone = compared(both("kv"))[2]
     assert (later.scores, later.difference, later.p) == (alone.scores, alone.difference, alone.p)
-    assert [one.turns for one in compared(both(make, "passkey", turns=1))] == ["all", "first"]
+    assert [one.turns for one in compared(both("passkey", turns=1))] == ["all", "first"]
     out = io.StringIO()
     print_comparisons([everything, first, later], Asked(FIRST), Asked(SECOND), Console(file=out, width=120))
     assert "multi-turn, later (1 of 2 tasks)" in out.getvalue() and "multi-turn, all (" not in out.getvalue()
 
 
-def test_scores_are_those_of_the_sessions_that_are_compared(make: Any) -> None:
-    ours, full = both(make, "kv", sessions=9)
+def test_scores_are_those_of_the_sessions_that_are_compared() -> None:
+    ours, full = both("kv", sessions=9)
     for row in (ours, full):
         row["session_scores"] = [[1.0] * 5] * 3 + [[0.0] * 5] * 6
     full["session_ids"] = [*full["session_ids"][:3], *(f"other-{i}" for i in range(6))]
-    elsewhere = both(make, "multihop")
+    elsewhere = both("multihop")
     elsewhere[1]["session_ids"] = [f"other-{i}" for i in range(24)]
     found = compared([ours, full, *elsewhere])[0]
     assert found.scores == (1.0, 1.0) and found.difference.mean == 0 and found.difference.n == 3
@@ -49,18 +51,18 @@ def test_scores_are_those_of_the_sessions_that_are_compared(make: Any) -> None:
         compared(elsewhere)
 
 
-def test_bytes_weigh_tasks_not_rows(make: Any) -> None:
-    rows = [row for seed in (0, 1, 2) for row in both(make, "kv", seed=seed, bytes_ratio=0.2)]
-    rows += both(make, "multihop", bytes_ratio=0.4)
+def test_bytes_weigh_tasks_not_rows() -> None:
+    rows = [row for seed in (0, 1, 2) for row in both("kv", seed=seed, bytes_ratio=0.2)]
+    rows += both("multihop", bytes_ratio=0.4)
     assert compared(rows)[0].bytes_ratio == pytest.approx((0.3, 0.3))
-    nothing = compared(both(make, "kv", bytes_ratio=None))[0].bytes_ratio
+    nothing = compared(both("kv", bytes_ratio=None))[0].bytes_ratio
     assert all(map(math.isnan, nothing))
 
 
-def test_depths_are_no_sessions_and_duplicates_count_once(make: Any) -> None:
-    grid = [row for depth in (0, 50, 100) for row in both(make, "needle_grid", depth=depth, sessions=7)]
+def test_depths_are_no_sessions_and_duplicates_count_once() -> None:
+    grid = [row for depth in (0, 50, 100) for row in both("needle_grid", depth=depth, sessions=7)]
     assert compared(grid)[0].difference.n == 7
-    rows = [row for depth in (None, 0, 50) for row in both(make, "kv", depth=depth, sessions=7)]
+    rows = [row for depth in (None, 0, 50) for row in both("kv", depth=depth, sessions=7)]
     for i, row in enumerate(rows):
         # of a task that cannot place its evidence; each press was run last under the name of another depth
         row |= {"session_ids": [f"kv-{s}#same" for s in range(7)], "started": f"2026-01-0{(1, 3, 2, 2, 3, 1)[i]}"}

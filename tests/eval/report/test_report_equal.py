@@ -18,29 +18,31 @@ from kvpress_eval.page.markdown import render_markdown
 from kvpress_eval.page.presses import falling, named, solved_range
 from kvpress_eval.report import print_summary
 
+from tests.eval.report import made
+
 SOLVED = {"25%": "snapkv(keep=0.25)", "12.5%": "snapkv(keep=0.125)"}  # made-up rows of these give the scores
 REASON = "BudgetError: h2o | kivi(bits=4) cannot hold 1,000 bytes: it reaches 0.1% to 15.6%"
 
 
-def solved(make: Any, asked: str, target: str, task: str, found: float, **changes: Any) -> dict[str, Any]:
+def solved(asked: str, target: str, task: str, found: float, **changes: Any) -> dict[str, Any]:
     """A row of `asked` solved for `target`: its keep came out as `found`."""
-    row = make.make_row(SOLVED[target], task, **changes)
+    row = made.make_row(SOLVED[target], task, **changes)
     row |= {"press": re.sub(r"^\w+", rf"\g<0>(keep={found})", asked), "asked": asked, "target": target}
     row["command"] += f" --bytes {target}"
     return {**row, "run_id": f"{asked}-{target}-{row['run_id']}"}
 
 
-def rows_of(make: Any, dtype: str = "bfloat16") -> list[dict[str, Any]]:
+def rows_of(dtype: str = "bfloat16") -> list[dict[str, Any]]:
     """Three presses for two amounts on two tasks: one wins, one misses a task, one cannot be reached."""
     rows = []
     for i, task in enumerate(("kv", "multihop")):
-        rows.append(make.make_row("full", task, dtype=dtype))
+        rows.append(made.make_row("full", task, dtype=dtype))
         for target, keep in (("25%", 0.381 + i / 50), ("12.5%", 0.121 + i / 50)):
-            rows.append(solved(make, "snapkv | kivi(bits=4)", target, task, keep, dtype=dtype))
-            failed = make.failed(solved(make, "h2o | kivi(bits=4)", target, task, keep, dtype=dtype), REASON)
+            rows.append(solved("snapkv | kivi(bits=4)", target, task, keep, dtype=dtype))
+            failed = made.failed(solved("h2o | kivi(bits=4)", target, task, keep, dtype=dtype), REASON)
             rows.append({**failed, "press": failed["asked"]})
-        rows.append(make.make_row("random(keep=0.125)", task, dtype=dtype))
-    worse = solved(make, "knorm", "25%", "kv", 0.25, dtype=dtype)
+        rows.append(made.make_row("random(keep=0.125)", task, dtype=dtype))
+    worse = solved("knorm", "25%", "kv", 0.25, dtype=dtype)
     return [*rows, {**worse, "session_scores": [[0.0] * 5 for _ in worse["session_scores"]], "score": 0.0}]
 
 
@@ -48,8 +50,8 @@ def analysed(rows: list[dict[str, Any]]) -> Any:
     return analyse([parse_row(row, f"m/{i}.json") for i, row in enumerate(rows)])
 
 
-def test_a_solved_press_is_one_line_over_all_tasks(make: Any) -> None:
-    rows = rows_of(make)
+def test_a_solved_press_is_one_line_over_all_tasks() -> None:
+    rows = rows_of()
     analysis = analysed(rows)
     (table,) = analysis.tables
     (cell,) = (c for c in analysis.macros(table) if c.method.name == "snapkv | kivi(bits=4) at 25 %")
@@ -68,13 +70,13 @@ def test_a_solved_press_is_one_line_over_all_tasks(make: Any) -> None:
     assert all(json.dumps(row["command"]) in data for row in mine) and "keep 0.381 to 0.401" in data
 
 
-def test_rows_without_the_new_keys_are_asked_as_they_are(make: Any) -> None:
-    row = parse_row(make.make_row("snapkv(keep=0.25)", "kv"), "x.json")
+def test_rows_without_the_new_keys_are_asked_as_they_are() -> None:
+    row = parse_row(made.make_row("snapkv(keep=0.25)", "kv"), "x.json")
     assert (row.asked, row.target) == ("snapkv(keep=0.25)", "")
 
 
-def test_dtypes_are_never_in_one_table(make: Any, tmp_path: Path) -> None:
-    rows = rows_of(make) + rows_of(make, "float32")
+def test_dtypes_are_never_in_one_table(tmp_path: Path) -> None:
+    rows = rows_of() + rows_of("float32")
     better = [row for row in rows if row["dtype"] == "float32" and row["press"] == "random(keep=0.125)"]
     for row in better:  # better than its own full cache, which the other dtype's rows must not hide
         row |= {"session_scores": [[1.0] * 5 for _ in row["session_scores"]], "score": 1.0}
@@ -87,20 +89,20 @@ def test_dtypes_are_never_in_one_table(make: Any, tmp_path: Path) -> None:
     assert first.failures and all("float32" in failure for failure in first.failures)
     titles = [line for line in render_markdown(analysis, gates).splitlines() if line.startswith("### ")]
     assert [title.rsplit(", ", 1)[1] for title in titles] == ["bfloat16", "float32"]
-    alone = analysed(rows_of(make))
+    alone = analysed(rows_of())
     assert "dialect\n" in render_markdown(alone, run_gates(alone)), "one dtype is no part of a title"
 
     console = pytest.importorskip("rich.console")
     out = io.StringIO()
     for row in rows:
         row["run_id"] += row["dtype"]
-    print_summary(make.write_rows(tmp_path, rows), console.Console(file=out, width=100, color_system=None))
+    print_summary(made.write_rows(tmp_path, rows), console.Console(file=out, width=100, color_system=None))
     titles = [line for line in out.getvalue().splitlines() if line.startswith("org/")]
     assert [title.rsplit(", ", 1)[1] for title in titles] == ["bfloat16", "float32"]
 
 
-def test_equal_bytes_side_by_side(make: Any) -> None:
-    analysis = analysed(rows_of(make))
+def test_equal_bytes_side_by_side() -> None:
+    analysis = analysed(rows_of())
     (matrix,) = matrices(analysis)
     assert matrix.targets == ("25%", "12.5%") and matrix.full is not None
     lines = {line.asked: line.entries for line in matrix.lines}
@@ -119,8 +121,8 @@ def test_equal_bytes_side_by_side(make: Any) -> None:
     assert text.count("cannot hold 1,000 bytes") >= 2 and "Some tasks are missing" in text
 
 
-def test_the_page_has_a_matrix_for_every_task(make: Any) -> None:
-    analysis = analysed(rows_of(make))
+def test_the_page_has_a_matrix_for_every_task() -> None:
+    analysis = analysed(rows_of())
     data = page_data(analysis, run_gates(analysis))
     assert [(m["table"], m["task"]) for m in data["equal"]] == [(0, ""), (0, "kv"), (0, "multihop")]
     for matrix in data["equal"]:
@@ -129,12 +131,12 @@ def test_the_page_has_a_matrix_for_every_task(make: Any) -> None:
                 if entry["cell"] is not None:
                     cell = analysis.cells[entry["cell"]]
                     assert (cell.method[:2], cell.task) == ((line["press"], target), matrix["task"])
-    assert page_data(analysed([make.make_row("full", "kv")]), [])["equal"] == []
+    assert page_data(analysed([made.make_row("full", "kv")]), [])["equal"] == []
 
 
-def test_what_was_run_again_is_not_said_to_have_failed(make: Any) -> None:
-    row = solved(make, "snapkv", "25%", "kv", 0.25)
-    (matrix,) = matrices(analysed([make.failed(row, "broke"), row]))
+def test_what_was_run_again_is_not_said_to_have_failed() -> None:
+    row = solved("snapkv", "25%", "kv", 0.25)
+    (matrix,) = matrices(analysed([made.failed(row, "broke"), row]))
     assert matrix.lines[0].entries[0].reason == "" and matrix.lines[0].entries[0].best
 
 

@@ -15,26 +15,28 @@ from kvpress_eval.page.markdown import code, text
 from kvpress_eval.page.numbers import fixed, percent, points, probability, snap, span
 from kvpress_eval.report import print_summary, stale, write
 
+from tests.eval.report import made
 
-def test_same_rows_same_bytes_wherever_they_lie(make: Any, report: Any, tmp_path: Path) -> None:
-    make.write_rows(tmp_path / "elsewhere", make.sweep()[::-1])
-    make.spoil(tmp_path / "elsewhere")
+
+def test_same_rows_same_bytes_wherever_they_lie(report: Any, tmp_path: Path) -> None:
+    made.write_rows(tmp_path / "elsewhere", made.sweep()[::-1])
+    made.spoil(tmp_path / "elsewhere")
     again = write(tmp_path / "elsewhere", tmp_path / "out")
     assert again.readme.read_bytes() == report.readme.read_bytes()
     assert again.page.read_bytes() == report.page.read_bytes()
 
 
-def test_stale_notices_a_change(make: Any, tmp_path: Path) -> None:
-    make.write_rows(tmp_path / "results", [make.make_row("full", "kv")])
+def test_stale_notices_a_change(tmp_path: Path) -> None:
+    made.write_rows(tmp_path / "results", [made.make_row("full", "kv")])
     assert len(stale(tmp_path / "results", tmp_path)) == 2
     write(tmp_path / "results", tmp_path)
     assert stale(tmp_path / "results", tmp_path) == []
-    make.write_rows(tmp_path / "results", [make.make_row("snapkv(keep=0.5)", "kv")])
+    made.write_rows(tmp_path / "results", [made.make_row("snapkv(keep=0.5)", "kv")])
     assert len(stale(tmp_path / "results", tmp_path)) == 2
 
 
-def test_report_beside_the_rows_does_not_list_itself(make: Any, tmp_path: Path) -> None:
-    make.write_rows(tmp_path, [make.make_row("full", "kv")])
+def test_report_beside_the_rows_does_not_list_itself(tmp_path: Path) -> None:
+    made.write_rows(tmp_path, [made.make_row("full", "kv")])
     assert write(tmp_path, tmp_path).ignored == write(tmp_path, tmp_path).ignored == ()
 
 
@@ -44,16 +46,16 @@ def test_paths_of_this_machine_stay_out(report: Any, results: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", [0, 1])
-def test_empty_and_failed_only_results(make: Any, tmp_path: Path, rows: int) -> None:
+def test_empty_and_failed_only_results(tmp_path: Path, rows: int) -> None:
     (tmp_path / "results").mkdir()
-    row = make.failed(make.make_row("full", "kv"), "broke")
-    make.write_rows(tmp_path / "results", [row] * rows)
+    row = made.failed(made.make_row("full", "kv"), "broke")
+    made.write_rows(tmp_path / "results", [row] * rows)
     paths = write(tmp_path / "results", tmp_path / "out")
     assert paths.rows == rows and paths.gates_pass
     assert ("broke" in paths.readme.read_text("utf-8")) == bool(rows)
 
 
-def test_readme_tables_are_well_formed(report: Any, make: Any) -> None:
+def test_readme_tables_are_well_formed(report: Any) -> None:
     lines = report.readme.read_text("utf-8").splitlines()
     widths: list[int] = []
     for before, line in zip(["", *lines], lines, strict=False):
@@ -82,11 +84,11 @@ def test_numbers() -> None:
     assert [percent(r) for r in (1.0, 0.25, 0.046)] == ["100 %", "25.0 %", "4.60 %"]
 
 
-def test_page_is_one_small_inert_file(report: Any, make: Any) -> None:
+def test_page_is_one_small_inert_file(report: Any) -> None:
     page = report.page.read_text("utf-8")
     assert len(page.encode()) < 5_000_000
     head, data = re.search(r'^(.*)<script type="application/json" id="data">(.*?)</script>', page, re.S).groups()  # type: ignore[union-attr]
-    assert "<" not in data and make.HOSTILE in json.dumps(json.loads(data), ensure_ascii=False).replace('\\"', '"')
+    assert "<" not in data and made.HOSTILE in json.dumps(json.loads(data), ensure_ascii=False).replace('\\"', '"')
     rest = page.replace(data, "")
     assert "pwned" not in rest
     assert re.findall(r"https?://[^\"' ]+", rest) == ["http://www.w3.org/2000/svg"]
@@ -98,15 +100,15 @@ def test_page_is_one_small_inert_file(report: Any, make: Any) -> None:
     assert "default-src 'none'" in head
 
 
-def test_a_placeholder_in_the_data_is_not_filled_in(make: Any, tmp_path: Path) -> None:
-    make.write_rows(tmp_path / "r", [make.make_row("full", "kv", model="{{style}}{{data}}")])
+def test_a_placeholder_in_the_data_is_not_filled_in(tmp_path: Path) -> None:
+    made.write_rows(tmp_path / "r", [made.make_row("full", "kv", model="{{style}}{{data}}")])
     page = write(tmp_path / "r", tmp_path).page.read_text("utf-8")
     assert page.count("{{style}}") >= 1 and page.count("color-scheme: dark") == 1
 
 
-def test_a_thousand_rows_stay_small(make: Any, tmp_path: Path) -> None:
+def test_a_thousand_rows_stay_small(tmp_path: Path) -> None:
     rows = [
-        make.make_row(
+        made.make_row(
             press,
             task,
             seed=seed,
@@ -114,20 +116,20 @@ def test_a_thousand_rows_stay_small(make: Any, tmp_path: Path) -> None:
             turns=2,
             command="x" * 300 + press + task + str(seed),
         )
-        for press in make.PRESSES
-        for task in make.TASKS
+        for press in made.PRESSES
+        for task in made.TASKS
         for seed in range(11)
     ]
-    paths = write(make.write_rows(tmp_path / "r", rows), tmp_path)
+    paths = write(made.write_rows(tmp_path / "r", rows), tmp_path)
     assert paths.rows == len(rows) > 1000 and paths.page.stat().st_size < 2_500_000
 
 
-def test_terminal_summary_fits_100_columns(make: Any, tmp_path: Path) -> None:
+def test_terminal_summary_fits_100_columns(tmp_path: Path) -> None:
     console = pytest.importorskip("rich.console")
     out = io.StringIO()
-    few = ("full", "kivi(bits=4, group=32)", "random(keep=0.125)", make.HOSTILE)
-    rows = [row for row in make.sweep() if row["press"] in few]
-    print_summary(make.write_rows(tmp_path, rows), console.Console(file=out, width=100, color_system=None))
+    few = ("full", "kivi(bits=4, group=32)", "random(keep=0.125)", made.HOSTILE)
+    rows = [row for row in made.sweep() if row["press"] in few]
+    print_summary(made.write_rows(tmp_path, rows), console.Console(file=out, width=100, color_system=None))
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= 100
     (line,) = (x for x in lines if x.startswith("kivi(bits=4, group=32)") and "73.6" in x)
@@ -136,10 +138,10 @@ def test_terminal_summary_fits_100_columns(make: Any, tmp_path: Path) -> None:
     assert any("6.2\u2020" in x for x in lines)
 
 
-def test_terminal_summary_names_failing_gates(make: Any, tmp_path: Path) -> None:
+def test_terminal_summary_names_failing_gates(tmp_path: Path) -> None:
     console = pytest.importorskip("rich.console")
     out = io.StringIO()
-    make.write_rows(tmp_path, [make.make_row("full", "kv"), make.make_row("snapkv(keep=0.5)", "kv", bytes=1)])
+    made.write_rows(tmp_path, [made.make_row("full", "kv"), made.make_row("snapkv(keep=0.5)", "kv", bytes=1)])
     print_summary(tmp_path, console.Console(file=out, width=100, color_system=None))
     assert "claimed bytes are measured bytes (1 of 2)" in out.getvalue()
     assert "sanity gates: 4 of 6 pass, 1 fails, 1 not checked" in out.getvalue()

@@ -14,6 +14,8 @@ from kvpress_eval.page.gates import Gate, run_gates
 from kvpress_eval.page.loading import parse_row, read_rows
 from kvpress_eval.page.presses import family, keeps_everything, sweep
 
+from tests.eval.report import made
+
 
 @pytest.fixture(scope="module")
 def analysis(results: Path) -> Any:
@@ -28,8 +30,8 @@ def gate(rows: list[dict[str, Any]], name: str) -> Gate:
     return next(g for g in run_gates(parsed(rows)) if g.name == name)
 
 
-def pair(make: Any, press: str = "snapkv(keep=0.5)", **changes: Any) -> list[dict[str, Any]]:
-    return [make.make_row("full", "kv"), {**make.make_row(press, "kv"), **changes}]
+def pair(press: str = "snapkv(keep=0.5)", **changes: Any) -> list[dict[str, Any]]:
+    return [made.make_row("full", "kv"), {**made.make_row(press, "kv"), **changes}]
 
 
 def test_rows_and_ignored_files(results: Path) -> None:
@@ -56,12 +58,12 @@ def test_rows_and_ignored_files(results: Path) -> None:
         ({"bytes_by_kind": {"codes": "many"}}, "bytes_by_kind"),
     ],
 )
-def test_what_is_no_row(make: Any, change: dict[str, Any], reason: str) -> None:
+def test_what_is_no_row(change: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        parse_row({**make.make_row("full", "kv"), **change}, "x.json")
+        parse_row({**made.make_row("full", "kv"), **change}, "x.json")
 
 
-def test_a_bare_row_is_enough(make: Any) -> None:
+def test_a_bare_row_is_enough() -> None:
     keys = (
         "format",
         "status",
@@ -73,17 +75,17 @@ def test_a_bare_row_is_enough(make: Any) -> None:
         "session_ids",
         "session_scores",
     )
-    row = parse_row({k: v for k, v in make.make_row("full", "kv").items() if k in keys}, "m/abc.json")
+    row = parse_row({k: v for k, v in made.make_row("full", "kv").items() if k in keys}, "m/abc.json")
     assert row.run_id == "abc" and row.bytes is None and row.sessions == 24 and row.turns == 120
 
 
-def test_controls_and_surrogates_do_not_reach_the_outputs(make: Any) -> None:
-    row = parse_row({**make.make_row("full", "kv"), "error": "a\u202eb\ud800\x00\nc"}, "x.json")
+def test_controls_and_surrogates_do_not_reach_the_outputs() -> None:
+    row = parse_row({**made.make_row("full", "kv"), "error": "a\u202eb\ud800\x00\nc"}, "x.json")
     assert row.error == "a\ufffdb\ufffd\ufffd\nc"
 
 
-def test_the_zeros_of_a_failed_run_are_not_results(make: Any) -> None:
-    row = parse_row(make.failed(make.make_row("full", "kv"), "broke"), "x.json")
+def test_the_zeros_of_a_failed_run_are_not_results() -> None:
+    row = parse_row(made.failed(made.make_row("full", "kv"), "broke"), "x.json")
     assert (row.ok, row.error, row.sessions, row.bytes_by_kind) == (False, "broke", 0, {})
     assert row.score is row.bytes is row.bytes_ratio is row.ttft_s is None
 
@@ -103,8 +105,8 @@ def test_press_text() -> None:
     assert not keeps_everything("snapkv(keep=1) | kivi(bits=2)") and not keeps_everything("h2o(keep=10)")
 
 
-def test_differences_are_paired_by_session_id(make: Any) -> None:
-    full, press = pair(make)
+def test_differences_are_paired_by_session_id() -> None:
+    full, press = pair()
     order = list(range(24))[::-1]
     shuffled = {k: [press[k][i] for i in order] for k in ("session_ids", "session_scores")}
     plain, mixed = (parsed([full, {**press, **change}]).contrasts["m/1.json"] for change in ({}, shuffled))
@@ -114,28 +116,28 @@ def test_differences_are_paired_by_session_id(make: Any) -> None:
 
 
 @pytest.mark.parametrize("field", ["model", "mode", "history", "rendering", "dtype", "task"])
-def test_no_pairing_across_settings(make: Any, field: str) -> None:
-    analysis = parsed(pair(make, **{field: "other"}))
+def test_no_pairing_across_settings(field: str) -> None:
+    analysis = parsed(pair(**{field: "other"}))
     assert not analysis.contrasts and not analysis.references
 
 
-def test_the_schedule_of_the_full_cache_does_not_matter(make: Any) -> None:
-    assert parsed(pair(make, schedule="every 64 tokens", question_visible=False)).contrasts
+def test_the_schedule_of_the_full_cache_does_not_matter() -> None:
+    assert parsed(pair(schedule="every 64 tokens", question_visible=False)).contrasts
 
 
-def test_macro_mean_weights_tasks_equally_and_seeds_pool(make: Any) -> None:
-    rows = [make.make_row("full", "kv", seed=s, sessions=10 + s) for s in (0, 1)]
-    rows.append(make.make_row("full", "multihop", sessions=5))
+def test_macro_mean_weights_tasks_equally_and_seeds_pool() -> None:
+    rows = [made.make_row("full", "kv", seed=s, sessions=10 + s) for s in (0, 1)]
+    rows.append(made.make_row("full", "multihop", sessions=5))
     macro = parsed(rows).macros(parsed(rows).tables[0])[0]
     flat = [sum(map(sum, row["session_scores"])) for row in rows]
     assert macro.score.mean == pytest.approx((sum(flat[:2]) / 105 + flat[2] / 25) / 2)
     assert macro.tasks == 2 and macro.complete
 
 
-def test_a_newer_run_replaces_an_older_one(make: Any) -> None:
+def test_a_newer_run_replaces_an_older_one() -> None:
     old, new = (
-        make.make_row("full", "kv"),
-        make.make_row("full", "kv", started="2027-01-01T00:00:00Z"),
+        made.make_row("full", "kv"),
+        made.make_row("full", "kv", started="2027-01-01T00:00:00Z"),
     )
     new["session_scores"] = [[0.0] * 5 for _ in new["session_scores"]]
     analysis = parsed([new, old])
@@ -143,8 +145,8 @@ def test_a_newer_run_replaces_an_older_one(make: Any) -> None:
     assert analysis.cells[0].score.mean == 0.0
 
 
-def test_order_of_rows_does_not_matter(make: Any) -> None:
-    rows = [parse_row(row, f"{i:03}.json") for i, row in enumerate(make.sweep()[:60])]
+def test_order_of_rows_does_not_matter() -> None:
+    rows = [parse_row(row, f"{i:03}.json") for i, row in enumerate(made.sweep()[:60])]
     assert repr(analyse(rows)) == repr(analyse(rows[::-1]))
 
 
@@ -157,8 +159,8 @@ def test_incomplete_methods_are_not_on_the_front(analysis: Any) -> None:
     assert all(a.score.mean < b.score.mean for a, b in itertools.pairwise(front))
 
 
-def test_interaction_shows_the_loss_on_later_turns(make: Any) -> None:
-    analysis = parsed(pair(make, "snapkv(keep=0.125)"))
+def test_interaction_shows_the_loss_on_later_turns() -> None:
+    analysis = parsed(pair("snapkv(keep=0.125)"))
     cell = analysis.macros(analysis.tables[0])[-1]
     assert cell.interaction is not None and cell.interaction.high < 0
 
@@ -167,18 +169,18 @@ def test_all_gates_pass_on_the_made_up_sweep(analysis: Any) -> None:
     assert [g.verdict for g in run_gates(analysis)] == ["pass"] * 6
 
 
-def test_gate_full_at_least_as_good(make: Any) -> None:
+def test_gate_full_at_least_as_good() -> None:
     perfect = [[1.0] * 5 for _ in range(24)]
-    found = gate(pair(make, session_scores=perfect, score=1.0), "full cache at least as good")
+    found = gate(pair(session_scores=perfect, score=1.0), "full cache at least as good")
     assert found.verdict == "fail" and "snapkv(keep=0.5) on kv" in found.failures[-1]
     worse = [[0.0] * 5 for _ in range(24)]
-    assert gate(pair(make, session_scores=worse), "full cache at least as good").verdict == "pass"
+    assert gate(pair(session_scores=worse), "full cache at least as good").verdict == "pass"
 
 
-def test_gate_keep_all(make: Any) -> None:
+def test_gate_keep_all() -> None:
     name = "keeping everything changes nothing"
-    assert gate(pair(make), name).verdict == "not checked"
-    rows = pair(make, "snapkv(keep=1.0)")
+    assert gate(pair(), name).verdict == "not checked"
+    rows = pair("snapkv(keep=1.0)")
     assert gate(rows, name).verdict == "pass"
     rows[1]["session_scores"][3][2] = 1 - rows[1]["session_scores"][3][2]
     assert "1 of 24 sessions differ" in gate(rows, name).failures[0]
@@ -186,8 +188,8 @@ def test_gate_keep_all(make: Any) -> None:
     assert gate(rows, name).verdict == "not checked" and "1 more" in gate(rows, name).note
 
 
-def test_gate_repeated_full_cache(make: Any) -> None:
-    rows = [make.make_row("full", "kv"), make.make_row("full", "kv", schedule="every 64 tokens")]
+def test_gate_repeated_full_cache() -> None:
+    rows = [made.make_row("full", "kv"), made.make_row("full", "kv", schedule="every 64 tokens")]
     assert gate(rows, "keeping everything changes nothing").checked == 1
     rows[1]["session_scores"][0][0] = 1 - rows[1]["session_scores"][0][0]
     assert gate(rows, "keeping everything changes nothing").verdict == "fail"
@@ -206,12 +208,12 @@ def test_gate_repeated_full_cache(make: Any) -> None:
         ("every row is paired", {"length": 4096}, "no full-cache row"),
     ],
 )
-def test_gates_name_the_offender(make: Any, name: str, change: dict[str, Any], words: str) -> None:
-    assert gate(pair(make), name).verdict == "pass"
-    found = gate(pair(make, **change), name)
+def test_gates_name_the_offender(name: str, change: dict[str, Any], words: str) -> None:
+    assert gate(pair(), name).verdict == "pass"
+    found = gate(pair(**change), name)
     assert found.verdict == "fail" and words in found.failures[0] and "snapkv(keep=0.5)" in found.failures[0]
 
 
-def test_rows_survive_a_round_trip_through_json(make: Any) -> None:
-    row = make.make_row(make.HOSTILE, "kv")
-    assert parse_row(json.loads(json.dumps(row)), "x").press == make.HOSTILE
+def test_rows_survive_a_round_trip_through_json() -> None:
+    row = made.make_row(made.HOSTILE, "kv")
+    assert parse_row(json.loads(json.dumps(row)), "x").press == made.HOSTILE

@@ -19,6 +19,8 @@ from kvpress_eval.page.terminal import print_analysis
 from kvpress_eval.report import stale, write
 from rich.console import Console
 
+from tests.eval.report import made
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -27,13 +29,13 @@ def parsed(rows: list[dict[str, Any]]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def found(make: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The analysis of the rows of several suites, read from disk."""
-    return analyse(*read_rows(make.write_rows(tmp_path_factory.mktemp("suites"), make.suites())))
+    return analyse(*read_rows(made.write_rows(tmp_path_factory.mktemp("suites"), made.suites())))
 
 
-def test_old_rows_belong_to_scbench(make: Any) -> None:
-    row = parse_row(make.make_row("full", "kv"), "x.json")
+def test_old_rows_belong_to_scbench() -> None:
+    row = parse_row(made.make_row("full", "kv"), "x.json")
     assert (row.suite, row.source, row.prompts, row.scorer, row.depth) == (
         "scbench",
         "generated",
@@ -41,13 +43,13 @@ def test_old_rows_belong_to_scbench(make: Any) -> None:
         "exact",
         None,
     )
-    natural = parse_row(make.make_row("full", "kv", rendering="natural"), "x.json")
+    natural = parse_row(made.make_row("full", "kv", rendering="natural"), "x.json")
     assert natural.scorer == "corrected" and natural.by_reference() is None
 
 
 @pytest.mark.parametrize("field", ["suite", "source", "prompts", "scorer", "origin"])
-def test_nothing_is_paired_across_what_a_table_keeps_apart(make: Any, field: str) -> None:
-    rows = [make.make_row("full", "kv"), make.make_row("snapkv(keep=0.5)", "kv", **{field: "other"})]
+def test_nothing_is_paired_across_what_a_table_keeps_apart(field: str) -> None:
+    rows = [made.make_row("full", "kv"), made.make_row("snapkv(keep=0.5)", "kv", **{field: "other"})]
     analysis = parsed(rows)
     assert len(analysis.tables) == 2 and not analysis.contrasts
 
@@ -72,9 +74,9 @@ def test_a_row_with_both_scores_stands_in_two_tables(found: Any) -> None:
     )
 
 
-def test_depths_are_pooled_but_paired_apart(make: Any) -> None:
+def test_depths_are_pooled_but_paired_apart() -> None:
     rows = [
-        make.make_row(press, "needle_grid", depth=depth, sessions=4)
+        made.make_row(press, "needle_grid", depth=depth, sessions=4)
         for press in ("full", "snapkv(keep=0.5)")
         for depth in (0, 50, 100)
     ]
@@ -101,10 +103,10 @@ def test_depths_are_pooled_but_paired_apart(make: Any) -> None:
     assert "| press | 0 % | 50 % | 100 % |" in text and "| `full` | 100.0 | 50.0 | 0.0 |" in text
 
 
-def test_depths_of_a_session_are_no_sessions_of_their_own(make: Any) -> None:
+def test_depths_of_a_session_are_no_sessions_of_their_own() -> None:
     """Three depths that score alike say as much about other sessions as one of them does."""
     grid = [
-        make.make_row(press, "needle_grid", depth=depth, sessions=9)
+        made.make_row(press, "needle_grid", depth=depth, sessions=9)
         for press in ("full", "snapkv(keep=0.25)")
         for depth in (0, 50, 100)
     ]
@@ -126,8 +128,8 @@ def test_depths_of_a_session_are_no_sessions_of_their_own(make: Any) -> None:
 
 
 @pytest.mark.parametrize("newest", [0, 1, 2])
-def test_the_same_sessions_under_two_depths_count_once_in_any_order(make: Any, newest: int) -> None:
-    rows = [make.make_row("full", "kv", depth=depth, sessions=5) for depth in (None, 0, 100)]
+def test_the_same_sessions_under_two_depths_count_once_in_any_order(newest: int) -> None:
+    rows = [made.make_row("full", "kv", depth=depth, sessions=5) for depth in (None, 0, 100)]
     for i, row in enumerate(rows):
         row |= {"session_ids": [f"kv-{s}#same" for s in range(5)], "started": f"2026-01-0{1 + (i - newest - 1) % 3}"}
     analysis = parsed(rows)
@@ -135,9 +137,9 @@ def test_the_same_sessions_under_two_depths_count_once_in_any_order(make: Any, n
     assert analysis.macros(analysis.tables[0])[0].rows[0].path == f"m/{newest}.json"
 
 
-def test_a_task_of_one_question_leaves_the_later_ones_of_others(make: Any) -> None:
-    rows = [make.make_row(press, "kv") for press in ("full", "snapkv(keep=0.125)")]
-    short = [make.make_row(press, "passkey", turns=1) for press in ("full", "snapkv(keep=0.125)")]
+def test_a_task_of_one_question_leaves_the_later_ones_of_others() -> None:
+    rows = [made.make_row(press, "kv") for press in ("full", "snapkv(keep=0.125)")]
+    short = [made.make_row(press, "passkey", turns=1) for press in ("full", "snapkv(keep=0.125)")]
     (alone, both, bare) = (parsed(some) for some in (rows, rows + short, short))
     for one, two in zip(alone.macros(alone.tables[0]), both.macros(both.tables[0]), strict=True):
         assert (two.later, two.by_turn, two.interaction) == (one.later, one.by_turn, one.interaction)
@@ -150,8 +152,8 @@ def test_a_task_of_one_question_leaves_the_later_ones_of_others(make: Any) -> No
     assert 1 in (later["v"] if "v" in later else later["u"])
 
 
-def test_times_of_several_devices_are_no_mean(make: Any) -> None:
-    rows = [make.make_row("full", task, device=d, tpot_s=0.5) for task, d in (("kv", "cpu"), ("multihop", "cuda"))]
+def test_times_of_several_devices_are_no_mean() -> None:
+    rows = [made.make_row("full", task, device=d, tpot_s=0.5) for task, d in (("kv", "cpu"), ("multihop", "cuda"))]
     analysis = parsed(rows)
     (cell,) = analysis.macros(analysis.tables[0])
     assert cell.time("tpot_s") != cell.time("tpot_s") and parsed(rows[:1]).cells[0].time("tpot_s") == 0.5
@@ -164,14 +166,14 @@ def test_times_of_several_devices_are_no_mean(make: Any) -> None:
     assert "500.0" not in out.getvalue()
 
 
-def test_every_table_has_its_place(make: Any) -> None:
-    tables = {table_of(parse_row(make.make_row("full", "kv", scorer=name), "x")) for name in ("a", "b", "reference")}
+def test_every_table_has_its_place() -> None:
+    tables = {table_of(parse_row(made.make_row("full", "kv", scorer=name), "x")) for name in ("a", "b", "reference")}
     assert len({table_order(table) for table in tables}) == 3
     assert [table.scorer for table in sorted(tables, key=table_order)] == ["a", "b", "reference"]
 
 
-def test_the_released_scorer_has_no_chance_of_the_other_and_its_twins_are_no_runs(make: Any) -> None:
-    rows = [make.make_row(press, "kv") for press in ("full", "snapkv(keep=1.0)")]
+def test_the_released_scorer_has_no_chance_of_the_other_and_its_twins_are_no_runs() -> None:
+    rows = [made.make_row(press, "kv") for press in ("full", "snapkv(keep=1.0)")]
     for row in rows:
         row["reference_scores"] = row["session_scores"]
     read = [parse_row(row, f"m/{i}.json") for i, row in enumerate(rows)]
@@ -185,8 +187,8 @@ def test_the_released_scorer_has_no_chance_of_the_other_and_its_twins_are_no_run
     assert "1 of 24 sessions differ" in gates["keeping everything changes nothing"].failures[0], "by either scorer"
 
 
-def test_imported_rows_claim_scores_only(make: Any) -> None:
-    rows = make.imported()
+def test_imported_rows_claim_scores_only() -> None:
+    rows = made.imported()
     row = parse_row(rows[1], "x.json")
     assert row.bytes is row.bytes_ratio is row.tpot_s is row.step_bytes is row.chance is None and row.score is not None
     analysis = parsed(rows)
@@ -201,8 +203,8 @@ def test_imported_rows_claim_scores_only(make: Any) -> None:
     assert "imported from NVIDIA \\<kvpress\\>" in text and text.count("| not measured |") == 2
 
 
-def test_an_import_of_unknown_length_says_so(make: Any) -> None:
-    analysis = parsed([{**row, "length": 0} for row in make.imported()])
+def test_an_import_of_unknown_length_says_so() -> None:
+    analysis = parsed([{**row, "length": 0} for row in made.imported()])
     assert "### unknown length, multi-turn" in render_markdown(analysis, [])
 
 
@@ -221,30 +223,30 @@ def test_sub_tasks_of_a_mix(found: Any) -> None:
     assert "| press | repoqa\\_and\\_kv: kv | repoqa\\_and\\_kv: repoqa |" in text
 
 
-def test_stated_sub_tasks_are_used_where_turns_are_not_named(make: Any) -> None:
-    row = parse_row(make.make_row("full", "kv", subtasks={"a": 0.25, "b": 1.0}), "x.json")
+def test_stated_sub_tasks_are_used_where_turns_are_not_named() -> None:
+    row = parse_row(made.make_row("full", "kv", subtasks={"a": 0.25, "b": 1.0}), "x.json")
     assert row.by_subtask() == {"a": 0.25, "b": 1.0}
     with pytest.raises(ValueError, match="subtasks"):
-        parse_row(make.make_row("full", "kv", subtasks={"a": "much"}), "x.json")
+        parse_row(made.make_row("full", "kv", subtasks={"a": "much"}), "x.json")
     with pytest.raises(ValueError, match="turn_tasks"):
-        parse_row(make.make_row("full", "kv", turn_tasks=[["a"]]), "x.json")
+        parse_row(made.make_row("full", "kv", turn_tasks=[["a"]]), "x.json")
 
 
-def test_the_latency_front_is_within_one_device(make: Any) -> None:
+def test_the_latency_front_is_within_one_device() -> None:
     base = {"full": 9.0, "kivi(bits=4, group=32)": 5.0, "snapkv(keep=0.125)": 7.0}  # the last is slow and bad
-    rows = [make.make_row(press, "kv", tpot_s=time) for press, time in base.items()]
-    rows.append(make.make_row("kivi(bits=2, group=32)", "kv", tpot_s=0.1, device="cuda"))
+    rows = [made.make_row(press, "kv", tpot_s=time) for press, time in base.items()]
+    rows.append(made.make_row("kivi(bits=2, group=32)", "kv", tpot_s=0.1, device="cuda"))
     analysis = parsed(rows)
     fast = {cell.method.name for cell in analysis.macros(analysis.tables[0]) if cell.fast_front}
     assert "kivi(bits=2, group=32)" in fast, "alone on its device"
     assert "kivi(bits=4, group=32)" in fast and "snapkv(keep=0.125)" not in fast
-    both = [make.make_row("snapkv(keep=0.5)", "kv", seed=seed, device=d) for seed, d in enumerate(("cpu", "cuda"))]
+    both = [made.make_row("snapkv(keep=0.5)", "kv", seed=seed, device=d) for seed, d in enumerate(("cpu", "cuda"))]
     mixed = next(cell for cell in parsed(both).cells if not cell.task)
     assert mixed.device == "" and not mixed.fast_front
 
 
-def test_a_page_for_each_suite(make: Any, tmp_path: Path) -> None:
-    results = make.write_rows(tmp_path / "r", make.suites())
+def test_a_page_for_each_suite(tmp_path: Path) -> None:
+    results = made.write_rows(tmp_path / "r", made.suites())
     paths = write(results, tmp_path / "out")
     assert {suite: path.name for suite, path in paths.pages.items()} == {
         "scbench": "index.html",
@@ -274,8 +276,8 @@ def test_names_of_suites_are_no_paths() -> None:
     assert pages([]) == {"scbench": "index.html"} and pages(["ruler"]) == {"ruler": "index.html"}
 
 
-def test_verdicts_flips_and_batches_in_the_readme(make: Any) -> None:
-    rows = [make.make_row(press, "kv", sessions=8) for press in ("full", "snapkv(keep=1.0)", "snapkv(keep=0.5)")]
+def test_verdicts_flips_and_batches_in_the_readme() -> None:
+    rows = [made.make_row(press, "kv", sessions=8) for press in ("full", "snapkv(keep=1.0)", "snapkv(keep=0.5)")]
     for row, turns in zip(rows, ([1.0, 1.0], [1.0, 1.0], [1.0, 0.0]), strict=True):
         row.update(session_scores=[turns] * 8, score=sum(turns) / 2, session_bytes=3 << 27)
     analysis = parsed(rows)
@@ -292,13 +294,13 @@ def test_verdicts_flips_and_batches_in_the_readme(make: Any) -> None:
     assert "| batch in 1 GiB |" not in old, "rows of before do not say it"
 
 
-def test_the_page_gets_the_life_of_a_cache(make: Any) -> None:
-    analysis = parsed([make.make_row("full", "kv", fired=2.0, reload_exact=False, fork_s=0.25)])
+def test_the_page_gets_the_life_of_a_cache() -> None:
+    analysis = parsed([made.make_row("full", "kv", fired=2.0, reload_exact=False, fork_s=0.25)])
     columns = page_data(analysis, [])["rows"]["columns"]
     value = {name: (c["v"] if "v" in c else [c["u"][i] for i in c["i"]])[0] for name, c in columns.items()}
     assert (value["fired"], value["reload_exact"], value["fork_s"]) == (2.0, False, 0.25)
     assert value["step_bytes"] > 0 and value["session_bytes"] > value["step_bytes"] and value["prefill_tps"] > 0
-    old = parse_row({k: v for k, v in make.make_row("full", "kv").items() if k not in ("fired", "step_bytes")}, "x")
+    old = parse_row({k: v for k, v in made.make_row("full", "kv").items() if k not in ("fired", "step_bytes")}, "x")
     assert old.fired is None and old.step_bytes is None
 
 
@@ -318,16 +320,16 @@ def test_the_committed_leaderboard_is_what_the_rows_say() -> None:
     assert json.dumps([gate.failures for gate in found.gates if gate.failures]) == "[]"
 
 
-def test_other_weights_and_the_chat_template_are_tables_of_their_own(make: Any, tmp_path: Path) -> None:
+def test_other_weights_and_the_chat_template_are_tables_of_their_own(tmp_path: Path) -> None:
     """A model trained again under its name, or asked through a template, is not paired with what it was before."""
     old, new = {"weights": "old", "started": "2026-01-01"}, {"weights": "new", "started": "2026-02-01"}
     rows = [
-        make.make_row(press, "kv", run_id=f"{press[:4]}{settings['weights']}", **settings)
+        made.make_row(press, "kv", run_id=f"{press[:4]}{settings['weights']}", **settings)
         for settings in (old, new)
         for press in ("full", "snapkv(keep=0.5)")
     ]
-    rows.append(make.make_row("snapkv(keep=0.5)", "kv", run_id="chat", chat=True, **new))
-    found = analyse(*read_rows(make.write_rows(tmp_path, rows)))
+    rows.append(made.make_row("snapkv(keep=0.5)", "kv", run_id="chat", chat=True, **new))
+    found = analyse(*read_rows(made.write_rows(tmp_path, rows)))
     titles = {table.variant: table.special for table in found.tables}
     assert titles == {"": [], "weights old": ["weights old"], "chat template": ["chat template"]}
     assert [row.run_id for row in found.rows if not row.is_full and row.path not in found.references] == ["chat"]
