@@ -79,17 +79,20 @@ class _Asking:
         return self.session.press.recipe.schedule.continuous
 
     def measure(self, cache: PressCache) -> None:
-        """Bytes from the tensors really held.
+        """Bytes from the ledger, compared with every storage that the cache keeps alive.
 
         Raises:
-            RuntimeError: where the kinds of the ledger do not sum to the total.
+            RuntimeError: where the ledger does not count them all.
         """
+        from kvpress.conformance.reach import storages
+
         answers = self.answers
         answers.by_kind = dict(cache.ledger().by_kind())
         answers.nbytes, answers.dense_nbytes = cache.nbytes(), cache.dense_nbytes()
         answers.logical = int(cache.get_seq_length())
-        if sum(answers.by_kind.values()) != answers.nbytes:
-            raise RuntimeError(f"claimed bytes {sum(answers.by_kind.values())} are not {answers.nbytes} measured")
+        claimed, held = sum(answers.by_kind.values()), sum(storages(cache).values())
+        if not claimed == answers.nbytes == held:
+            raise RuntimeError(f"claimed bytes {claimed}, in all {answers.nbytes}, are not the {held} held")
 
     def fork(self, cache: PressCache, rows: int = 1) -> PressCache:
         """A copy to answer on, timed."""

@@ -104,11 +104,14 @@ class CellQueue:
 
 
 def _pieces(group: Sequence[RunConfig], most: int) -> list[tuple[RunConfig, ...]]:
-    """At most ``most`` pieces of about the same size, all cells of a press and an amount of bytes in one."""
+    """At most ``most`` pieces of about the same size, all cells of a press and an amount of bytes in one;
+    in their order, in which the sessions of one task come together.
+    """
     kinds: dict[tuple[str, str], list[RunConfig]] = {}
     for config in group:
         kinds.setdefault((config.press, config.bytes), []).append(config)
     pieces: list[list[RunConfig]] = [[] for _ in range(min(most, len(kinds)))]
     for found in kinds.values():
         min(pieces, key=len).extend(found)
-    return [tuple(piece) for piece in pieces]
+    place = {config: number for number, config in enumerate(group)}
+    return [tuple(sorted(piece, key=place.__getitem__)) for piece in pieces]

@@ -225,7 +225,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     numbers = {
         "length": "most tokens of a session, questions and answers included (1024)",
         "sessions": "contexts (20)",
-        "turns": "questions per context (5)",
+        "turns": "questions per context (5; of --source data: all of a row)",
         "seed": "of the episodes (0)",
         "chunk": "feed prompts in pieces of this many tokens (0: at once)",
         "depth": "percent of the context where all evidence stands (spread)",

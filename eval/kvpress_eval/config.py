@@ -14,7 +14,7 @@ from typing import Any
 
 from .episode import SUITE, VERSION
 from .errors import UsageError, choose
-from .sources import check_source
+from .sources import GENERATED, check_source
 from .tasks import get_task, suite
 
 __all__ = [
@@ -55,7 +55,8 @@ class RunConfig:
     dense cache ("12.5%") or an amount ("512MiB") that the press's free parameter is solved for, on
     what is compressed in the first session: its context, with the first question where that is visible.
     ``source`` is where the sessions come from: ``generated``, ``scbench`` (the real data, by its hub id), another hub
-    id, or a folder of JSONL or parquet files in SCBench's schema. ``prompts`` are the released ones (``reference``) or
+    id, or a folder of JSONL or parquet files in SCBench's schema. ``turns`` questions are asked in a session (0: 5 of
+    generated ones, all that a row of data has). ``prompts`` are the released ones (``reference``) or
     those without their faults. ``depth`` (percent) puts all evidence at one place, -1 spreads it.
     """
 
@@ -65,7 +66,7 @@ class RunConfig:
     mode: str = "multi-turn"
     length: int = 1024
     sessions: int = 20
-    turns: int = 5
+    turns: int = 0
     seed: int = 0
     schedule: str = "default"
     history: str = "gold"
@@ -93,7 +94,7 @@ class RunConfig:
         for name, least in (
             ("length", 1),
             ("sessions", 1),
-            ("turns", 1),
+            ("turns", 0),
             ("chunk", 0),
             ("batch", 0),
             ("depth", -1),
@@ -105,6 +106,8 @@ class RunConfig:
                 f"depth is in percent of the context, 0 to 100 (-1 spreads the evidence), got {self.depth}"
             )
         check_source(self)
+        if not self.turns and self.source == GENERATED:
+            object.__setattr__(self, "turns", 5)
         if self.mode == "multi-request" and self.schedule not in ("default", "after_context"):
             raise UsageError(
                 f"schedule {self.schedule!r} needs mode 'multi-turn': multi-request compresses "
@@ -178,7 +181,7 @@ class SweepConfig:
     seeds: Sequence[int] = (0,)
     vary: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     sessions: int = 20
-    turns: int = 5
+    turns: int = 0
     schedule: str = "default"
     history: str = "gold"
     device: str = "auto"
@@ -213,9 +216,10 @@ class SweepConfig:
         base = {name: getattr(self, name) for name in shared}
         sized = [(press, amount) for press in presses for amount in (("",) if press == "full" else self.bytes or ("",))]
         tasks = [task for name in self.tasks for task in suite(name) or [name]]
-        grid = itertools.product(self.models, self.lengths, self.seeds, sized, tasks, self.depths, self.modes)
+        # presses last: they are asked the same sessions, which are made or read once
+        grid = itertools.product(self.models, self.lengths, self.seeds, tasks, self.depths, self.modes, sized)
         found = []
-        for model, length, seed, (press, amount), task, depth, mode in grid:
+        for model, length, seed, task, depth, mode, (press, amount) in grid:
             own = base | {"bytes": amount, "depth": depth}
             if mode == "multi-request":
                 own |= {"schedule": "default", "history": "gold"}

@@ -26,8 +26,14 @@ _PART = re.compile(r"\.[^-]+-(?P<host>.*)-(?P<pid>\d+)-[^-]+\.part")
 
 
 def host() -> str:
-    """This machine's name, as file names can hold it."""
-    return re.sub(r"[^A-Za-z0-9._]+", "_", socket.gethostname()) or "unknown"
+    """This machine's name, as file names can hold it. A container that has the name of its machine but processes of its
+    own is another machine: ids of processes mean nothing across the two.
+    """
+    name = re.sub(r"[^A-Za-z0-9._]+", "_", socket.gethostname()) or "unknown"
+    try:
+        return f"{name}.{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:  # not Linux
+        return name
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from kvpress.block import Block
+from kvpress.errors import PressSyntaxError
 from kvpress.evidence import Evidence, Needs
 from kvpress.policies.base import AfterPrefill
 from kvpress.press import Decisions, preset
@@ -60,6 +61,8 @@ class EvidenceOracle:
 @preset("evidence")
 def evidence(turn: int = 0, keep: float | int = 0.25, recent: int = 8, sinks: int = 1) -> Decisions:
     """What the question of one turn (-1: every turn) will need: a control, which no method can know."""
+    if turn < -1:
+        raise PressSyntaxError(f"evidence: turn must be at least -1 (which means every turn), got {turn}")
     return {
         "keep": keep,
         "scorer": EvidenceOracle(turn),
@@ -79,21 +82,34 @@ def about(tokens: Sequence[Sequence[int]]) -> Iterator[None]:
         _known.reset(token)
 
 
-def evidence_tokens(prompter: Prompter, episode: Episode) -> list[list[int]]:
+def evidence_tokens(prompter: Prompter, episode: Episode, turn: int = -1) -> list[list[int]]:
     """For every turn the numbers of the prompt's tokens that overlap its evidence.
 
+    Args:
+        turn: the one whose evidence is needed, -1 for all.
+
     Raises:
-        UsageError: for a tokenizer that does not tell where its tokens stand.
+        UsageError: where that turn is not there or its evidence is not known, or for a tokenizer that does not tell
+            where its tokens stand.
     """
+    if turn >= len(episode.turns):
+        raise UsageError(
+            f"{episode.task} has no turn {turn}: its {len(episode.turns)} turns count from 0; choose a smaller one"
+        )
+    if not any(one.evidence for one in (episode.turns if turn < 0 else [episode.turns[turn]])):
+        raise UsageError(
+            f"{episode.task} does not say where the evidence of {'any turn' if turn < 0 else f'turn {turn}'} stands; "
+            "the press evidence needs sessions that do, as most generated ones"
+        )
     if prompter.chat:
         raise UsageError("where evidence stands inside a chat template is not known; use --chat off for this press")
     edges = _edges(prompter, episode.context)
     lefts, rights = [left for left, _ in edges], [right for _, right in edges]
     before = len(prompter.bos)
     found = []
-    for turn in episode.turns:
+    for one in episode.turns:
         hits = set[int]()
-        for start, end in turn.evidence:
+        for start, end in one.evidence:
             hits.update(range(bisect_right(rights, start), bisect_left(lefts, end)))
         found.append([before + i for i in sorted(hits)])
     return found

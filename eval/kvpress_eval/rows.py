@@ -44,8 +44,8 @@ class Row:
     ``file_bytes`` on disk and reading it back, ``reload_exact`` whether the next logits and the bytes read were then
     the same, ``not_measured`` why any of these is missing;
     ``step_bytes`` what a decoding step reads of the cache, ``decode_length`` at how many tokens seen (mean), and
-    ``session_bytes`` the most that a session's cache held when its prompts were read: what a further row of a
-    batch needs.
+    ``session_bytes`` the most that a session's cache held with an answer: what a further row of a batch needs, the
+    prompt while it is read not counted.
     """
 
     run_id: str
@@ -76,7 +76,7 @@ class Row:
     score: float = 0.0
     score_by_turn: list[float] = field(default_factory=list)
     n_by_turn: list[int] = field(default_factory=list)
-    chance: float = 0.0
+    chance: float | None = 0.0
     hit_limit: float = 0.0
     empty: float = 0.0
     bytes: int = 0

@@ -71,13 +71,15 @@ class Cell:
         """Around a session: an evidence oracle is told what its questions need."""
         from .oracle import EvidenceOracle, about, evidence_tokens  # not before: importing it registers its press
 
-        cheats = isinstance(self.press.recipe.scorer, EvidenceOracle)
-        return about(evidence_tokens(self.loaded.prompter, episode)) if cheats else nullcontext()
+        scorer = self.press.recipe.scorer
+        if not isinstance(scorer, EvidenceOracle):
+            return nullcontext()
+        return about(evidence_tokens(self.loaded.prompter, episode, scorer.turn))
 
     @property
     def batch(self) -> int:
         """Questions answered at once."""
-        whole = self.config.turns if self.loaded.rendering == "dialect" else 1
+        whole = self.source.turns if self.loaded.rendering == "dialect" else 1
         return self.config.batch or whole
 
 
@@ -139,7 +141,8 @@ def prepare(config: RunConfig, loaded: Loaded) -> Cell:
         resolved["source"] = f"data {source.digest}"  # what the rows hold, not where they lie
     cell = Cell(config, loaded, press, run_id(config.identity(press.spec(), resolved)), problem)
     _check_scorers(cell)
-    return cell
+    with cell.informed(cell.episode(0)):
+        return cell
 
 
 def _check_scorers(cell: Cell) -> None:
@@ -180,7 +183,7 @@ def blank_row(cell: Cell) -> Row:
         length=config.length,
         seed=config.seed,
         sessions=len(cell.source),
-        chance=get_task(config.task).chance(loaded.rendering, config.turns),
+        chance=get_task(config.task).chance(loaded.rendering, cell.source.turns) if cell.source.made else None,
         device=_device_name(loaded.device),
         dtype=loaded.dtype,
         attn=loaded.attn,

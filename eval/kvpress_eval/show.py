@@ -86,10 +86,8 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
     else:
         by_turn = " ".join(f"{100 * s:.0f}" for s in row.score_by_turn)
         count = f"{row.sessions} sessions, {row.turns} questions"
-        yield (
-            "score",
-            f"{100 * row.score:.1f} by turn {by_turn} ({count}, chance {100 * row.chance:.1f})",
-        )
+        chance = "" if row.chance is None else f", chance {100 * row.chance:.1f}"
+        yield "score", f"{100 * row.score:.1f} by turn {by_turn} ({count}{chance})"
         yield "against full", against
         if row.hit_limit or row.empty:
             yield (
@@ -136,7 +134,7 @@ def plan_table(configs: Sequence[RunConfig], there: Sequence[bool], judge: Estim
     for name in ("model", "press", "task", "mode", "length", "seed", "questions", "time", "cache", "state"):
         table.add_column(name, overflow="fold")
     for config, done in zip(configs, there, strict=True):
-        questions = f"{config.sessions} x {config.turns}"
+        questions = f"{config.sessions} x {config.turns or 'all'}"
         numbers = (str(config.length), str(config.seed), questions)
         words = (config.model, named(config.press, config.bytes), config.task, config.mode, *numbers)
         seconds, size = judge.seconds(config), judge.cache_bytes(config)

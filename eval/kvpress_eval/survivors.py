@@ -118,7 +118,7 @@ def of_episode(config: RunConfig, loaded: Loaded, session: int = 0) -> Survivors
     episode = cell.episode(session)
     prompt = loaded.prompter.prompt(episode)
     ids = [*prompt.context, *(prompt.questions[0] if config.question_visible else [])]
-    with cell.session() as opened:
+    with cell.session() as opened, cell.informed(episode):
         cache = opened.prefill(_row(ids, loaded), chunk=config.chunk or None)
     seen = "with its first question" if config.question_visible else "its context alone"
     about = f"{config.task}, {config.length} tokens, seed {config.seed}, session {session}, {seen}"
@@ -133,6 +133,8 @@ def of_text(press: str, loaded: Loaded, text: str) -> Survivors:
     """
     from kvpress import Press
 
+    from .oracle import EvidenceOracle  # not before: importing it registers its press
+
     ids = [*loaded.prompter.bos, *loaded.tokenizer(text, add_special_tokens=False)["input_ids"]]
     unknown = loaded.tokenizer.unk_token_id
     if loaded.rendering == "dialect" and unknown in ids:
@@ -142,7 +144,10 @@ def of_text(press: str, loaded: Loaded, text: str) -> Survivors:
         )
     if len(ids) == len(loaded.prompter.bos):
         raise UsageError("the text has no tokens; give --text or --file with something in it")
-    with Press.parse(press)(loaded.model) as opened:
+    chosen = Press.parse(press)
+    if isinstance(chosen.recipe.scorer, EvidenceOracle):
+        raise UsageError(f"{press} needs a prompt that says where its evidence stands; give --task instead of a text")
+    with chosen(loaded.model) as opened:
         cache = opened.prefill(_row(ids, loaded))
     return _read(cache, loaded, ids, "a text of one's own", len(ids), None)
 

@@ -223,12 +223,22 @@ def test_a_press_is_solved_once_for_each_length_it_compresses(loaded: Loaded, mo
 
 
 def test_claimed_bytes_must_be_the_measured_ones(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kvpress import PressCache
+    from kvpress import Session
 
-    monkeypatch.setattr(PressCache, "nbytes", lambda self: 1)
+    prefill = Session.prefill
+
+    def forgetful(self: Session, *arguments: Any, **options: Any) -> Any:
+        cache = prefill(self, *arguments, **options)
+        cache.stores[0].forgotten = torch.zeros(25)  # type: ignore[attr-defined]
+        return cache
+
+    assert run_cell(prepare(config(), loaded)).status == "ok"
+    monkeypatch.setattr(Session, "prefill", forgetful)
     row = run_cell(prepare(config(), loaded))
     assert row.status == "failed"
-    assert "claimed bytes" in str(row.error)
+    said = re.search(r"claimed bytes (\d+), in all \1, are not the (\d+) held", str(row.error))
+    assert said is not None
+    assert int(said[2]) - int(said[1]) == 100
 
 
 def test_a_length_above_the_model_is_refused(loaded: Loaded) -> None:

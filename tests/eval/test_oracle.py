@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -13,8 +14,10 @@ from kvpress_eval.config import RunConfig
 from kvpress_eval.errors import UsageError
 from kvpress_eval.models import Loaded, load
 from kvpress_eval.runner import prepare, run_cell
+from kvpress_eval.survivors import of_episode, of_text
 
 from kvpress import PRESETS, Press
+from kvpress.errors import KVPressError
 
 
 @pytest.fixture
@@ -80,3 +83,31 @@ def test_its_own_turn_is_answered_and_others_are_lost(oracle: ModuleType, tiny: 
     assert row.status == "ok", row.error
     assert row.score_by_turn[1] == 1
     assert max(row.score_by_turn[0], row.score_by_turn[2]) <= 0.4
+
+
+@pytest.mark.parametrize(
+    ("press", "reason"),
+    [
+        ("evidence(turn=3)", "kv has no turn 3: its 2 turns count from 0"),
+        ("evidence(turn=-2)", "turn must be at least -1"),
+    ],
+)
+def test_a_turn_that_is_not_there_is_refused(oracle: ModuleType, tiny: Loaded, press: str, reason: str) -> None:
+    with pytest.raises(KVPressError, match=reason):
+        prepare(RunConfig(press=press, task="kv", length=400, turns=2), tiny)
+
+
+def test_evidence_that_nobody_knows_is_refused(oracle: ModuleType, tiny: Loaded) -> None:
+    episode = prepare(RunConfig(task="kv", length=400, turns=2), tiny).episode(0)
+    bare = replace(episode, turns=tuple(replace(turn, evidence=()) for turn in episode.turns))
+    for turn, which in ((1, "turn 1"), (-1, "any turn")):
+        with pytest.raises(UsageError, match=f"does not say where the evidence of {which} stands"):
+            oracle.evidence_tokens(tiny.prompter, bare, turn)
+
+
+def test_what_it_keeps_is_shown(oracle: ModuleType, tiny: Loaded) -> None:
+    shown = of_episode(RunConfig(press="evidence(turn=0, keep=0.1)", task="kv", length=512, turns=2), tiny)
+    assert shown.evidence is not None
+    assert [shown.survival(one)[0] for one in shown.evidence if one.turn == 1] == [1.0]
+    with pytest.raises(UsageError, match="give --task instead of a text"):
+        of_text("evidence(turn=0)", tiny, "the")

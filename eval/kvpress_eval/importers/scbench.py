@@ -91,7 +91,8 @@ def _press(setting: re.Match[str], lingua: bool) -> str:
 
 def _turns(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # not splitlines: a prediction may hold what Unicode calls a line's end
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:

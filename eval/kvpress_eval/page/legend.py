@@ -31,8 +31,8 @@ with charts, filters, every column and the command that reproduces each row; it 
 - **bytes/dense**: bytes really held (codes, scales, indices, positions, masks, window) over those
   of the dense cache. \u25c6 marks the Pareto front: nothing with as few bytes scores higher. In **ms/token** it marks
   the front of quality against time: nothing that fast on that device scores higher.
-- **batch in 1 GiB**: caches of such sessions that fit 1 GiB, from the most that one of them took while
-  its prompts were read; the page takes any amount. Weights are not counted.
+- **batch in 1 GiB**: caches of such sessions that fit 1 GiB, from the most that one of them held with
+  an answer; the page takes any amount. Weights, and the prompt that is being read, come on top.
 - Rows are ordered by bytes, from more to fewer: compare neighbours, which cost about the same
   memory.
 - A press **at** an amount was solved for it: its free parameter is the largest that the ledger

@@ -70,5 +70,5 @@ function drawMemory() {
   fill("memory", el("label", {}, "Largest batch in ", el("input", {
     type: "number", name: "memory", min: "0.001", step: "any", value: String(state.memory), inputmode: "decimal",
     oninput: (e) => { const v = Number(e.target.value); if (v > 0) { state.memory = v; drawMethods(); } },
-  }), " GiB for caches (weights not counted): sessions that fit, each at the most it took while its prompts were read"));
+  }), " GiB for caches: sessions that fit, each at the most it held with an answer; weights and the prompt being read come on top"));
 }

@@ -15,6 +15,7 @@ from ..errors import UsageError
 from ..tasks import build
 from . import files, hub, sessions
 from .records import SCBENCH_TASKS, Record, record
+from .stored import is_stored
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -27,10 +28,18 @@ _KEPT = 1 << 28  # characters of contexts that are kept
 
 
 class Source(Protocol):
-    """The sessions of a cell. ``digest`` is a hash of data that was not generated, "" otherwise."""
+    """The sessions of a cell. ``digest`` is a hash of data that was read, "" for sessions generated here; ``turns`` the
+    most questions of a session; ``made`` whether this project's generators wrote them, so that guessing is known.
+    """
 
     @property
     def digest(self) -> str: ...
+
+    @property
+    def turns(self) -> int: ...
+
+    @property
+    def made(self) -> bool: ...
 
     def __len__(self) -> int: ...
 
@@ -58,7 +67,7 @@ def check_source(config: RunConfig) -> None:
             raise UsageError(
                 f"{name} is for generated sessions; those of source {source!r} are what they are: leave it out"
             )
-    if source == "scbench" or not files.is_local(source):
+    if not files.is_local(source):
         if config.task not in SCBENCH_TASKS:
             raise UsageError(f"source {source!r} has no task {config.task!r}; choose from {', '.join(SCBENCH_TASKS)}")
     else:
@@ -73,8 +82,7 @@ def open_source(config: RunConfig, loaded: Loaded) -> Source:
     """
     if config.source == GENERATED:
         return _Generated(config, loaded)
-    records, digest = _records(config.source, config.task, config.sessions, config.turns)
-    return _Recorded(config, loaded, records, digest)
+    return _Recorded(config, loaded, _read(config.source, config.task, config.sessions, config.turns))
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,11 @@ class _Generated:
     config: RunConfig
     loaded: Loaded
     digest: str = ""
+    made: bool = True
+
+    @property
+    def turns(self) -> int:
+        return self.config.turns
 
     def __len__(self) -> int:
         return self.config.sessions
@@ -109,11 +122,22 @@ class _Generated:
 class _Recorded:
     config: RunConfig
     loaded: Loaded
-    records: tuple[Record, ...]
-    digest: str
+    data: _Data
+
+    @property
+    def digest(self) -> str:
+        return self.data.digest
+
+    @property
+    def turns(self) -> int:
+        return max(len(record.questions) for record in self.data.records)
+
+    @property
+    def made(self) -> bool:
+        return all(map(is_stored, self.data.records))
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.data.records)
 
     def episode(self, session: int) -> Episode:
         config = self.config
@@ -121,10 +145,9 @@ class _Recorded:
         form = (config.mode, config.history) if config.prompts == "reference" else ()
         key = (config.task, config.length, config.turns, self.digest, config.prompts, form, session)
         if key not in self.loaded.episodes:
-            known = sessions.pools(self.records)
-            made = sessions.episode(config, self.loaded.prompter, self.records, session, known)
-            row = f"{_name(config.source)}/{self.records[session].id}"
-            _keep(self.loaded, key, replace(made, key=row, length=config.length))
+            records, known = self.data.records, self.data.pools
+            made = sessions.episode(config, self.loaded.prompter, records, session, known)
+            _keep(self.loaded, key, replace(made, key=f"{_name(config.source)}/{records[session].id}"))
         return self.loaded.episodes[key]
 
 
@@ -140,12 +163,21 @@ def _keep(loaded: Loaded, key: tuple[object, ...], episode: Episode) -> None:
 
 def _name(source: str) -> str:
     """A source without the folders above it, which are those of one machine."""
-    return Path(source).expanduser().resolve().name if files.is_local(source) and source != "scbench" else source
+    return Path(source).expanduser().resolve().name if files.is_local(source) else source
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Records of a task, the functions that their answers are compared with, and a hash of all."""
+
+    records: tuple[Record, ...]
+    pools: sessions.Pools
+    digest: str
 
 
 @lru_cache(maxsize=2)
-def _records(source: str, task: str, most: int, turns: int) -> tuple[tuple[Record, ...], str]:
-    """The first ``most`` records of a task, and a hash of them. Nothing after them is read."""
+def _read(source: str, task: str, most: int, turns: int) -> _Data:
+    """The first ``most`` records of a task. Nothing after them is read."""
     found: list[Record] = []
     seen: set[str] = set()
     for position, (where, row) in enumerate(islice(_rows(source, task), most)):
@@ -157,10 +189,10 @@ def _records(source: str, task: str, most: int, turns: int) -> tuple[tuple[Recor
     if not found:
         raise UsageError(f"source {source!r} holds no rows of task {task!r}; expected at least one")
     digest = hashlib.sha256(" ".join(made.digest for made in found).encode()).hexdigest()[:16]
-    return tuple(found), digest
+    return _Data(tuple(found), sessions.pools(found), digest)
 
 
 def _rows(source: str, task: str) -> Iterator[files.Located]:
-    if source == "scbench" or not files.is_local(source):
+    if not files.is_local(source):
         return hub.rows(source, task)
     return files.read(files.find(source, task))

@@ -28,6 +28,7 @@ MAX_NEW: dict[str, int | dict[str, int]] = {
     "repoqa_and_kv": {"repoqa": 1024, "kv": 80},
 }
 """The release's ``max_new_tokens``."""
+_WHOLE = ("mf", "many_shot", "summary")  # all of the context is evidence
 _APART = 1000  # tokens of the budget that the release leaves to the questions in multi-request mode
 _SLACK = 4  # tokens by which the two halves of a context may grow where they meet
 
@@ -45,8 +46,8 @@ def limit(task: str, turns: Sequence[Turn], reference: bool, count: Count) -> tu
     return tuple(replace(turn, max_new_tokens=most[turn.task]) for turn in turns)
 
 
-def room(episode: Episode, prompter: Prompter, reference: bool, alone: bool, turns: int) -> tuple[int, int]:
-    """How many tokens of the context may stay at its beginning and at its end.
+def room(episode: Episode, prompter: Prompter, reference: bool, alone: bool, turns: int) -> tuple[int, int, int]:
+    """How many tokens of the context may stay at its beginning and at its end, and how many more where it is whole.
 
     Corrected: so that context, questions, answers and what the chat template adds fit ``length``. As released: half of
     ``length`` less all ``max_new_tokens`` of ``turns`` turns from each end of the first prompt, in which multi-turn
@@ -61,10 +62,12 @@ def room(episode: Episode, prompter: Prompter, reference: bool, alone: bool, tur
         taken = sum(table.values()) * turns // 2 if isinstance(table, dict) else table * turns
         half = (episode.length - taken - (_APART if alone else 0)) // 2
         head, tail = half - len(prompt.context) + 1, half - (0 if alone else len(prompt.questions[0]))
+        more = 0
     else:
         answers = zip(episode.turns, prompt.golds, strict=True)
-        taken = len(prompt.context) + sum(map(len, prompt.questions)) + _SLACK
-        taken += sum(max(turn.max_new_tokens, len(gold)) for turn, gold in answers)
+        more = _SLACK
+        taken = len(prompt.context) + sum(map(len, prompt.questions)) + more
+        taken += sum(max(turn.max_new_tokens or episode.max_new_tokens, len(gold)) for turn, gold in answers)
         head = (episode.length - taken) // 2
         tail = episode.length - taken - head
     if min(head, tail) < 1:
@@ -73,7 +76,7 @@ def room(episode: Episode, prompter: Prompter, reference: bool, alone: bool, tur
             f"questions and answers take about {episode.length - head - tail} tokens; use a greater --length or fewer "
             "--turns"
         )
-    return head, tail
+    return head, tail, more
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,13 @@ class _Kept:
         return (span[0] - gone, span[1] - gone) if span[0] >= self.start else None
 
 
-def cut(episode: Episode, prompter: Prompter, head: int, tail: int) -> Episode:
-    """The episode with at most ``head`` + ``tail`` tokens of its context, the middle left out.
+def cut(episode: Episode, prompter: Prompter, head: int, tail: int, more: int = 0) -> Episode:
+    """The episode with at most ``head`` + ``tail`` tokens of its context, the middle left out; whole where it has no
+    more than ``more`` tokens above that.
 
     A turn is marked as cut where evidence is gone: any of its spans or, where it has none, a gold text that the whole
-    context holds and the rest does not. For Math.Find the whole list is evidence. Characters are never split: up to
-    one token at each end of the gap goes too.
+    context holds and the rest does not. For summaries, many shots and Math.Find all of the context is evidence.
+    Characters are never split: up to one token at each end of the gap goes too.
 
     Raises:
         UsageError: for a tokenizer that does not say where its tokens stand.
@@ -110,7 +114,7 @@ def cut(episode: Episode, prompter: Prompter, head: int, tail: int) -> Episode:
             "cut to a length; use a --length that the data fits, or another model"
         )
     offsets = prompter.tokenizer(context, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    if len(offsets) <= head + tail:
+    if len(offsets) <= head + tail + more:
         return episode
     kept = _Kept(offsets[head][0], offsets[len(offsets) - tail - 1][1])
     rest = context[: kept.end] + context[kept.start :]
@@ -122,7 +126,8 @@ def _marked(task: str, turn: Turn, context: str, rest: str, kept: _Kept) -> Turn
     moved = [kept.move(span) for span in turn.evidence]
     gone = None in moved
     if not turn.evidence:
-        gone = task == "mf" or any(text in context and text not in rest for text in _texts(task, turn))
+        kind = turn.task or task
+        gone = kind in _WHOLE or any(text in context and text not in rest for text in _texts(kind, turn))
     return replace(turn, evidence=tuple(span for span in moved if span is not None), cut=gone)
 
 

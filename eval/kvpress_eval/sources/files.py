@@ -16,7 +16,9 @@ Located = tuple[str, dict[str, Any]]
 
 
 def is_local(source: str) -> bool:
-    """Whether a source is a path, rather than ``owner/name`` of the hub."""
+    """Whether a source is a path, rather than ``scbench`` or another ``owner/name`` of the hub."""
+    if source == "scbench":
+        return False
     path = Path(source).expanduser()
     outside = source.startswith(("/", ".", "~", "\\")) or path.suffix in (".jsonl", ".parquet")
     return outside or path.exists() or source.count("/") != 1

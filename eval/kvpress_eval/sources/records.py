@@ -72,12 +72,12 @@ class Record:
 
 
 def record(task: str, row: Mapping[str, Any], position: int, where: str, turns: int) -> Record:
-    """The record of a row, with its first ``turns`` turns.
+    """The record of a row, with its first ``turns`` turns (0: all).
 
     Raises:
         UsageError: for a row that does not keep the schema; names it and says what is wrong.
     """
-    given = _turns(row, where)[:turns]
+    given = _turns(row, where)[: turns or None]
     context = row.get("context") or row.get("input")
     if isinstance(context, list):
         context = str(context)  # the released prompts show a list as Python does

@@ -42,6 +42,11 @@ def episode(config: RunConfig, prompter: Prompter, records: Sequence[Record], se
     """
     record, reference = records[session], config.prompts == "reference"
     alone = config.mode == "multi-request"
+    if reference and record.meta.get("rendering") == "dialect":
+        raise UsageError(
+            f"{record.where} is of the bundled model's dialect, which has no released prompts; choose "
+            "--prompts corrected"
+        )
     if is_stored(record) and not reference:
         made = stored(record, config.length, prompter.rendering)
         if prompter.rendering == "dialect":

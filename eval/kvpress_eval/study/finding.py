@@ -64,12 +64,13 @@ class Rows:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self._rows = {(row.press, row.task, row.mode): row for row in sorted(rows, key=lambda row: row.started)}
-        kinds = {(row.scorer, row.weights, row.device, row.dtype) for row in self._rows.values()}
-        if len(kinds) > 1:
-            raise UsageError(
-                "the rows of a study must be of one scorer, one set of weights, one device and one dtype, got "
-                f"{'; '.join(sorted(' '.join(kind) for kind in kinds))}; run it into a folder of its own (--results)"
-            )
+        for name in ("scorer", "weights", "device", "dtype", "length", "seed", "depth"):
+            found = sorted({str(getattr(row, name)) for row in rows})
+            if len(found) > 1:
+                raise UsageError(
+                    f"the rows of a study must be of one {name}, got {', '.join(found)}; run it for one, into a folder "
+                    "of its own (--results)"
+                )
 
     def __call__(self, press: str, task: str, mode: str) -> Row:
         try:

@@ -100,6 +100,12 @@ def test_golds_that_are_lists_and_letters(tmp_path: Path) -> None:
     assert (found["many_shot"].session_scores, found["many_shot"].reference_scores) == ([[0.0]], [[1.0]])
 
 
+def test_an_answer_may_hold_what_unicode_calls_a_line_end(tmp_path: Path) -> None:
+    predictions(tmp_path / "out" / FOLDER, [{**row, "prediction": "one\u2028two\u0085three"} for row in KV])
+    (row,) = take(tmp_path).rows
+    assert row.turns == 4
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

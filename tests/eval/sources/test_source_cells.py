@@ -11,8 +11,8 @@ import torch
 from kvpress_eval import asking
 from kvpress_eval.config import RunConfig
 from kvpress_eval.models import Loaded, load
-from kvpress_eval.runner import prepare, run_cell
-from kvpress_eval.sources import budget
+from kvpress_eval.runner import blank_row, prepare, run_cell
+from kvpress_eval.sources import budget, writing
 from kvpress_eval.sources.records import SCBENCH_TASKS
 
 
@@ -46,6 +46,22 @@ def test_a_cell_of_real_rows(data: Path, text: Loaded, task: str, mode: str) -> 
     assert (row.cut, row.evidence_cut) == (0.0, 0.0)
     assert all(name.startswith(f"{task}/{data.name}/") for name in row.session_ids)
     assert (row.turn_tasks != []) == (task in ("summary_with_needles", "repoqa_and_kv"))
+
+
+def test_all_questions_of_a_row_are_asked_unless_fewer_are_wanted(data: Path, text: Loaded) -> None:
+    assert RunConfig().turns == 5
+    every, one = (prepare(config(data, task="vt", **turns), text) for turns in ({}, {"turns": 1}))
+    assert (every.config.turns, every.source.turns, one.source.turns) == (0, 2, 1)
+    assert [len(cell.episode(0).turns) for cell in (every, one)] == [2, 1]
+    assert "--turns 0" in every.config.command()
+    assert every.id != one.id
+
+
+def test_what_guessing_scores_is_known_of_generated_sessions_only(data: Path, text: Loaded, tmp_path: Path) -> None:
+    assert blank_row(prepare(config(data, task="many_shot"), text)).chance is None
+    writing.write(["many_shot"], tmp_path, 3000, 1, 2, 0)
+    stored = prepare(config(tmp_path, task="many_shot", prompts="corrected", length=12000), text)
+    assert blank_row(stored).chance == 0.2
 
 
 def test_a_context_that_is_cut_is_in_the_row(data: Path, text: Loaded) -> None:

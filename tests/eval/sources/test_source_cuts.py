@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from kvpress_eval.episode import Episode
 from kvpress_eval.errors import UsageError
 from kvpress_eval.prompt import Prompter
+from kvpress_eval.sources import writing
 from kvpress_eval.sources.budget import cut
 
 from tests.eval.sources.scbench_rows import make
@@ -70,6 +73,36 @@ def test_a_turn_whose_evidence_is_gone_says_so(ask: Ask, prompter: Prompter) -> 
     numbers = [{**make("mf", 0), "context": list(range(999))}]
     assert [turn.cut for turn in ask(prompter, "mf", numbers, length=700).turns] == [True, True]
     assert [turn.cut for turn in ask(prompter, "mf", numbers, length=9000).turns] == [False, False]
+
+
+@pytest.mark.parametrize("task", ["summary", "many_shot", "summary_with_needles"])
+def test_a_summary_needs_all_of_its_context(ask: Ask, prompter: Prompter, task: str) -> None:
+    given = [{**make(task, 0), "context": "A paper. " * 2000}]
+    episode = ask(prompter, task, given)
+    assert episode.cut
+    assert episode.turns[0].cut
+
+
+def test_generated_sessions_leave_room_for_whole_answers(ask: Ask, prompter: Prompter, tmp_path: Path) -> None:
+    (file,) = writing.write(["summary"], tmp_path, 4000, 1, 2, 0)  # of four bytes, which this tokenizer reads as four
+    row = json.loads(file.read_text(encoding="utf-8"))
+    length = len(row["context"]) - 500
+    episode = ask(prompter, "summary", [row], length=length)
+    assert episode.cut
+    prompt = prompter.prompt(episode)
+    answers = [turn.max_new_tokens or episode.max_new_tokens for turn in episode.turns]
+    assert len(prompt.context) + sum(map(len, prompt.questions)) + sum(answers) <= length
+
+
+def test_a_stored_session_that_just_fits_is_whole(ask: Ask, prompter: Prompter, tmp_path: Path) -> None:
+    (file,) = writing.write(["kv"], tmp_path, 2000, 1, 1, 0)
+    row = json.loads(file.read_text(encoding="utf-8"))
+    whole = ask(prompter, "kv", [row], length=99_999)
+    prompt = prompter.prompt(whole)
+    taken = len(prompt.context) + sum(map(len, prompt.questions))
+    taken += max(whole.max_new_tokens, len(prompt.golds[0]))
+    assert not ask(prompter, "kv", [row], length=taken).cut
+    assert ask(prompter, "kv", [row], length=taken - 1).cut
 
 
 def test_spans_tell_more_than_texts_and_move_with_the_text(ask: Ask, prompter: Prompter) -> None:

@@ -10,7 +10,7 @@ import datasets
 import pyarrow
 import pytest
 from kvpress_eval.errors import UsageError
-from kvpress_eval.sources import _records, files, hub
+from kvpress_eval.sources import _read, files, hub
 from kvpress_eval.sources.records import SCBENCH_TASKS, record
 from pyarrow import parquet
 
@@ -88,10 +88,12 @@ def test_parquet_holds_the_same_rows(data: Path, tmp_path: Path, task: str) -> N
     folder = tmp_path / "data"  # as in a copy of the hub's repository
     folder.mkdir()
     parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"scbench_{task}.parquet")
-    theirs, digest = _records(str(tmp_path), task, 9, 5)
-    ours, expected = _records(str(data), task, 9, 5)
-    assert digest == expected
-    assert [(r.id, r.context, r.questions) for r in theirs] == [(r.id, r.context, r.questions) for r in ours]
+    theirs = _read(str(tmp_path), task, 9, 5)
+    ours = _read(str(data), task, 9, 5)
+    assert theirs.digest == ours.digest
+    assert [(r.id, r.context, r.questions) for r in theirs.records] == [
+        (r.id, r.context, r.questions) for r in ours.records
+    ]
 
 
 def test_shards_are_read_in_their_order(tmp_path: Path) -> None:
@@ -99,21 +101,21 @@ def test_shards_are_read_in_their_order(tmp_path: Path) -> None:
     folder.mkdir()
     for i in (1, 0):
         parquet.write_table(pyarrow.Table.from_pylist([make("kv", i)]), folder / f"test-{i:05}.parquet")
-    assert [r.id for r in _records(str(tmp_path), "kv", 9, 5)[0]] == ["0", "1"]
+    assert [r.id for r in _read(str(tmp_path), "kv", 9, 5).records] == ["0", "1"]
 
 
 def test_nothing_after_the_sessions_asked_for_is_read(tmp_path: Path) -> None:
     path = tmp_path / "kv.jsonl"
     path.write_text(json.dumps(make("kv", 0)) + "\n{broken\n")
-    assert len(_records(str(path), "kv", 1, 5)[0]) == 1
+    assert len(_read(str(path), "kv", 1, 5).records) == 1
     with pytest.raises(UsageError, match=r"kv\.jsonl, line 2 is not JSON"):
-        _records(str(path), "kv", 2, 5)
+        _read(str(path), "kv", 2, 5)
 
 
 def test_rows_of_one_id_are_two_sessions(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps({**make("kv", i), "id": 4}) for i in range(2)))
-    assert [r.id for r in _records(str(path), "kv", 2, 5)[0]] == ["4", "4.1"]
+    assert [r.id for r in _read(str(path), "kv", 2, 5).records] == ["4", "4.1"]
 
 
 def test_files_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
@@ -131,7 +133,7 @@ def test_files_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
         (".", "holds nothing for task 'kv'"),
     ):
         with pytest.raises(UsageError, match=words):
-            _records(str(tmp_path / name), "kv", 1, 5)
+            _read(str(tmp_path / name), "kv", 1, 5)
 
 
 def test_paths_and_hub_ids_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
