@@ -27,7 +27,7 @@ def analyse(rows: Sequence[Row], ignored: Sequence[Ignored] = ()) -> Analysis:
     contrasts = _row_contrasts(done, references, old)
     groups = _grouped(counted)
     own = {row.path: _score([[row]]) for row in done}
-    macros = Counter(table for table, _, task in groups if not task)
+    families = Counter((table, bool(task)) for table, _, task in groups)  # as `_with_holm` adjusts them
     cells = []
     for (table, method, task), group in groups.items():
         cell = _cell(table, method, task, group, references)
@@ -36,7 +36,8 @@ def analyse(rows: Sequence[Row], ignored: Sequence[Ignored] = ()) -> Analysis:
             cell = replace(cell, score=own[group[0].path], contrast=contrast)
         else:
             strata = _strata(group)
-            contrast = _contrast(strata, references, macros[table]) if _is_paired(method, group, references) else None
+            size = families[table, bool(task)]
+            contrast = _contrast(strata, references, size) if _is_paired(method, group, references) else None
             cell = replace(cell, score=_score(strata), contrast=contrast)
         cells.append(cell)
     return Analysis(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kvpress_eval import stats
 from kvpress_eval.page.analysis import analyse
 from kvpress_eval.page.gates import Gate, run_gates
 from kvpress_eval.page.loading import parse_row, read_rows
@@ -143,6 +144,22 @@ def test_a_newer_run_replaces_an_older_one() -> None:
     analysis = parsed([new, old])
     assert analysis.superseded == {"m/1.json"}
     assert analysis.cells[0].score.mean == 0.0
+
+
+def test_pooled_tasks_can_be_significant_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A press that loses every answer is worse on each task, whatever number of presses x tasks p is adjusted for."""
+    monkeypatch.setattr(stats, "RESAMPLES", 1)  # as if the table were larger than these many can tell apart
+    rows = [
+        {**made.make_row("full", task, seed=seed, sessions=10, turns=1), "press": press}
+        for press in ("full", *(f"h2o(keep={keep})" for keep in range(1, 21)))
+        for task in made.TASKS
+        for seed in (0, 1)
+    ]
+    for row in rows:
+        row["session_scores"] = [[float(row["press"] == "full")]] * 10
+    contrasts = [cell.contrast for cell in parsed(rows).cells if cell.contrast]
+    assert len(contrasts) == 20 * (len(made.TASKS) + 1)
+    assert max(contrast.p_holm for contrast in contrasts) < 0.05
 
 
 def test_order_of_rows_does_not_matter() -> None:
