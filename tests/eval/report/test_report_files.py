@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kvpress_eval.page.markdown import code, text
+from kvpress_eval.page.analysis import analyse
+from kvpress_eval.page.loading import parse_row
+from kvpress_eval.page.markdown import code, markdown_table, render_markdown, text
 from kvpress_eval.page.numbers import fixed, percent, points, probability, snap, span
 from kvpress_eval.report import print_summary, stale, write
 
@@ -71,9 +73,24 @@ def test_readme_tables_are_well_formed(report: Any) -> None:
 
 
 def test_markdown_is_inert() -> None:
-    assert code("a|b`c") == "``a\\|b`c``"
+    assert code("a|b`c") == "``a|b`c``"
     assert code("`a") == "`` `a ``"
     assert text("<b> [x](y) *z* |\n# t") == r"\<b\> \[x\]\(y\) \*z\* \| \# t"
+
+
+def test_bars_are_escaped_where_they_would_end_a_cell() -> None:
+    cells = [text("a | `b|"), code("a | b"), f"{code('a|b`c')} at {text('x|y')}", f"{text('`')}{code('|')}"]
+    line = markdown_table(["head"] * 4, 4, [cells]).splitlines()[-1]
+    assert line == r"| a \| \`b\| | `a \| b` | ``a\|b`c`` at x\|y | \``\|` |"
+
+
+def test_press_names_in_a_list_can_be_copied() -> None:
+    press = "snapkv | kivi(bits=2)"
+    full = made.make_row("full", "kv")
+    unsolved = made.failed({**full, "press": press, "target": "50%"}, "too few")
+    analysis = analyse([parse_row(row, "x") for row in (full, unsolved)])
+    (note,) = (line for line in render_markdown(analysis, []).splitlines() if line.startswith("- `"))
+    assert note == f"- `{press}` at 50 % on kv\\: too few"
 
 
 def test_numbers() -> None:
