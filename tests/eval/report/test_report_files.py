@@ -37,6 +37,21 @@ def test_stale_notices_a_change(tmp_path: Path) -> None:
     assert len(stale(tmp_path / "results", tmp_path)) == 2
 
 
+def test_a_page_that_no_row_supports_is_stale_and_deleted(tmp_path: Path) -> None:
+    rows = [made.make_row("full", "kv"), made.make_row("full", "ruler_vt", suite="ruler")]
+    results = made.write_rows(tmp_path / "results", rows)
+    assert write(results, tmp_path).deleted == ()
+    page = tmp_path / "ruler.html"
+    (tmp_path / "other.html").write_text("<p>of <title>kvpress results: quality against bytes</title>")
+    (tmp_path / "folder.html").mkdir()
+    next(results.rglob("*ruler_vt*")).unlink()
+    assert {path.name for path in stale(results, tmp_path)} == {"README.md", "index.html", "ruler.html"}
+    again = write(results, tmp_path)
+    assert again.deleted == (page,) and str(page) in str(again)
+    assert stale(results, tmp_path) == [] and write(results, tmp_path).deleted == ()
+    assert sorted(path.name for path in tmp_path.glob("*.html")) == ["folder.html", "index.html", "other.html"]
+
+
 def test_report_beside_the_rows_does_not_list_itself(tmp_path: Path) -> None:
     made.write_rows(tmp_path, [made.make_row("full", "kv")])
     assert write(tmp_path, tmp_path).ignored == write(tmp_path, tmp_path).ignored == ()
@@ -53,7 +68,7 @@ def test_empty_and_failed_only_results(tmp_path: Path, rows: int) -> None:
     row = made.failed(made.make_row("full", "kv"), "broke")
     made.write_rows(tmp_path / "results", [row] * rows)
     paths = write(tmp_path / "results", tmp_path / "out")
-    assert paths.rows == rows and paths.gates_pass
+    assert paths.rows == rows and not any(gate.failures for gate in paths.gates)
     assert ("broke" in paths.readme.read_text("utf-8")) == bool(rows)
 
 

@@ -313,9 +313,6 @@ def test_the_committed_leaderboard_is_what_the_rows_say() -> None:
 
     found = read(out / "results")
     assert [path.name for path in stale(found, out)] == []
-    assert {path.name for path in out.glob("*.html")} == set(pages(found.analysis.suites).values()), (
-        "a page without rows"
-    )
     assert all(path.stat().st_size < 5_000_000 for path in out.glob("*.html"))
     assert json.dumps([gate.failures for gate in found.gates if gate.failures]) == "[]"
 
