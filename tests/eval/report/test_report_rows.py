@@ -146,6 +146,29 @@ def test_a_newer_run_replaces_an_older_one() -> None:
     assert analysis.cells[0].score.mean == 0.0
 
 
+def test_a_small_run_replaces_no_larger_one() -> None:
+    """Neither a press's row nor the full cache's: every session of the larger one stays paired."""
+    rows = [
+        made.make_row(press, "kv", sessions=sessions, started=f"2027-01-0{day}")
+        for day, sessions in ((1, 20), (2, 3))
+        for press in ("full", "snapkv(keep=0.5)")
+    ]
+    analysis = parsed(rows)
+    assert analysis.superseded == {"m/2.json", "m/3.json"}
+    assert analysis.references["m/1.json"].path == analysis.references["m/3.json"].path == "m/0.json"
+    macro = analysis.macros(analysis.tables[0])[1]
+    assert macro.contrast is not None and macro.contrast.diff.n == 20
+    assert gate(rows, "every row is paired").verdict == "pass"
+    assert gate(rows, "keeping everything changes nothing").failures == (), "the sessions that both runs have"
+
+
+def test_the_full_cache_of_the_same_sessions_is_the_reference() -> None:
+    """Also where another run of it was on the same device."""
+    rows = pair(device="cuda")
+    others = {**made.make_row("full", "kv", device="cuda"), "session_ids": [f"x{i}" for i in range(24)]}
+    assert parsed([*rows, others]).references["m/1.json"].path == "m/0.json"
+
+
 def test_pooled_tasks_can_be_significant_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """A press that loses every answer is worse on each task, whatever number of presses x tasks p is adjusted for."""
     monkeypatch.setattr(stats, "RESAMPLES", 1)  # as if the table were larger than these many can tell apart
