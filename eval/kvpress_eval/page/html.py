@@ -29,7 +29,7 @@ _ROW_FIELDS = (
     *("logical_length", "peak_memory", "peak_kind", "ttft_s", "tpot_s", "press_s", "prefill_s", "seconds"),
     *("device", "dtype", "attn", "threads", "versions", "commit", "started", "command", "path"),
     *("depth", "twin", "cut", "evidence_cut", "prefill_tps", "fired", "fork_s", "save_s", "load_s", "file_bytes"),
-    *("reload_exact", "step_bytes", "decode_length", "session_bytes"),
+    *("reload_exact", "step_bytes", "decode_length", "session_bytes", "not_measured"),
 )
 
 

@@ -124,6 +124,7 @@ _TEXTS = (
         "schedule",
         "rendering",
         "peak_kind",
+        "not_measured",
     ),
     *("source", "prompts", "scorer", "origin", "weights"),
     *("device", "dtype", "attn", "versions", "commit", "started", "command"),

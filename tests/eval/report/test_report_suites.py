@@ -295,10 +295,12 @@ def test_verdicts_flips_and_batches_in_the_readme() -> None:
 
 
 def test_the_page_gets_the_life_of_a_cache() -> None:
-    analysis = parsed([made.make_row("full", "kv", fired=2.0, reload_exact=False, fork_s=0.25)])
+    rows = [made.make_row("full", "kv", fired=2.0, reload_exact=False, fork_s=0.25, not_measured="files: no room")]
+    analysis = parsed(rows)
     columns = page_data(analysis, [])["rows"]["columns"]
     value = {name: (c["v"] if "v" in c else [c["u"][i] for i in c["i"]])[0] for name, c in columns.items()}
     assert (value["fired"], value["reload_exact"], value["fork_s"]) == (2.0, False, 0.25)
+    assert value["not_measured"] == "files: no room"
     assert value["step_bytes"] > 0 and value["session_bytes"] > value["step_bytes"] and value["prefill_tps"] > 0
     old = parse_row({k: v for k, v in made.make_row("full", "kv").items() if k not in ("fired", "step_bytes")}, "x")
     assert old.fired is None and old.step_bytes is None
