@@ -191,6 +191,7 @@ def test_imported_rows_claim_scores_only() -> None:
     rows = made.imported()
     row = parse_row(rows[1], "x.json")
     assert row.bytes is row.bytes_ratio is row.tpot_s is row.step_bytes is row.chance is None and row.score is not None
+    assert row.empty == 0.0, "measured"
     analysis = parsed(rows)
     (table,) = analysis.tables
     full, press = analysis.macros(table)
