@@ -85,7 +85,10 @@ def compare(rows: Sequence[Row], first: Asked, second: Asked, tasks: Sequence[st
         key=lambda key: (table_order(key[0]), key[1:3], -1 if key[3] is None else key[3]),
     )
     if not shared:
-        raise UsageError(f"{first} and {second} were not measured on the same task, mode, length and dtype")
+        raise UsageError(
+            f"{first} and {second} were not measured on the same task, mode, length, dtype and seed; run both with the "
+            "same --model, --task, --mode, --length, --dtype and --seed"
+        )
     found = 0
     for table in dict.fromkeys(key[0] for key in shared):
         pairs = [(a[key], b[key]) for key in shared if key[0] == table]
