@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from kvpress_eval.importers import base
+from kvpress_eval.page.analysis import analyse
+from kvpress_eval.page.claims import Analysis
+from kvpress_eval.page.loading import parse_row
 
 HOSTILE = "evil<script>window.pwned=1</script>\"'><img src=x onerror=window.pwned=2>|`*(keep=0.3)"
 PRESSES = {  # text -> (bytes/dense, quality on the first turn, quality on later turns)
@@ -218,6 +221,11 @@ def imported() -> list[dict[str, Any]]:
         }
         rows.append(base.make_row(settings, sessions).to_dict())
     return rows
+
+
+def parsed(rows: list[dict[str, Any]]) -> Analysis:
+    """The analysis of rows as if they were read from `m/0.json` on."""
+    return analyse([parse_row(row, f"m/{i}.json") for i, row in enumerate(rows)])
 
 
 def write_rows(folder: Path, rows: list[dict[str, Any]]) -> Path:

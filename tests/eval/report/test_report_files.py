@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kvpress_eval.page.analysis import analyse
-from kvpress_eval.page.loading import parse_row
 from kvpress_eval.page.markdown import code, markdown_table, render_markdown, text
 from kvpress_eval.page.numbers import fixed, percent, points, probability, snap, span
-from kvpress_eval.report import print_summary, stale, write
+from kvpress_eval.page.suites import pages
+from kvpress_eval.report import print_summary, read, stale, write
 
 from tests.eval.report import made
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_same_rows_same_bytes_wherever_they_lie(report: Any, tmp_path: Path) -> None:
@@ -103,8 +104,9 @@ def test_press_names_in_a_list_can_be_copied() -> None:
     press = "snapkv | kivi(bits=2)"
     full = made.make_row("full", "kv")
     unsolved = made.failed({**full, "press": press, "target": "50%"}, "too few")
-    analysis = analyse([parse_row(row, "x") for row in (full, unsolved)])
-    (note,) = (line for line in render_markdown(analysis, []).splitlines() if line.startswith("- `"))
+    (note,) = (
+        line for line in render_markdown(made.parsed([full, unsolved]), []).splitlines() if line.startswith("- `")
+    )
     assert note == f"- `{press}` at 50 % on kv\\: too few"
 
 
@@ -177,3 +179,45 @@ def test_terminal_summary_names_failing_gates(tmp_path: Path) -> None:
     print_summary(tmp_path, console.Console(file=out, width=100, color_system=None))
     assert "claimed bytes are measured bytes (1 of 2)" in out.getvalue()
     assert "sanity gates: 4 of 6 pass, 1 fails, 1 not checked" in out.getvalue()
+
+
+def test_a_page_for_each_suite(tmp_path: Path) -> None:
+    results = made.write_rows(tmp_path / "r", made.suites())
+    paths = write(results, tmp_path / "out")
+    assert {suite: path.name for suite, path in paths.pages.items()} == {
+        "scbench": "index.html",
+        "needles": "needles.html",
+        "ruler": "ruler.html",
+    }
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "README.md",
+        "index.html",
+        "needles.html",
+        "ruler.html",
+    ]
+    readme = paths.readme.read_text("utf-8")
+    assert "[RULER-like](ruler.html)" in readme and "## RULER-like: org/tiny-retriever" in readme
+    for path in paths.pages.values():
+        text = path.read_text("utf-8")
+        assert path.stat().st_size < 5_000_000 and '"page":"ruler.html"' in text
+        assert ('"task":{"u":["ruler_cwe"' in text or "ruler_cwe" in text) == (path.name == "ruler.html")
+    assert stale(results, tmp_path / "out") == []
+    paths.pages["ruler"].write_text("old")
+    assert stale(results, tmp_path / "out") == [paths.pages["ruler"]]
+
+
+def test_names_of_suites_are_no_paths() -> None:
+    found = pages(["scbench", "../../etc/x", "", "index", "A b", "a-b"])
+    assert list(found.values()) == ["index.html", "etc-x.html", "suite.html", "index-2.html", "a-b.html", "a-b-2.html"]
+    assert pages([]) == {"scbench": "index.html"} and pages(["ruler"]) == {"ruler": "index.html"}
+
+
+def test_the_committed_leaderboard_is_what_the_rows_say() -> None:
+    """`kvpress report --results leaderboards/results --out leaderboards` makes it so."""
+    out = ROOT / "leaderboards"
+    if not any((out / "results").rglob("*.json")):
+        pytest.skip("no committed rows")
+    found = read(out / "results")
+    assert [path.name for path in stale(found, out)] == []
+    assert all(path.stat().st_size < 5_000_000 for path in out.glob("*.html"))
+    assert [gate.failures for gate in found.gates if gate.failures] == []

@@ -16,15 +16,12 @@ from kvpress_eval.page.loading import parse_row, read_rows
 from kvpress_eval.page.presses import family, keeps_everything, sweep
 
 from tests.eval.report import made
+from tests.eval.report.made import parsed
 
 
 @pytest.fixture(scope="module")
 def analysis(results: Path) -> Any:
     return analyse(*read_rows(results))
-
-
-def parsed(rows: list[dict[str, Any]]) -> Any:
-    return analyse([parse_row(row, f"m/{i}.json") for i, row in enumerate(rows)])
 
 
 def gate(rows: list[dict[str, Any]], name: str) -> Gate:
