@@ -19,7 +19,7 @@ from kvpress.variants import UNSETTLED
 from .page.analysis import analyse
 from .page.claims import Analysis, dtype_of
 from .page.loading import read_rows
-from .page.markdown import code
+from .page.markdown import code, markdown_table
 from .page.numbers import percent, points
 
 OUT = Path("docs/methods")
@@ -89,10 +89,9 @@ def card(name: str, analysis: Analysis, tests: Mapping[str, str]) -> str:
     lines = [f"# `{name}`", "", f"{about['title']}.", ""]
     lines += [f"- **{_HEADINGS[field]}**: {about[field]}" for field in _FIELDS]
     lines += [f"- **Bytes** held after a prompt, by the ledger: {_BYTES[_kind(name)]}"]
-    lines += ["", "## Presets", "| press | what it is |", "|---|---|"]
-    for variant in (n for n in PRESETS if n.split("@")[0] == name):
-        preset = PRESETS[variant]
-        lines.append(f"| {code(preset().spec())} | {preset.summary} |")
+    presets = [PRESETS[variant] for variant in PRESETS if variant.split("@")[0] == name]
+    told = [(code(preset().spec()), preset.summary) for preset in presets]
+    lines += ["", "## Presets", markdown_table(("press", "what it is"), 2, told)]
     if name in UNSETTLED:
         lines += ["", f"There is no `{name}@paper`: {UNSETTLED[name]}."]
     lines += ["", "## Checked by", "The contract tests in `tests/contracts/`, alone and composed, and:"]
@@ -114,11 +113,11 @@ def _scores(name: str, analysis: Analysis) -> list[str]:
                 dtype = dtype_of(table, analysis.tables)
                 where = f"{table.model}, {table.length:,}, {table.mode}" + (f", {dtype}" if dtype else "")
                 figures = percent(cell.bytes_ratio), points(cell.score.mean), points(cell.first), points(cell.later)
-                rows.append(f"| {code(cell.method.name)} | {where} | {' | '.join(figures)} |")
+                rows.append((code(cell.method.name), where, *figures))
     if not rows:
         return ["No committed row measures it yet."]
-    head = ["| press | where | bytes/dense | score | first turn | later turns |", "|---|---|---:|---:|---:|---:|"]
-    return ["Macro means over tasks, from `leaderboards/results`:", "", *head, *sorted(rows)]
+    head = ("press", "where", "bytes/dense", "score", "first turn", "later turns")
+    return ["Macro means over tasks, from `leaderboards/results`:", "", markdown_table(head, 2, sorted(rows))]
 
 
 def pages(results: Path, tests: Path) -> dict[str, str]:

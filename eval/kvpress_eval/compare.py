@@ -13,7 +13,7 @@ from . import stats
 from .config import amount
 from .errors import UsageError
 from .page.analysis import superseded
-from .page.claims import Table, dtype_of, run_key, table_order
+from .page.claims import Table, dtype_of, precedence, run_key, table_order
 from .page.numbers import percent, points, probability, span
 from .page.presses import falling, named
 from .page.row import Row
@@ -55,10 +55,13 @@ class Asked:
         return (row.asked, row.target) == (self.press, self.target) if self.target else row.press == self.press
 
     def rows(self, rows: Sequence[Row], tasks: Sequence[str]) -> list[Row]:
-        """Its finished rows. Raises UsageError where there is none: it names those that are there, or what failed."""
+        """Its finished rows, the one that counts last.
+
+        Raises UsageError where there is none: it names those that are there, or what failed.
+        """
         mine = [row for row in rows if self.has(row) and (not tasks or row.task in tasks)]
         if finished := [row for row in mine if row.ok]:
-            return sorted(finished, key=lambda row: row.started)
+            return sorted(finished, key=precedence)
         if mine:
             raise UsageError(f"no finished row of {self}: {mine[0].error}")
         targets = sorted({row.target for row in rows if row.ok and row.asked == self.press and row.target}, key=falling)
@@ -71,7 +74,7 @@ class Asked:
 def compare(rows: Sequence[Row], first: Asked, second: Asked, tasks: Sequence[str] = ()) -> Iterator[Comparison]:
     """Compare two presses over every table both have rows in; tasks: only these.
 
-    Sessions count once, as in a report: of the newest run, whatever depth it names.
+    Sessions count once, as in a report: of the largest run, of the newest if several are, whatever depth it names.
 
     Raises UsageError when one of them has no finished row, or they share no session.
     """
@@ -82,7 +85,10 @@ def compare(rows: Sequence[Row], first: Asked, second: Asked, tasks: Sequence[st
         key=lambda key: (table_order(key[0]), key[1:3], -1 if key[3] is None else key[3]),
     )
     if not shared:
-        raise UsageError(f"{first} and {second} were not measured on the same task, mode, length and dtype")
+        raise UsageError(
+            f"{first} and {second} were not measured on the same task, mode, length, dtype and seed; run both with the "
+            "same --model, --task, --mode, --length, --dtype and --seed"
+        )
     found = 0
     for table in dict.fromkeys(key[0] for key in shared):
         pairs = [(a[key], b[key]) for key in shared if key[0] == table]

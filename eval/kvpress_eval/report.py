@@ -5,7 +5,7 @@ The same rows give the same bytes, so that `stale` can tell whether a committed 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from .page.analysis import analyse
 from .page.claims import Analysis
 from .page.gates import Gate, run_gates, tally
-from .page.html import render_html
+from .page.html import is_page, render_html
 from .page.loading import read_rows
 from .page.markdown import render_markdown
 from .page.row import Ignored
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class ReportPaths:
     """What `write` wrote, and what it found: `ignored` are the files that are not rows.
 
-    `pages` maps suites to their pages; `page` is the first, `index.html`.
+    `pages` maps suites to their pages; `page` is the first, `index.html`. `deleted` are pages of suites without rows.
     """
 
     readme: Path
@@ -36,16 +36,13 @@ class ReportPaths:
     rows: int
     ignored: tuple[Ignored, ...]
     gates: tuple[Gate, ...]
+    deleted: tuple[Path, ...]
 
     def __str__(self) -> str:
         found = f"{self.rows} rows, {len(self.ignored)} other files"
         more = "".join(f", {path.name}" for path in self.pages.values() if path != self.page)
-        return f"{self.readme} and {self.page}{more} ({found}; sanity gates: {tally(self.gates)})"
-
-    @property
-    def gates_pass(self) -> bool:
-        """Whether no sanity gate failed."""
-        return not any(gate.failures for gate in self.gates)
+        gone = f"; deleted, because no row is behind it: {', '.join(map(str, self.deleted))}" if self.deleted else ""
+        return f"{self.readme} and {self.page}{more} ({found}; sanity gates: {tally(self.gates)}){gone}"
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,8 @@ def read(results_dir: Path) -> Findings:
 
 
 def write(results: Path | Findings, out_dir: Path) -> ReportPaths:
-    """Write `README.md`, `index.html` (SCBench, or the one suite there is) and a page for each further suite.
+    """Write `README.md`, `index.html` (SCBench, or the one suite there is) and a page for each further suite; delete
+    the pages that an earlier report wrote of suites that have no rows now.
 
     Args:
         results: the folder with the rows, or what `read` found there. Files that are no rows are listed in the report.
@@ -78,8 +76,12 @@ def write(results: Path | Findings, out_dir: Path) -> ReportPaths:
     """
     found = _findings(results)
     out_dir.mkdir(parents=True, exist_ok=True)
-    for name, text in _render(found).items():
+    texts = _render(found)
+    for name, text in texts.items():
         (out_dir / name).write_bytes(text.encode("utf-8"))
+    deleted = _left_over(out_dir, texts)
+    for path in deleted:
+        path.unlink()
     return ReportPaths(
         readme=out_dir / "README.md",
         page=out_dir / "index.html",
@@ -87,14 +89,16 @@ def write(results: Path | Findings, out_dir: Path) -> ReportPaths:
         rows=len(found.analysis.runs),
         ignored=found.analysis.ignored,
         gates=found.gates,
+        deleted=tuple(deleted),
     )
 
 
 def stale(results: Path | Findings, out_dir: Path) -> list[Path]:
-    """The files in `out_dir` that `write` would change: empty when the report is fresh."""
+    """The files in `out_dir` that `write` would change or delete: empty when the report is fresh."""
     texts = _render(_findings(results))
     paths = {out_dir / name: text.encode("utf-8") for name, text in texts.items()}
-    return [path for path, text in paths.items() if not path.is_file() or path.read_bytes() != text]
+    changed = [path for path, text in paths.items() if not path.is_file() or path.read_bytes() != text]
+    return changed + _left_over(out_dir, texts)
 
 
 def print_summary(results: Path | Findings, console: Console) -> None:
@@ -107,6 +111,11 @@ def print_summary(results: Path | Findings, console: Console) -> None:
 
 def _findings(results: Path | Findings) -> Findings:
     return read(results) if isinstance(results, Path) else results
+
+
+def _left_over(out_dir: Path, names: Collection[str]) -> list[Path]:
+    """Pages of an earlier report that are not among `names`; other HTML is not ours."""
+    return [path for path in sorted(out_dir.glob("*.html")) if path.name not in names and is_page(path)]
 
 
 def _render(found: Findings) -> dict[str, str]:

@@ -102,6 +102,8 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
             same = "exact" if row.reload_exact else "NOT the same afterwards"
             times = f"saved in {1e3 * row.save_s:.1f} ms, loaded in {1e3 * row.load_s:.1f} ms, {same}"
             yield "prefix on disk", f"{bytes_text(row.file_bytes)}, {times}"
+        if row.not_measured:
+            yield "not measured", row.not_measured
         yield "peak memory", f"{bytes_text(row.peak_memory)} {row.peak_kind or ''}".strip()
         press_s = "not measured" if row.press_s is None else f"{1e3 * row.press_s:.1f} ms"
         yield (

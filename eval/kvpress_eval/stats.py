@@ -20,6 +20,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+Scores = Mapping[str, Sequence[float]]  # session id -> the score of each turn
+Turns = Sequence[tuple[float, float]]  # of one session: (method, full cache)
+ALL = slice(None)
 
 RESAMPLES = 10_000
 BCA_BELOW = 40  # sessions in the smallest stratum under which the percentile interval is too narrow
@@ -50,18 +53,20 @@ def session_means(session_scores: Iterable[Sequence[float]]) -> Array:
     return np.array([sum(turns) / len(turns) for turns in session_scores], dtype=np.float64)
 
 
-def paired_differences(method: Mapping[str, Sequence[float]], full: Mapping[str, Sequence[float]]) -> Array:
-    """`d_s = mean over turns t of (method[s][t] - full[s][t])` for the sessions `s` both have.
+def shared_turns(method: Scores, full: Scores, part: slice = ALL) -> dict[str, Turns]:
+    """The turns that both have, of those in `part`, by session id in sorted order; no session without one."""
+    both = sorted(method.keys() & full.keys())
+    turns = {session: list(zip(method[session][part], full[session][part], strict=False)) for session in both}
+    return {session: pairs for session, pairs in turns.items() if pairs}
 
-    Sessions are matched by id, in sorted order; a session only one side has is left out (compare
-    the length of the result with what you expected), and so are turns only one side has.
+
+def paired_differences(method: Scores, full: Scores, part: slice = ALL) -> Array:
+    """`d_s = mean over turns t of (method[s][t] - full[s][t])` for the sessions `s` and turns of `shared_turns`.
+
+    What only one side has is left out: compare the length of the result with what you expected.
     """
-    differences = []
-    for session in sorted(method.keys() & full.keys()):
-        pairs = list(zip(method[session], full[session], strict=False))
-        if pairs:
-            differences.append(sum(ours - theirs for ours, theirs in pairs) / len(pairs))
-    return np.array(differences, dtype=np.float64)
+    turns = shared_turns(method, full, part).values()
+    return session_means([ours - theirs for ours, theirs in pairs] for pairs in turns)
 
 
 def bootstrap_interval(
@@ -199,9 +204,6 @@ class Flips:
     of: int
 
 
-Scores = Mapping[str, Sequence[float]]
-
-
 def flips(pairs: Iterable[tuple[Scores, Scores]]) -> Flips | None:
     """Changed answers over (method, full cache) pairs of session scores; a net difference hides them.
 
@@ -209,11 +211,7 @@ def flips(pairs: Iterable[tuple[Scores, Scores]]) -> Flips | None:
     """
     lost = won = of = 0
     for method, full in pairs:
-        turns = [
-            pair
-            for session in method.keys() & full.keys()
-            for pair in zip(method[session], full[session], strict=False)
-        ]
+        turns = [pair for pairs in shared_turns(method, full).values() for pair in pairs]
         if any(score not in (0, 1) for pair in turns for score in pair):
             continue
         of += len(turns)

@@ -18,7 +18,7 @@ _COLOURS = ("red", "yellow", "cyan", "green")
 _EXCERPT = 48
 
 
-def print_survivors(console: Console, found: Survivors, *, prompt: bool = True) -> None:
+def print_survivors(console: Console, found: Survivors) -> None:
     """Print them for people; colour says no more than the shades and numbers do."""
     n = len(found.tokens)
     console.print(Text(found.press, style="bold"))
@@ -36,8 +36,7 @@ def print_survivors(console: Console, found: Survivors, *, prompt: bool = True) 
         console.print(Text("where the evidence stands is not known for this prompt", style="dim"))
     elif found.evidence:
         console.print(_evidence(found))
-    if prompt:
-        console.print(_prompt(found))
+    console.print(_prompt(found))
 
 
 def shade(share: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from kvpress_eval.config import RunConfig
 from kvpress_eval.life import largest_batch, live, step_bytes
 from kvpress_eval.models import Loaded, load
 from kvpress_eval.runner import prepare, run_cell
+from kvpress_eval.show import print_row
+from rich.console import Console
 
 from kvpress import Press
 
@@ -143,6 +147,9 @@ def test_no_room_for_a_file_costs_the_file_and_not_the_cell(loaded: Loaded, monk
     assert row.press_s is not None
     assert row.save_s is row.reload_exact is None
     assert "No space left" in row.not_measured
+    out = io.StringIO()
+    print_row(Console(file=out, width=200), row, Path("row.json"), "")
+    assert f"not measured     {row.not_measured}" in out.getvalue()
 
 
 def test_no_memory_for_it_costs_the_life_and_not_the_cell(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from .. import stats
-from .claims import NAN, Analysis, Cell, Contrast, Method, Table, method_of, run_key, table_of, table_order
+from .claims import (
+    NAN,
+    Analysis,
+    Cell,
+    Contrast,
+    Method,
+    Table,
+    method_of,
+    precedence,
+    run_key,
+    table_of,
+    table_order,
+)
 from .row import Ignored, Row
 from .sessions import Paired, averaged, paired, scores
 
@@ -27,7 +39,7 @@ def analyse(rows: Sequence[Row], ignored: Sequence[Ignored] = ()) -> Analysis:
     contrasts = _row_contrasts(done, references, old)
     groups = _grouped(counted)
     own = {row.path: _score([[row]]) for row in done}
-    macros = Counter(table for table, _, task in groups if not task)
+    families = Counter((table, bool(task)) for table, _, task in groups)  # as `_with_holm` adjusts them
     cells = []
     for (table, method, task), group in groups.items():
         cell = _cell(table, method, task, group, references)
@@ -36,7 +48,8 @@ def analyse(rows: Sequence[Row], ignored: Sequence[Ignored] = ()) -> Analysis:
             cell = replace(cell, score=own[group[0].path], contrast=contrast)
         else:
             strata = _strata(group)
-            contrast = _contrast(strata, references, macros[table]) if _is_paired(method, group, references) else None
+            size = families[table, bool(task)]
+            contrast = _contrast(strata, references, size) if _is_paired(method, group, references) else None
             cell = replace(cell, score=_score(strata), contrast=contrast)
         cells.append(cell)
     return Analysis(
@@ -77,13 +90,13 @@ def _cell_order(cell: Cell) -> tuple[object, ...]:
 
 
 def superseded(rows: Iterable[Row]) -> frozenset[str]:
-    """Paths of finished rows of what a newer row measures: the same cell, or the same sessions under the name of
-    another depth or of none, which a task that cannot place its evidence gives.
+    """Paths of finished rows of what another row measures, one of more sessions or as many and newer: the same cell, or
+    the same sessions under the name of another depth or of none, which a task that cannot place its evidence gives.
     """
     taken: set[tuple[object, ...]] = set()
     counted: dict[tuple[object, ...], set[str]] = defaultdict(set)
     old: set[str] = set()
-    for row in sorted(rows, key=lambda row: (row.started, row.path), reverse=True):
+    for row in sorted(rows, key=precedence, reverse=True):
         key = (run_key(row), method_of(row))
         sessions = counted[run_key(row)[:3], method_of(row)]
         if key in taken or sessions & row.scores.keys():
@@ -95,7 +108,9 @@ def superseded(rows: Iterable[Row]) -> frozenset[str]:
 
 
 def _references(rows: Sequence[Row]) -> dict[str, Row]:
-    """The full-cache row of each row: same table, task, seed, depth; best the same device, then newest."""
+    """The full-cache row of each row: same table, task, seed, depth; that with most of its sessions, best on the same
+    device.
+    """
     full: dict[tuple[object, ...], list[Row]] = defaultdict(list)
     for row in rows:
         if row.is_full:
@@ -106,7 +121,8 @@ def _references(rows: Sequence[Row]) -> dict[str, Row]:
         if candidates:
 
             def closeness(other: Row, row: Row = row) -> tuple[object, ...]:
-                return (other.device == row.device, other.schedule == row.schedule, other.started, other.path)
+                shared = len(other.scores.keys() & row.scores.keys())
+                return (shared, other.device == row.device, other.schedule == row.schedule, precedence(other))
 
             found[row.path] = max(candidates, key=closeness)
     return found

@@ -180,7 +180,7 @@ class Analysis:
     rows: tuple[Row, ...]
     ignored: tuple[Ignored, ...]
     references: dict[str, Row]  # path of a row -> its full-cache row
-    superseded: frozenset[str]  # paths of rows that a newer run of the same cell replaces
+    superseded: frozenset[str]  # paths of rows that a larger or newer run of the same cell replaces
     contrasts: dict[str, Contrast]  # path of a row -> its own contrast
     scores: dict[str, stats.Interval]
     cells: tuple[Cell, ...]
@@ -220,6 +220,11 @@ def table_of(row: Row) -> Table:
 def run_key(row: Row) -> tuple[Table, str, int, int | None]:
     """What a press and the full cache must share to be paired: the seed and the depth of the evidence too."""
     return (table_of(row), row.task, row.seed, row.depth)
+
+
+def precedence(row: Row) -> tuple[int, str, str]:
+    """Orders runs of the same: the last one counts. A quick run does not replace one of more sessions."""
+    return (row.sessions, row.started, row.path)
 
 
 def method_of(row: Row) -> Method:

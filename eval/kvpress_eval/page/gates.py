@@ -100,12 +100,14 @@ def _keep_all_is_full(analysis: Analysis, done: list[Row]) -> Gate:
         other = analysis.references.get(row.path)
         if other is None or not keeps_everything(row.press) or _is_reference(row, analysis):
             continue
+        if not (shared := row.scores.keys() & other.scores.keys()):
+            continue
         if _environment(row) != _environment(other):
             elsewhere += 1
             continue
         checked += 1
-        if changed := _changed(row, other):
-            failures.append(f"{_name(row)}: {changed} of {row.sessions} sessions differ")
+        if changed := _changed(row, other, shared):
+            failures.append(f"{_name(row)}: {changed} of {len(shared)} sessions differ")
     note = f"{elsewhere} more ran in another environment than their full cache" if elsewhere else ""
     return Gate(
         "keeping everything changes nothing",
@@ -116,12 +118,11 @@ def _keep_all_is_full(analysis: Analysis, done: list[Row]) -> Gate:
     )
 
 
-def _changed(row: Row, other: Row) -> int:
-    """Sessions that score otherwise: by the row's scorer, or by the released one where both rows were scored by it."""
+def _changed(row: Row, other: Row, sessions: Iterable[str]) -> int:
+    """How many sessions score otherwise: by the row's scorer, or by the released one where both were scored by it."""
     kinds = [(row.scores, other.scores)]
     if row.reference_scores and other.reference_scores:
         kinds.append((row.reference_scores, other.reference_scores))
-    sessions = row.scores.keys() | other.scores.keys()
     return sum(any(ours.get(s) != theirs.get(s) for ours, theirs in kinds) for s in sessions)
 
 

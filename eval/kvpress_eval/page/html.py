@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..stats import Interval
@@ -19,6 +20,8 @@ SCRIPTS = (
     *("dom.js", "core.js", "plot.js", "charts.js", "speed.js"),
     *("tables.js", "runs.js", "depth.js", "equal.js", "main.js"),
 )
+_TITLE = b"<title>kvpress results: quality against bytes</title>"
+_HEAD_BYTES = 2048  # the title stands before anything that the rows say
 _ROW_FIELDS = (
     *("run_id", "status", "error", "suite", "press", "press_spec", "asked", "target", "task"),
     *("schedule", "question_visible", "seed"),
@@ -26,7 +29,7 @@ _ROW_FIELDS = (
     *("logical_length", "peak_memory", "peak_kind", "ttft_s", "tpot_s", "press_s", "prefill_s", "seconds"),
     *("device", "dtype", "attn", "threads", "versions", "commit", "started", "command", "path"),
     *("depth", "twin", "cut", "evidence_cut", "prefill_tps", "fired", "fork_s", "save_s", "load_s", "file_bytes"),
-    *("reload_exact", "step_bytes", "decode_length", "session_bytes"),
+    *("reload_exact", "step_bytes", "decode_length", "session_bytes", "not_measured"),
 )
 
 
@@ -34,6 +37,15 @@ def render_html(analysis: Analysis, gates: Sequence[Gate], suite: str, names: Ma
     """The page of a suite as text; `names` maps all suites to the files of their pages."""
     data = {**page_data(analysis, gates), "suites": _suites(suite, names)}
     return assemble("template.html", ("page.css",), SCRIPTS, data)
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is a page that `render_html` made, by its title; False for what cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return _TITLE in file.read(_HEAD_BYTES).splitlines()
+    except OSError:
+        return False
 
 
 def page_data(analysis: Analysis, gates: Sequence[Gate]) -> dict[str, Any]:

@@ -83,9 +83,7 @@ def parse_row(data: Any, path: str) -> Row:
         **{name: _number(data.get(name)) if ok else None for name in _FLOATS},
         **{name: _integer(data.get(name)) if ok else None for name in _INTEGERS},
     }
-    # An importer has no measurements: its zeros are placeholders too. A new field that is zero was not measured.
-    unmeasured = (*_NEVER_ZERO, *_FLOATS, *_INTEGERS) if values["origin"] else _NEVER_ZERO
-    values |= {name: values[name] or None for name in unmeasured if name != "score"}
+    values |= {name: values[name] or None for name in _NEVER_ZERO}
     values["suite"] = SCBENCH if values["suite"] in ("", "core") else values["suite"]  # what rows of before said
     values["source"] = values["source"] or GENERATED
     values["prompts"] = values["prompts"] or CORRECTED
@@ -124,6 +122,7 @@ _TEXTS = (
         "schedule",
         "rendering",
         "peak_kind",
+        "not_measured",
     ),
     *("source", "prompts", "scorer", "origin", "weights"),
     *("device", "dtype", "attn", "versions", "commit", "started", "command"),
@@ -134,6 +133,7 @@ _FLOATS = (
     *("cut", "evidence_cut", "prefill_tps", "fired", "fork_s", "save_s", "load_s", "decode_length"),
 )
 _INTEGERS = ("bytes", "bytes_dense", "peak_memory", "file_bytes", "step_bytes", "session_bytes")
+# a new field that is zero was not measured
 _NEVER_ZERO = ("prefill_tps", "decode_length", "file_bytes", "step_bytes", "session_bytes")
 
 

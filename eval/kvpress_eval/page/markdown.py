@@ -57,16 +57,24 @@ def text(value: str) -> str:
 
 
 def code(value: str) -> str:
-    """A code span safe in a table cell, whatever backticks and bars the value has."""
+    """A code span, whatever backticks the value has."""
     value = " ".join(value.split()) or " "
     fence = "`" * (max((len(run) for run in re.findall(r"`+", value)), default=0) + 1)
     pad = " " if value.startswith("`") or value.endswith("`") else ""
-    return f"{fence}{pad}{value}{pad}{fence}".replace("|", r"\|")
+    return f"{fence}{pad}{value}{pad}{fence}"
 
 
 def markdown_table(head: Sequence[str], right_from: int, lines: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are Markdown: `text`, `code`, or both; the columns from `right_from` on to the right."""
     rule = ["---" if i < right_from else "---:" for i in range(len(head))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))
+    return "\n".join(f"| {' | '.join(map(_bars_escaped, cells))} |" for cells in (head, rule, *lines))
+
+
+def _bars_escaped(cell: str) -> str:
+    """A bar ends a cell even in a code span; outside of spans `text` has escaped it, where a backslash may escape one
+    of the backticks that begin a span.
+    """
+    return re.sub(r"\\.|(`+).*?[^`]\1(?!`)", lambda m: m[0].replace("|", r"\|") if m[1] else m[0], cell)
 
 
 def _counts(analysis: Analysis) -> str:

@@ -21,8 +21,8 @@ class Row:
     value that was solved for; `asked` is what the user named, for `target` bytes ("12.5%"; "" without). `depth` is the
     place of all evidence in percent of the context, None where it is spread. `origin` says whose measurement it is
     ("" = this harness). `variant` tells apart what must not be compared though all else agrees: other `weights` under
-    the same name, the chat template; "" is the usual. A `twin` is the same run under the released scorer: a row of its
-    own, in tables of their own.
+    the same name, the chat template; "" is the usual. `not_measured` is why a measure of the cache's life is missing.
+    A `twin` is the same run under the released scorer: a row of its own, in tables of their own.
     """
 
     path: str
@@ -95,6 +95,7 @@ class Row:
     step_bytes: int | None = None
     decode_length: float | None = None
     session_bytes: int | None = None
+    not_measured: str = ""
 
     @property
     def ok(self) -> bool:

@@ -5,15 +5,13 @@ The depths of a session share its facts and its filler, so that their scores are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from .. import stats
 from .row import Row
-
-ALL = slice(None)
 
 
 class Paired(NamedTuple):
@@ -45,29 +43,19 @@ def scores(rows: Iterable[Row]) -> stats.Array:
     return averaged((row, session, sum(turns) / len(turns)) for row in rows for session, turns in row.scores.items())
 
 
-def paired(pairs: Sequence[tuple[Row, Row]], part: slice = ALL) -> Paired:
-    """The sessions that the rows of each pair share, by id; `part`: only these of their turns.
+def paired(pairs: Iterable[tuple[Row, Row]], part: slice = stats.ALL) -> Paired:
+    """The sessions and turns that the rows of each pair share, as `stats.shared_turns` has them."""
+    found = [
+        (row, session, turns)
+        for row, other in pairs
+        for session, turns in stats.shared_turns(row.scores, other.scores, part).items()
+    ]
 
-    Left out are a session without such turns and a turn that only one side has.
-    """
-    keys: list[tuple[Row, str]] = []
-    ours: list[float] = []
-    theirs: list[float] = []
-    differences: list[float] = []
-    answers = 0
-    for one, other in pairs:
-        for session in sorted(one.scores.keys() & other.scores.keys()):
-            turns = list(zip(one.scores[session][part], other.scores[session][part], strict=False))
-            if turns:
-                keys.append((one, session))
-                ours.append(sum(a for a, _ in turns) / len(turns))
-                theirs.append(sum(b for _, b in turns) / len(turns))
-                differences.append(sum(a - b for a, b in turns) / len(turns))
-                answers += len(turns)
+    def mean(value: Callable[[float, float], float]) -> stats.Array:
+        return averaged(
+            (row, session, sum(value(*turn) for turn in turns) / len(turns)) for row, session, turns in found
+        )
 
-    def mean(values: Sequence[float]) -> stats.Array:
-        return averaged((*key, value) for key, value in zip(keys, values, strict=True))
-
-    sessions = mean(ours)
-    share = answers / sessions.size if sessions.size else float("nan")
-    return Paired(sessions, mean(theirs), mean(differences), share)
+    ours = mean(lambda a, _: a)
+    answers = sum(len(turns) for *_, turns in found) / ours.size if found else float("nan")
+    return Paired(ours, mean(lambda _, b: b), mean(lambda a, b: a - b), answers)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from .. import stats
 from ..errors import UsageError
 from ..page.loading import Row
 from ..stats import Array, Interval
 
-__all__ = ["Check", "Finding", "Rows", "contrast", "losses", "retention", "values"]
+__all__ = ["Check", "Finding", "Rows", "contrast", "losses", "retention"]
 
 
 @dataclass(frozen=True)
@@ -81,24 +79,17 @@ class Rows:
             ) from None
 
 
-def values(row: Row, part: slice) -> Mapping[str, float]:
-    """Session id -> mean score of some of its turns."""
-    return {session: sum(turns[part]) / len(turns[part]) for session, turns in row.scores.items()}
-
-
 def losses(method: Row, full: Row, part: slice) -> Array:
     """What the press costs each session in some of its turns, in score fractions, negative where it costs."""
-    ours, theirs = values(method, part), values(full, part)
-    return np.array([ours[session] - theirs[session] for session in sorted(ours.keys() & theirs.keys())])
+    return stats.paired_differences(method.scores, full.scores, part)
 
 
-def retention(method: Row, full: Row, part: slice = slice(None)) -> Array:
+def retention(method: Row, full: Row, part: slice = stats.ALL) -> Array:
     """Per session, a value whose mean is score / full score: the ratio linearised at its mean (delta method), so that
     resampling sessions gives its interval.
     """
-    ours, theirs = values(method, part), values(full, part)
-    both = sorted(ours.keys() & theirs.keys())
-    m, f = np.array([ours[s] for s in both]), np.array([theirs[s] for s in both])
+    turns = stats.shared_turns(method.scores, full.scores, part).values()
+    m, f = (stats.session_means([turn[side] for turn in pairs] for pairs in turns) for side in (0, 1))
     if f.mean() < 0.2:
         raise UsageError(f"the full cache scores {100 * f.mean():.1f} on {full.task}: too little to speak of retention")
     found: Array = m / f.mean() - (m.mean() / f.mean() ** 2) * (f - f.mean())

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .. import stats
 from ..page.loading import Row
 from ..page.numbers import NONE
 from ..stats import Array
-from .finding import Finding, Rows, contrast, losses, retention, values
+from .finding import Finding, Rows, contrast, losses, retention
 
 __all__ = ["findings"]
 
 TURN, REQUEST = "multi-turn", "multi-request"
-FIRST, LATER, ALL = slice(0, 1), slice(1, None), slice(None)
+FIRST, LATER, ALL = slice(0, 1), slice(1, None), stats.ALL
 STRINGS = ("kv", "prefix_suffix")
 TASKS = ("kv", "prefix_suffix", "vt", "qa_eng", "many_shot")  # from nothing repeated to everything repeated
 KEEPS = (0.5, 0.25, 0.125, 0.03125)
@@ -37,8 +38,7 @@ def _points(value: float) -> str:
 
 
 def _mean(row: Row, part: slice = ALL) -> float:
-    found = list(values(row, part).values())
-    return sum(found) / len(found)
+    return float(stats.session_means(turns[part] for turns in row.scores.values()).mean())
 
 
 def _scores(at: Rows, name: str, keep: float, mode: str, part: slice, tasks: Sequence[str] = STRINGS) -> float:

@@ -11,6 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kvpress_eval.importers import base
+from kvpress_eval.page.analysis import analyse
+from kvpress_eval.page.claims import Analysis
+from kvpress_eval.page.loading import parse_row
+
 HOSTILE = "evil<script>window.pwned=1</script>\"'><img src=x onerror=window.pwned=2>|`*(keep=0.3)"
 PRESSES = {  # text -> (bytes/dense, quality on the first turn, quality on later turns)
     "full": (1.0, 1.0, 1.0),
@@ -203,14 +208,24 @@ def suites() -> list[dict[str, Any]]:
 
 
 def imported() -> list[dict[str, Any]]:
-    """Rows of another harness: they have a score for each session, and zeros for what it did not measure."""
+    """Rows of another harness, as the importers make them: scores, and the share of empty answers, which is zero."""
+    named = ("press", "task", "mode", "history", "schedule", "question_visible", "length", "seed", "dtype")
     rows = []
     for press in FEW[:2]:
-        row = make_row(press, "kv", origin="NVIDIA <kvpress>", model="org/natural", rendering="natural")
-        zeros = dict.fromkeys(("bytes", "bytes_dense", "bytes_ratio", "ttft_s", "tpot_s", "prefill_s", "step_bytes"), 0)
-        nothing = {"bytes_by_kind": {}, "peak_memory": None, "device": "", "versions": {}, "command": "", "chance": 0.0}
-        rows.append({**row, **zeros, **nothing, "run_id": row["run_id"] + "-imported", "session_bytes": 0})
+        row = make_row(press, "kv")
+        sessions = [base.Session(*one) for one in zip(row["session_ids"], row["session_scores"], strict=True)]
+        settings = {
+            **{name: row[name] for name in named},
+            **{"origin": "NVIDIA <kvpress>", "suite": "scbench", "source": "microsoft/SCBench"},
+            **{"model": "org/natural", "scorer": "imported", "empty": 0.0},
+        }
+        rows.append(base.make_row(settings, sessions).to_dict())
     return rows
+
+
+def parsed(rows: list[dict[str, Any]]) -> Analysis:
+    """The analysis of rows as if they were read from `m/0.json` on."""
+    return analyse([parse_row(row, f"m/{i}.json") for i, row in enumerate(rows)])
 
 
 def write_rows(folder: Path, rows: list[dict[str, Any]]) -> Path:

@@ -199,6 +199,15 @@ def test_details_and_copy(page: Any) -> None:
     assert js(page, "document.querySelector('#rows .copy').textContent") == "Copied"
 
 
+def test_details_say_why_something_was_not_measured(browser: Any, tmp_path: Path) -> None:
+    from kvpress_eval.report import write
+
+    rows = made.write_rows(tmp_path / "r", [made.make_row("full", "kv", not_measured="files: no room")])
+    browser.get(write(rows, tmp_path).page.as_uri())
+    browser.execute_script("document.querySelector('#rows .expand').click()")
+    assert "not measuredfiles: no room" in js(browser, "document.querySelector('#rows .detail').textContent")
+
+
 def test_colours_of_a_method_agree_everywhere(page: Any) -> None:
     seen = page.execute_script(_COLOURS)
     assert len(seen) > 6

@@ -51,6 +51,16 @@ def test_scores_are_those_of_the_sessions_that_are_compared() -> None:
         compared(elsewhere)
 
 
+def test_what_was_never_measured_alike_says_what_to_run() -> None:
+    with pytest.raises(UsageError, match="run both with the same --model, --task, --mode, --length"):
+        compared([made.make_row(FIRST, "kv"), made.make_row(SECOND, "multihop")])
+
+
+def test_the_larger_run_is_compared() -> None:
+    rows = both("kv", sessions=20, started="2027-01-01") + both("kv", sessions=3, started="2027-01-02")
+    assert compared(rows)[0].difference.n == 20
+
+
 def test_bytes_weigh_tasks_not_rows() -> None:
     rows = [row for seed in (0, 1, 2) for row in both("kv", seed=seed, bytes_ratio=0.2)]
     rows += both("multihop", bytes_ratio=0.4)

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kvpress_eval.page.markdown import code, text
+from kvpress_eval.page.markdown import code, markdown_table, render_markdown, text
 from kvpress_eval.page.numbers import fixed, percent, points, probability, snap, span
-from kvpress_eval.report import print_summary, stale, write
+from kvpress_eval.page.suites import pages
+from kvpress_eval.report import print_summary, read, stale, write
 
 from tests.eval.report import made
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_same_rows_same_bytes_wherever_they_lie(report: Any, tmp_path: Path) -> None:
@@ -35,6 +38,21 @@ def test_stale_notices_a_change(tmp_path: Path) -> None:
     assert len(stale(tmp_path / "results", tmp_path)) == 2
 
 
+def test_a_page_that_no_row_supports_is_stale_and_deleted(tmp_path: Path) -> None:
+    rows = [made.make_row("full", "kv"), made.make_row("full", "ruler_vt", suite="ruler")]
+    results = made.write_rows(tmp_path / "results", rows)
+    assert write(results, tmp_path).deleted == ()
+    page = tmp_path / "ruler.html"
+    (tmp_path / "other.html").write_text("<p>of <title>kvpress results: quality against bytes</title>")
+    (tmp_path / "folder.html").mkdir()
+    next(results.rglob("*ruler_vt*")).unlink()
+    assert {path.name for path in stale(results, tmp_path)} == {"README.md", "index.html", "ruler.html"}
+    again = write(results, tmp_path)
+    assert again.deleted == (page,) and str(page) in str(again)
+    assert stale(results, tmp_path) == [] and write(results, tmp_path).deleted == ()
+    assert sorted(path.name for path in tmp_path.glob("*.html")) == ["folder.html", "index.html", "other.html"]
+
+
 def test_report_beside_the_rows_does_not_list_itself(tmp_path: Path) -> None:
     made.write_rows(tmp_path, [made.make_row("full", "kv")])
     assert write(tmp_path, tmp_path).ignored == write(tmp_path, tmp_path).ignored == ()
@@ -51,7 +69,7 @@ def test_empty_and_failed_only_results(tmp_path: Path, rows: int) -> None:
     row = made.failed(made.make_row("full", "kv"), "broke")
     made.write_rows(tmp_path / "results", [row] * rows)
     paths = write(tmp_path / "results", tmp_path / "out")
-    assert paths.rows == rows and paths.gates_pass
+    assert paths.rows == rows and not any(gate.failures for gate in paths.gates)
     assert ("broke" in paths.readme.read_text("utf-8")) == bool(rows)
 
 
@@ -71,9 +89,25 @@ def test_readme_tables_are_well_formed(report: Any) -> None:
 
 
 def test_markdown_is_inert() -> None:
-    assert code("a|b`c") == "``a\\|b`c``"
+    assert code("a|b`c") == "``a|b`c``"
     assert code("`a") == "`` `a ``"
     assert text("<b> [x](y) *z* |\n# t") == r"\<b\> \[x\]\(y\) \*z\* \| \# t"
+
+
+def test_bars_are_escaped_where_they_would_end_a_cell() -> None:
+    cells = [text("a | `b|"), code("a | b"), f"{code('a|b`c')} at {text('x|y')}", f"{text('`')}{code('|')}"]
+    line = markdown_table(["head"] * 4, 4, [cells]).splitlines()[-1]
+    assert line == r"| a \| \`b\| | `a \| b` | ``a\|b`c`` at x\|y | \``\|` |"
+
+
+def test_press_names_in_a_list_can_be_copied() -> None:
+    press = "snapkv | kivi(bits=2)"
+    full = made.make_row("full", "kv")
+    unsolved = made.failed({**full, "press": press, "target": "50%"}, "too few")
+    (note,) = (
+        line for line in render_markdown(made.parsed([full, unsolved]), []).splitlines() if line.startswith("- `")
+    )
+    assert note == f"- `{press}` at 50 % on kv\\: too few"
 
 
 def test_numbers() -> None:
@@ -145,3 +179,45 @@ def test_terminal_summary_names_failing_gates(tmp_path: Path) -> None:
     print_summary(tmp_path, console.Console(file=out, width=100, color_system=None))
     assert "claimed bytes are measured bytes (1 of 2)" in out.getvalue()
     assert "sanity gates: 4 of 6 pass, 1 fails, 1 not checked" in out.getvalue()
+
+
+def test_a_page_for_each_suite(tmp_path: Path) -> None:
+    results = made.write_rows(tmp_path / "r", made.suites())
+    paths = write(results, tmp_path / "out")
+    assert {suite: path.name for suite, path in paths.pages.items()} == {
+        "scbench": "index.html",
+        "needles": "needles.html",
+        "ruler": "ruler.html",
+    }
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "README.md",
+        "index.html",
+        "needles.html",
+        "ruler.html",
+    ]
+    readme = paths.readme.read_text("utf-8")
+    assert "[RULER-like](ruler.html)" in readme and "## RULER-like: org/tiny-retriever" in readme
+    for path in paths.pages.values():
+        text = path.read_text("utf-8")
+        assert path.stat().st_size < 5_000_000 and '"page":"ruler.html"' in text
+        assert ('"task":{"u":["ruler_cwe"' in text or "ruler_cwe" in text) == (path.name == "ruler.html")
+    assert stale(results, tmp_path / "out") == []
+    paths.pages["ruler"].write_text("old")
+    assert stale(results, tmp_path / "out") == [paths.pages["ruler"]]
+
+
+def test_names_of_suites_are_no_paths() -> None:
+    found = pages(["scbench", "../../etc/x", "", "index", "A b", "a-b"])
+    assert list(found.values()) == ["index.html", "etc-x.html", "suite.html", "index-2.html", "a-b.html", "a-b-2.html"]
+    assert pages([]) == {"scbench": "index.html"} and pages(["ruler"]) == {"ruler": "index.html"}
+
+
+def test_the_committed_leaderboard_is_what_the_rows_say() -> None:
+    """`kvpress report --results leaderboards/results --out leaderboards` makes it so."""
+    out = ROOT / "leaderboards"
+    if not any((out / "results").rglob("*.json")):
+        pytest.skip("no committed rows")
+    found = read(out / "results")
+    assert [path.name for path in stale(found, out)] == []
+    assert all(path.stat().st_size < 5_000_000 for path in out.glob("*.html"))
+    assert [gate.failures for gate in found.gates if gate.failures] == []

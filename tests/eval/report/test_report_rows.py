@@ -9,21 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kvpress_eval import stats
 from kvpress_eval.page.analysis import analyse
 from kvpress_eval.page.gates import Gate, run_gates
 from kvpress_eval.page.loading import parse_row, read_rows
 from kvpress_eval.page.presses import family, keeps_everything, sweep
 
 from tests.eval.report import made
+from tests.eval.report.made import parsed
 
 
 @pytest.fixture(scope="module")
 def analysis(results: Path) -> Any:
     return analyse(*read_rows(results))
-
-
-def parsed(rows: list[dict[str, Any]]) -> Any:
-    return analyse([parse_row(row, f"m/{i}.json") for i, row in enumerate(rows)])
 
 
 def gate(rows: list[dict[str, Any]], name: str) -> Gate:
@@ -143,6 +141,45 @@ def test_a_newer_run_replaces_an_older_one() -> None:
     analysis = parsed([new, old])
     assert analysis.superseded == {"m/1.json"}
     assert analysis.cells[0].score.mean == 0.0
+
+
+def test_a_small_run_replaces_no_larger_one() -> None:
+    """Neither a press's row nor the full cache's: every session of the larger one stays paired."""
+    rows = [
+        made.make_row(press, "kv", sessions=sessions, started=f"2027-01-0{day}")
+        for day, sessions in ((1, 20), (2, 3))
+        for press in ("full", "snapkv(keep=0.5)")
+    ]
+    analysis = parsed(rows)
+    assert analysis.superseded == {"m/2.json", "m/3.json"}
+    assert analysis.references["m/1.json"].path == analysis.references["m/3.json"].path == "m/0.json"
+    macro = analysis.macros(analysis.tables[0])[1]
+    assert macro.contrast is not None and macro.contrast.diff.n == 20
+    assert gate(rows, "every row is paired").verdict == "pass"
+    assert gate(rows, "keeping everything changes nothing").failures == (), "the sessions that both runs have"
+
+
+def test_the_full_cache_of_the_same_sessions_is_the_reference() -> None:
+    """Also where another run of it was on the same device."""
+    rows = pair(device="cuda")
+    others = {**made.make_row("full", "kv", device="cuda"), "session_ids": [f"x{i}" for i in range(24)]}
+    assert parsed([*rows, others]).references["m/1.json"].path == "m/0.json"
+
+
+def test_pooled_tasks_can_be_significant_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A press that loses every answer is worse on each task, whatever number of presses x tasks p is adjusted for."""
+    monkeypatch.setattr(stats, "RESAMPLES", 1)  # as if the table were larger than these many can tell apart
+    rows = [
+        {**made.make_row("full", task, seed=seed, sessions=10, turns=1), "press": press}
+        for press in ("full", *(f"h2o(keep={keep})" for keep in range(1, 21)))
+        for task in made.TASKS
+        for seed in (0, 1)
+    ]
+    for row in rows:
+        row["session_scores"] = [[float(row["press"] == "full")]] * 10
+    contrasts = [cell.contrast for cell in parsed(rows).cells if cell.contrast]
+    assert len(contrasts) == 20 * (len(made.TASKS) + 1)
+    assert max(contrast.p_holm for contrast in contrasts) < 0.05
 
 
 def test_order_of_rows_does_not_matter() -> None:

@@ -14,7 +14,9 @@ def test_paired_differences_match_sessions_by_id() -> None:
     ours = {"b": [1.0, 0.0], "a": [0.0, 0.0, 1.0], "only ours": [1.0]}
     full = {"a": [1.0, 0.0, 1.0], "b": [1.0, 1.0], "only full": [0.0]}
     assert stats.paired_differences(ours, full) == pytest.approx([-1 / 3, -1 / 2])
+    assert stats.paired_differences(ours, full, slice(2, None)) == pytest.approx([0.0]), "b has no such turn"
     assert stats.paired_differences(ours, {}).shape == (0,)
+    assert stats.shared_turns(ours, full)["b"] == [(1.0, 1.0), (0.0, 1.0)]
 
 
 def test_session_means_weight_sessions_not_turns() -> None:

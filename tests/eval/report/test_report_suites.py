@@ -1,9 +1,8 @@
-"""Suites, scorers, depths, imports and the life of a cache in the tables; verdicts and flips in the README."""
+"""Suites, scorers, devices, imports and the life of a cache in the tables; verdicts and flips in the README."""
 
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,11 @@ from kvpress_eval.page.gates import run_gates
 from kvpress_eval.page.html import page_data
 from kvpress_eval.page.loading import parse_row, read_rows
 from kvpress_eval.page.markdown import render_markdown
-from kvpress_eval.page.suites import pages
 from kvpress_eval.page.terminal import print_analysis
-from kvpress_eval.report import stale, write
 from rich.console import Console
 
 from tests.eval.report import made
-
-ROOT = Path(__file__).parents[3]
-
-
-def parsed(rows: list[dict[str, Any]]) -> Any:
-    return analyse([parse_row(row, f"m/{i}.json") for i, row in enumerate(rows)])
+from tests.eval.report.made import parsed
 
 
 @pytest.fixture(scope="module")
@@ -74,84 +66,6 @@ def test_a_row_with_both_scores_stands_in_two_tables(found: Any) -> None:
     )
 
 
-def test_depths_are_pooled_but_paired_apart() -> None:
-    rows = [
-        made.make_row(press, "needle_grid", depth=depth, sessions=4)
-        for press in ("full", "snapkv(keep=0.5)")
-        for depth in (0, 50, 100)
-    ]
-    for row, level in zip(rows[:3], (1.0, 0.5, 0.0), strict=True):  # the full cache itself forgets with depth
-        row["session_scores"] = [[level] * 5 for _ in range(4)]
-    analysis = parsed(rows)
-    assert analysis.superseded == frozenset()
-    assert all(
-        other.depth == analysis.rows[[r.path for r in analysis.rows].index(path)].depth
-        for path, other in analysis.references.items()
-    )
-    full, press = analysis.macros(analysis.tables[0])
-    assert full.score.mean == pytest.approx(0.5) and full.score.n == 4 and press.score.n == 4
-    assert full.by_depth() == pytest.approx({0: 1.0, 50: 0.5, 100: 0.0})
-    again = parsed([*rows, {**rows[0], "started": "2027-01-01T00:00:00Z"}])
-    assert len(again.superseded) == 1, "the same depth done again"
-    for row in rows:  # a task that cannot place its evidence: the same sessions, three times
-        row["session_ids"] = [f"s{i}" for i in range(4)]
-    same = parsed(rows)
-    assert len(same.superseded) == 4 and [c.score.n for c in same.macros(same.tables[0])] == [4, 4]
-    assert "By depth" not in render_markdown(same, [])
-    text = render_markdown(analysis, run_gates(analysis)).partition("#### By depth")[2]
-    assert "| 4/60 |" in render_markdown(analysis, []), "sessions count once, answers each time"
-    assert "| press | 0 % | 50 % | 100 % |" in text and "| `full` | 100.0 | 50.0 | 0.0 |" in text
-
-
-def test_depths_of_a_session_are_no_sessions_of_their_own() -> None:
-    """Three depths that score alike say as much about other sessions as one of them does."""
-    grid = [
-        made.make_row(press, "needle_grid", depth=depth, sessions=9)
-        for press in ("full", "snapkv(keep=0.25)")
-        for depth in (0, 50, 100)
-    ]
-    for row in grid:
-        row["session_scores"] = grid[0 if row["press"] == "full" else 3]["session_scores"]
-    many, one = (parsed(rows) for rows in (grid, [grid[0], grid[3]]))
-    ours, theirs = (analysis.macros(analysis.tables[0])[1] for analysis in (many, one))
-    for found, expected in (
-        (ours.score, theirs.score),
-        (ours.interaction, theirs.interaction),
-        (ours.contrast.diff, theirs.contrast.diff),
-    ):
-        ends = [found.mean, found.low, found.high]
-        assert ends == pytest.approx([expected.mean, expected.low, expected.high]) and found.n == 9
-    assert ours.contrast.p == theirs.contrast.p
-    assert ours.contrast.detectable == pytest.approx(theirs.contrast.detectable)
-    seeds = [{**row, "seed": seed} for seed in (0, 1) for row in (grid[0], grid[3])]
-    assert parsed(seeds).macros(parsed(seeds).tables[0])[1].contrast.diff.n == 18, "another seed is another session"
-
-
-@pytest.mark.parametrize("newest", [0, 1, 2])
-def test_the_same_sessions_under_two_depths_count_once_in_any_order(newest: int) -> None:
-    rows = [made.make_row("full", "kv", depth=depth, sessions=5) for depth in (None, 0, 100)]
-    for i, row in enumerate(rows):
-        row |= {"session_ids": [f"kv-{s}#same" for s in range(5)], "started": f"2026-01-0{1 + (i - newest - 1) % 3}"}
-    analysis = parsed(rows)
-    assert analysis.superseded == {f"m/{i}.json" for i in range(3) if i != newest}
-    assert analysis.macros(analysis.tables[0])[0].rows[0].path == f"m/{newest}.json"
-
-
-def test_a_task_of_one_question_leaves_the_later_ones_of_others() -> None:
-    rows = [made.make_row(press, "kv") for press in ("full", "snapkv(keep=0.125)")]
-    short = [made.make_row(press, "passkey", turns=1) for press in ("full", "snapkv(keep=0.125)")]
-    (alone, both, bare) = (parsed(some) for some in (rows, rows + short, short))
-    for one, two in zip(alone.macros(alone.tables[0]), both.macros(both.tables[0]), strict=True):
-        assert (two.later, two.by_turn, two.interaction) == (one.later, one.by_turn, one.interaction)
-        assert two.later_tasks == ("kv",) and two.tasks == 2 and len(two.by_turn) == 5
-    assert both.macros(both.tables[0])[1].interaction is not None
-    words = "later and turn effect: 1 of 2 tasks, without passkey (one question)."
-    assert words in render_markdown(both, []) and "later and turn" not in render_markdown(alone, []).split("###")[1]
-    assert bare.macros(bare.tables[0])[1].interaction is None and "(one question)" not in render_markdown(bare, [])
-    later = page_data(both, [])["cells"]["columns"]["later_tasks"]
-    assert 1 in (later["v"] if "v" in later else later["u"])
-
-
 def test_times_of_several_devices_are_no_mean() -> None:
     rows = [made.make_row("full", task, device=d, tpot_s=0.5) for task, d in (("kv", "cpu"), ("multihop", "cuda"))]
     analysis = parsed(rows)
@@ -191,6 +105,7 @@ def test_imported_rows_claim_scores_only() -> None:
     rows = made.imported()
     row = parse_row(rows[1], "x.json")
     assert row.bytes is row.bytes_ratio is row.tpot_s is row.step_bytes is row.chance is None and row.score is not None
+    assert row.empty == 0.0, "measured"
     analysis = parsed(rows)
     (table,) = analysis.tables
     full, press = analysis.macros(table)
@@ -245,37 +160,6 @@ def test_the_latency_front_is_within_one_device() -> None:
     assert mixed.device == "" and not mixed.fast_front
 
 
-def test_a_page_for_each_suite(tmp_path: Path) -> None:
-    results = made.write_rows(tmp_path / "r", made.suites())
-    paths = write(results, tmp_path / "out")
-    assert {suite: path.name for suite, path in paths.pages.items()} == {
-        "scbench": "index.html",
-        "needles": "needles.html",
-        "ruler": "ruler.html",
-    }
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "README.md",
-        "index.html",
-        "needles.html",
-        "ruler.html",
-    ]
-    readme = paths.readme.read_text("utf-8")
-    assert "[RULER-like](ruler.html)" in readme and "## RULER-like: org/tiny-retriever" in readme
-    for path in paths.pages.values():
-        text = path.read_text("utf-8")
-        assert path.stat().st_size < 5_000_000 and '"page":"ruler.html"' in text
-        assert ('"task":{"u":["ruler_cwe"' in text or "ruler_cwe" in text) == (path.name == "ruler.html")
-    assert stale(results, tmp_path / "out") == []
-    paths.pages["ruler"].write_text("old")
-    assert stale(results, tmp_path / "out") == [paths.pages["ruler"]]
-
-
-def test_names_of_suites_are_no_paths() -> None:
-    found = pages(["scbench", "../../etc/x", "", "index", "A b", "a-b"])
-    assert list(found.values()) == ["index.html", "etc-x.html", "suite.html", "index-2.html", "a-b.html", "a-b-2.html"]
-    assert pages([]) == {"scbench": "index.html"} and pages(["ruler"]) == {"ruler": "index.html"}
-
-
 def test_verdicts_flips_and_batches_in_the_readme() -> None:
     rows = [made.make_row(press, "kv", sessions=8) for press in ("full", "snapkv(keep=1.0)", "snapkv(keep=0.5)")]
     for row, turns in zip(rows, ([1.0, 1.0], [1.0, 1.0], [1.0, 0.0]), strict=True):
@@ -295,29 +179,15 @@ def test_verdicts_flips_and_batches_in_the_readme() -> None:
 
 
 def test_the_page_gets_the_life_of_a_cache() -> None:
-    analysis = parsed([made.make_row("full", "kv", fired=2.0, reload_exact=False, fork_s=0.25)])
+    rows = [made.make_row("full", "kv", fired=2.0, reload_exact=False, fork_s=0.25, not_measured="files: no room")]
+    analysis = parsed(rows)
     columns = page_data(analysis, [])["rows"]["columns"]
     value = {name: (c["v"] if "v" in c else [c["u"][i] for i in c["i"]])[0] for name, c in columns.items()}
     assert (value["fired"], value["reload_exact"], value["fork_s"]) == (2.0, False, 0.25)
+    assert value["not_measured"] == "files: no room"
     assert value["step_bytes"] > 0 and value["session_bytes"] > value["step_bytes"] and value["prefill_tps"] > 0
     old = parse_row({k: v for k, v in made.make_row("full", "kv").items() if k not in ("fired", "step_bytes")}, "x")
     assert old.fired is None and old.step_bytes is None
-
-
-def test_the_committed_leaderboard_is_what_the_rows_say() -> None:
-    """`kvpress report --results leaderboards/results --out leaderboards` makes it so."""
-    out = ROOT / "leaderboards"
-    if not any((out / "results").rglob("*.json")):
-        pytest.skip("no committed rows")
-    from kvpress_eval.report import read
-
-    found = read(out / "results")
-    assert [path.name for path in stale(found, out)] == []
-    assert {path.name for path in out.glob("*.html")} == set(pages(found.analysis.suites).values()), (
-        "a page without rows"
-    )
-    assert all(path.stat().st_size < 5_000_000 for path in out.glob("*.html"))
-    assert json.dumps([gate.failures for gate in found.gates if gate.failures]) == "[]"
 
 
 def test_other_weights_and_the_chat_template_are_tables_of_their_own(tmp_path: Path) -> None:
