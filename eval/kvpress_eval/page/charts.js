@@ -75,7 +75,7 @@ function scatterPanel(here, facet, width, bounds, { of, front: flag, device, low
     });
   }
   if (full) labels.unshift({
-    text: `full cache ${points(full.score[0])}`, anchors: [{ x: box.left - 5, y: Y(full.score[0]) - 9 }],
+    text: `full cache ${points(full.score[0])}`, anchors: [box.left - 5, (box.left + box.right) / 2].map((x) => ({ x, y: Y(full.score[0]) - 9 })),
     draw: (x, y) => root.append(svg("text", { class: "note", x, y }, `full cache ${points(full.score[0])}`)),
   });
   if (root.querySelector(".guess")) labels.unshift({

@@ -73,9 +73,9 @@ const cellTip = (c) => [
 // One label per item near one of its points, where it covers neither points nor labels; the least bad place otherwise.
 function placeLabels(items, marks, segments, box) {
   const placed = [];
-  const cost = (r) => {
+  const cost = (r) => {  // 90 x 12: the name of the vertical axis
     let sum = Math.max(0, box.left - r.x) * 4 + Math.max(0, r.x + r.w - box.right - 2) * 4
-      + Math.max(0, box.top - 6 - r.y) * 4 + Math.max(0, r.y + r.h - box.bottom) * 4;
+      + Math.max(0, box.top - 6 - r.y) * 4 + (r.x < 90 && r.y < 12 ? 20 : 0) + Math.max(0, r.y + r.h - box.bottom) * 4;
     for (const m of marks) if (m.x > r.x - 5 && m.x < r.x + r.w + 5 && m.y > r.y - 4 && m.y < r.y + r.h + 4) sum += 40;
     for (const s of segments) if (s.x > r.x && s.x < r.x + r.w && s.y > r.y && s.y < r.y + r.h) sum += 2.5;
     for (const o of placed) if (r.x < o.x + o.w + 4 && o.x < r.x + r.w + 4 && r.y < o.y + o.h + 1 && o.y < r.y + r.h + 1) sum += 160;
