@@ -18,7 +18,7 @@ run: $(STAMP)
 	$(BIN)/kvpress report --results runs/results --out runs
 
 test: lint type
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
