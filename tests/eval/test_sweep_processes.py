@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from kvpress_eval.launch import Died, Done, Inline, Prepared, Work
 from kvpress_eval.launch.base import Take
 from kvpress_eval.launch.local import Local
 from kvpress_eval.merge import same_results
-from kvpress_eval.rows import load_rows
+from kvpress_eval.rows import Row, load_rows
 from kvpress_eval.sweep import Watcher, run_sweep
 
 PRESSES = ("full", "kivi(bits=4)", "random(keep=0.5)", "knorm(keep=0.4)")
@@ -139,6 +140,38 @@ def test_given_up_cells_are_failed_rows_and_the_sweep_goes_on(dialect_model: str
     assert failed[0].command in {cell.command() for cell in cells}
     with pytest.raises(UsageError, match=r"cannot load .*: the worker died; see whether `kvpress run --model"):
         run_sweep(cells[1:2], tmp_path, where=Dying("prepare"))
+
+
+class Unlike(Inline):
+    """A launcher whose node has something else than the one that prepared."""
+
+    def __init__(self, **other: object) -> None:
+        super().__init__()
+        self.other = other
+
+    def run(self, take: Take, tick: Callable[[int], None] | None = None) -> Iterator[Done]:
+        for done in super().run(take, tick):
+            ran = isinstance(done.result, Row)
+            yield Done(done.work, replace(done.result, run_id="f" * 12, **self.other)) if ran else done  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (
+            {"weights": "another", "attn": "eager"},
+            "prepared: attn eager where it ran, sdpa where it was prepared; weig",
+        ),
+        ({}, "not the cell that was prepared: its data differ; give every node the same"),
+    ],
+)
+def test_a_cell_that_ran_on_an_unlike_node_says_what_differs(
+    other: dict[str, object], words: str, dialect_model: str, tmp_path: Path
+) -> None:
+    outcome = run_sweep(grid(dialect_model)[:1], tmp_path, where=Unlike(**other))
+    (row,) = load_rows(tmp_path)
+    assert (outcome.failed, row.status, row.session_scores) == (1, "failed", [])
+    assert words in str(row.error)
 
 
 def test_cells_of_two_models_are_run_at_the_same_time(dialect_model: str, text_model: str, tmp_path: Path) -> None:
