@@ -5,7 +5,7 @@ sweeps may work on one folder.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,7 +16,7 @@ from .config import RunConfig
 from .errors import UsageError
 from .files import clean_parts
 from .launch import Died, Done, Inline, Launcher, Prepared, launcher
-from .rows import Row, load_row, load_rows, write_row
+from .rows import Row, load_row, write_row
 
 __all__ = [
     "Outcome",
@@ -199,9 +199,9 @@ class _Sweep:
             time.sleep(POLL)
 
 
-def finished(configs: Sequence[RunConfig], results: Path) -> list[bool]:
+def finished(configs: Sequence[RunConfig], rows: Iterable[Row]) -> list[bool]:
     """Which cells have a finished row, judged by their command, without loading a model."""
-    there = {row.command for row in load_rows(results) if row.status == "ok"}
+    there = {row.command for row in rows if row.status == "ok"}
     return [config.command() in there for config in configs]
 
 

@@ -50,9 +50,10 @@ def _run_all(configs: list[RunConfig], options: argparse.Namespace) -> int:
     check_options(*asked)
     check_presses(configs)
     console = Console()
-    before = Estimator(load_rows(options.results))
+    rows = load_rows(options.results)
+    before = Estimator(rows)
     if options.dry_run:
-        there = [False] * len(configs) if options.force else finished(configs, options.results)
+        there = [False] * len(configs) if options.force else finished(configs, rows)
         console.print(plan_table(configs, there, before))
         missing = [config for config, done in zip(configs, there, strict=True) if not done]
         console.print(_estimate(before, missing, options.jobs or 1), highlight=False, soft_wrap=True)
