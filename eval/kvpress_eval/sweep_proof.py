@@ -81,18 +81,14 @@ def speed_up(grid: str = SPEED_GRID, jobs: int = 2, rounds: int = 3) -> SpeedUp:
     return SpeedUp(cells, jobs, times[1], times[jobs], ratio)
 
 
-def kills(grid: str = KILLS_GRID, times: int = 3, jobs: int = 2, folder: Path | None = None) -> Killed:
+def kills(grid: str = KILLS_GRID, times: int = 3, jobs: int = 2) -> Killed:
     """Kill a sweep ``times`` times, by turns its first process alone and all of them at once; resume it each time.
 
     Args:
         grid: text of a sweep file.
-        folder: where to leave the rows of both sweeps (``whole`` and ``killed``); None: nowhere.
     """
-    with tempfile.TemporaryDirectory() as away:
-        whole, killed = ((folder or Path(away)) / name for name in ("whole", "killed"))
-        for results in (whole, killed):
-            if list(results.glob("*/*.json")):
-                raise UsageError(f"{results} holds rows already; name another folder")
+    with tempfile.TemporaryDirectory() as folder:
+        whole, killed = (Path(folder) / name for name in ("whole", "killed"))
         if _start(grid, whole, jobs).wait():
             raise UsageError("the sweep that is left alone did not end well; see what it says above")
         cells = len(load_rows(whole))
