@@ -102,10 +102,9 @@ class Claims:
 
     def _create(self, path: Path) -> bool:
         """Make the file with its text in one step; False where it is there already."""
-        owner = {**asdict(Owner.me()), "started": datetime.now(timezone.utc).isoformat(timespec="seconds")}
-        text = json.dumps({**owner, "token": self._token}).encode()
+        me, now = Owner.me(), datetime.now(timezone.utc).isoformat(timespec="seconds")
+        text = json.dumps({**asdict(me), "started": now, "token": self._token}).encode()
         with storage_errors("a claim", path.parent):
-            me = Owner.me()
             whole = path.with_name(f".claim-{me.host}-{me.pid}-{self._token}.part")
             try:
                 whole.write_bytes(text)

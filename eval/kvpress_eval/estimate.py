@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import product
 from statistics import median
 
 from .config import RunConfig
@@ -14,6 +15,8 @@ from .rows import Row
 __all__ = ["Estimator", "Remaining", "time_text"]
 
 _Kind = tuple[str, str, str, int]
+_Group = tuple[str, "str | None", int, "str | None", "str | None"]
+"""Model, task, length, mode and press; None stands for any."""
 
 
 class Estimator:
@@ -24,9 +27,10 @@ class Estimator:
     """
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
-        self._models: dict[str, dict[_Kind, list[float]]] = {}
+        self._lengths: dict[tuple[str, str | None], set[int]] = {}  # of a model and task, or any
+        self._groups: dict[_Group, dict[_Kind, list[float]]] = {}
         self._bytes: dict[tuple[str, str, str], dict[int, list[int]]] = {}
-        self._known: dict[tuple[str, _Kind], float] = {}
+        self._known: dict[tuple[_Group, ...], float] = {}
         for row in rows:
             self.add(row)
 
@@ -35,23 +39,37 @@ class Estimator:
         if row.status != "ok" or row.origin or row.length < 1 or row.sessions < 1:
             return  # what others measured elsewhere says nothing of this machine
         kind = (row.task, row.mode, row.asked, row.length)
-        self._models.setdefault(row.model, {}).setdefault(kind, []).append(row.seconds / (row.sessions * row.length))
+        unit = row.seconds / (row.sessions * row.length)
+        for task, mode, press in product((row.task, None), (row.mode, None), (row.asked, None)):
+            self._lengths.setdefault((row.model, task), set()).add(row.length)
+            group = (row.model, task, row.length, mode, press)
+            self._groups.setdefault(group, {}).setdefault(kind, []).append(unit)
         self._bytes.setdefault((row.model, row.asked, row.target), {}).setdefault(row.length, []).append(row.bytes)
         self._known.clear()
 
     def seconds(self, config: RunConfig) -> float | None:
         """Seconds that a cell will take, about; None where no row of its model is there."""
-        kinds = self._models.get(config.model)
-        if not kinds:
+        groups = self._nearest(config)
+        if not groups:
             return None
-        kind = (config.task, config.mode, _canonical(config.press), config.length)
-        if (config.model, kind) not in self._known:
-            near = {other: _distance(kind, other) for other in kinds}
-            least = min(near.values())
-            self._known[config.model, kind] = median(
-                median(units) for other, units in kinds.items() if near[other] == least
-            )
-        return self._known[config.model, kind] * config.sessions * config.length
+        if groups not in self._known:
+            self._known[groups] = median(median(units) for group in groups for units in self._groups[group].values())
+        return self._known[groups] * config.sessions * config.length
+
+    def _nearest(self, config: RunConfig) -> tuple[_Group, ...]:
+        """What is most like a cell: several groups only where two lengths are equally near."""
+        task = config.task if (config.model, config.task) in self._lengths else None
+        far = {
+            length: round(abs(math.log(config.length / length)), 6)
+            for length in self._lengths.get((config.model, task), ())
+        }
+        least = min(far.values(), default=0.0)
+        near = [length for length, distance in far.items() if distance == least]
+        for mode, press in product((config.mode, None), (_canonical(config.press), None)):
+            groups = ((config.model, task, length, mode, press) for length in near)
+            if found := tuple(group for group in groups if group in self._groups):
+                return found
+        return ()
 
     def cache_bytes(self, config: RunConfig) -> float | None:
         """Bytes its cache will hold, about; None without a row of the same model and press."""
@@ -82,13 +100,13 @@ class Remaining:
         self._waiting = dict.fromkeys(configs)
         self._running: dict[RunConfig, float] = {}
         self._rest: tuple[float, float] | None = None  # of what waits: all together, and the longest
-        self._told()
+        self._changed = True
 
     def start(self, config: RunConfig) -> None:
         """A cell begins."""
         self._waiting.pop(config, None)
         self._running[config] = time.monotonic()
-        self._told()
+        self._changed = True
 
     def end(self, config: RunConfig, row: Row, ran: bool) -> None:
         """A cell is done: run here, or found."""
@@ -96,10 +114,12 @@ class Remaining:
         self._running.pop(config, None)
         if ran:
             self._own.add(row)
-        self._told()
+        self._changed = True
 
     def seconds(self) -> float | None:
         """What is left now; None where there is nothing to judge by."""
+        if self._changed:
+            self._rest, self._changed = self._waits(), False
         if self._rest is None:
             return None
         now = time.monotonic()
@@ -110,10 +130,10 @@ class Remaining:
         own = self._own.seconds(config)
         return self._before.seconds(config) if own is None else own
 
-    def _told(self) -> None:
+    def _waits(self) -> tuple[float, float] | None:
         each = [self._one(config) for config in (*self._waiting, *self._running)]
         known = [seconds for seconds in each[: len(self._waiting)] if seconds is not None]
-        self._rest = None if None in each else (sum(known), max(known, default=0.0))
+        return None if None in each else (sum(known), max(known, default=0.0))
 
 
 @lru_cache(maxsize=4096)
@@ -122,11 +142,6 @@ def _canonical(press: str) -> str:
     from kvpress import Press
 
     return str(Press.parse(press))
-
-
-def _distance(kind: _Kind, other: _Kind) -> tuple[bool, float, bool, bool]:
-    length = abs(math.log(kind[3] / other[3]))
-    return (kind[0] != other[0], round(length, 6), kind[1] != other[1], kind[2] != other[2])
 
 
 def time_text(seconds: float) -> str:

@@ -50,14 +50,14 @@ def merge(sources: Sequence[Path], into: Path) -> Merged:
         for path in _files(source):
             target = into / path.parent.name / path.name
             try:
-                text, row = _read(path)
+                text, _, row = _read(path)
                 if row.run_id != path.stem:
                     raise ValueError(f"the row of {row.run_id}; a row's file has its name")
             except (OSError, ValueError, OverflowError, RecursionError, UsageError) as problem:
                 found.invalid.append(f"{path}: {' '.join(str(problem).split())[:200]}")
                 continue
             try:
-                there: Row | None = _read(target)[1]
+                there: Row | None = _read(target)[2]
             except (OSError, ValueError, OverflowError, RecursionError, UsageError):
                 there = None  # nothing, or a damaged file
             if there is not None and _rank(row) <= _rank(there):
@@ -75,17 +75,18 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*/*.json") if not path.name.startswith("."))
 
 
-def _read(path: Path) -> tuple[str, Row]:
+def _read(path: Path) -> tuple[str, Any, Row]:
+    """Its text, what that is as JSON, and as a row."""
     text = path.read_text(encoding="utf-8")
     data = json.loads(text)
     parse_row(data, path.name)  # says what is wrong with what
-    return text, Row.from_dict(data)
+    return text, data, Row.from_dict(data)
 
 
 def _rank(row: Row) -> tuple[bool, datetime]:
     try:
         started = datetime.fromisoformat(row.started)
-    except ValueError:
+    except (ValueError, TypeError):  # other programs may write null
         started = datetime.min
     return row.status == "ok", started if started.tzinfo else started.replace(tzinfo=timezone.utc)
 
@@ -111,11 +112,10 @@ def _differences(first: Path, second: Path) -> Iterator[str]:
             yield f"{name}: only in {first if name in ours else second}"
             continue
         try:
-            one, two = (_read(path)[0] for path in (ours[name], theirs[name]))
+            left, right = (_judged(_read(path)[1]) for path in (ours[name], theirs[name]))
         except (OSError, ValueError, OverflowError, RecursionError, UsageError) as problem:
             yield f"{name}: {' '.join(str(problem).split())[:200]}"
             continue
-        left, right = _judged(json.loads(one)), _judged(json.loads(two))
         keys = [key for key in sorted({*left, *right}) if left.get(key) != right.get(key)]
         if keys:
             shown = _short(left.get(keys[0])), _short(right.get(keys[0]))

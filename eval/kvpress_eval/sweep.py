@@ -5,7 +5,7 @@ sweeps may work on one folder.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,7 +16,7 @@ from .config import RunConfig
 from .errors import UsageError
 from .files import clean_parts
 from .launch import Died, Done, Inline, Launcher, Prepared, launcher
-from .rows import Row, load_row, load_rows, write_row
+from .rows import Row, load_row, write_row
 
 __all__ = [
     "Outcome",
@@ -166,10 +166,7 @@ class _Sweep:
         if isinstance(done.result, Row) and done.result.run_id == cell.row.run_id:
             row = done.result
         elif isinstance(done.result, Row):  # a cluster of unlike nodes
-            reason = (
-                f"it ran on {done.result.device}, {done.result.dtype}, and was prepared for {cell.row.device}, "
-                f"{cell.row.dtype}; name one with --device, or ask for the same with --gpus-per-cell"
-            )
+            reason = _unlike(done.result, cell.row)
             row = replace(cell.row, status="failed", error=reason, started=done.result.started)
         else:  # nobody is left who could say more
             reason = done.result.reason if isinstance(done.result, Died) else _line(done.result)
@@ -202,10 +199,21 @@ class _Sweep:
             time.sleep(POLL)
 
 
-def finished(configs: Sequence[RunConfig], results: Path) -> list[bool]:
+def finished(configs: Sequence[RunConfig], rows: Iterable[Row]) -> list[bool]:
     """Which cells have a finished row, judged by their command, without loading a model."""
-    there = {row.command for row in load_rows(results) if row.status == "ok"}
+    there = {row.command for row in rows if row.status == "ok"}
     return [config.command() in there for config in configs]
+
+
+def _unlike(ran: Row, prepared: Row) -> str:
+    """Why a row is not that of the cell as it was prepared."""
+    names = ("device", "dtype", "attn", "rendering", "weights", "chat", "press_spec")
+    both = ((name, getattr(ran, name), getattr(prepared, name)) for name in names)
+    found = [f"{name} {now} where it ran, {then} where it was prepared" for name, now, then in both if now != then]
+    return (
+        f"not the cell that was prepared: {'; '.join(found) or 'its data differ'}; give every node the same model, "
+        "data and version, name device, dtype, attn and chat in the sweep, or ask for the same with --gpus-per-cell"
+    )
 
 
 def _line(error: object) -> str:

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from kvpress_eval import sweep_proof
@@ -26,7 +27,7 @@ from kvpress_eval.launch import Died, Done, Inline, Prepared, Work
 from kvpress_eval.launch.base import Take
 from kvpress_eval.launch.local import Local
 from kvpress_eval.merge import same_results
-from kvpress_eval.rows import load_rows
+from kvpress_eval.rows import Row, load_rows
 from kvpress_eval.sweep import Watcher, run_sweep
 
 PRESSES = ("full", "kivi(bits=4)", "random(keep=0.5)", "knorm(keep=0.4)")
@@ -139,6 +140,38 @@ def test_given_up_cells_are_failed_rows_and_the_sweep_goes_on(dialect_model: str
     assert failed[0].command in {cell.command() for cell in cells}
     with pytest.raises(UsageError, match=r"cannot load .*: the worker died; see whether `kvpress run --model"):
         run_sweep(cells[1:2], tmp_path, where=Dying("prepare"))
+
+
+class Unlike(Inline):
+    """A launcher whose node has something else than the one that prepared."""
+
+    def __init__(self, **other: object) -> None:
+        super().__init__()
+        self.other = other
+
+    def run(self, take: Take, tick: Callable[[int], None] | None = None) -> Iterator[Done]:
+        for done in super().run(take, tick):
+            ran = isinstance(done.result, Row)
+            yield Done(done.work, replace(done.result, run_id="f" * 12, **self.other)) if ran else done  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (
+            {"weights": "another", "attn": "eager"},
+            "prepared: attn eager where it ran, sdpa where it was prepared; weig",
+        ),
+        ({}, "not the cell that was prepared: its data differ; give every node the same"),
+    ],
+)
+def test_a_cell_that_ran_on_an_unlike_node_says_what_differs(
+    other: dict[str, object], words: str, dialect_model: str, tmp_path: Path
+) -> None:
+    outcome = run_sweep(grid(dialect_model)[:1], tmp_path, where=Unlike(**other))
+    (row,) = load_rows(tmp_path)
+    assert (outcome.failed, row.status, row.session_scores) == (1, "failed", [])
+    assert words in str(row.error)
 
 
 def test_cells_of_two_models_are_run_at_the_same_time(dialect_model: str, text_model: str, tmp_path: Path) -> None:
@@ -284,10 +317,14 @@ def test_workers_end_with_their_sweep(blow: signal.Signals, dialect_model: str, 
 class Started:
     """A sweep in a fork, which starts sooner than a command."""
 
+    jobs: ClassVar[list[int]] = []
+
     def __init__(self, grid: str, results: Path, jobs: int) -> None:
+        self.jobs.append(jobs)
         results.parent.mkdir(parents=True, exist_ok=True)
         (results.parent / "grid.yaml").write_text(grid)
-        self.process = process(run_sweep, load_sweep(results.parent / "grid.yaml").cells(), results)
+        cells = load_sweep(results.parent / "grid.yaml").cells()
+        self.process = process(run_sweep, cells, results, False, None, jobs)
         self.pid = self.process.pid
 
     def wait(self) -> int:
@@ -302,18 +339,23 @@ def test_the_proofs_of_bench(
     dialect_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sweep_proof, "_start", Started)
+    monkeypatch.setattr(Started, "jobs", [])
     grid, out = tmp_path / "grid.yaml", tmp_path / "out.json"
     grid.write_text(f"models: ['{dialect_model}']\ntasks: [kv]\nlengths: [300]\nturns: 2\nsessions: 3\n")
     words = ["bench", "--grid", str(grid), "--rounds", "1", "--output", str(out)]
-    assert main([*words, "--only", "kills"]) == 0
+    kills = [*words, "--only", "kills", "--jobs", "1"]  # two jobs in a fork import torch anew
+    assert main(kills) == 0
     assert "2 cells, killed with" in capsys.readouterr().out
     found = json.loads(out.read_text())
     assert (found["cells"], found["differences"]) == (2, []) and 0 <= found["rows"][0] <= 2
+    assert Started.jobs == [1, 1, 1]
     assert main([*words, "--only", "sweep"]) == 0
-    assert "2 cells, one thread a job: 2 jobs are" in capsys.readouterr().out
+    first, second, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("2 jobs ") and second.startswith("1 job ") and last.startswith("2 cells, one thread a job")
     found = json.loads(out.read_text())
     assert found["ratio"] == pytest.approx(found["one"][0] / found["many"][0])
+    assert Started.jobs[3:] == [2, 1]
 
     monkeypatch.setattr(sweep_proof, "same_results", lambda whole, killed: ["a.json: score (score is 0 and 1)"])
-    assert main([*words, "--only", "kills"]) == 1
+    assert main(kills) == 1
     assert "score is 0 and 1" in capsys.readouterr().out

@@ -70,11 +70,10 @@ def import_results(kind: str, folder: Path, into: Path) -> Imported:
             done.skipped.append(Skipped(found.path, str(error)))
             continue
         sources[row.run_id] = found.path
-        path = row_path(into, row.model, row.run_id)
-        before = load_row(path)
+        before = load_row(row_path(into, row.model, row.run_id))
         if before == row:
             done.same.append(row)
             continue
         write_row(row, into)
-        (done.replaced if path.exists() and before is not None else done.new).append(row)
+        (done.new if before is None else done.replaced).append(row)
     return done

@@ -30,15 +30,12 @@ class Ray(Launcher):
     Args:
         jobs: tasks handed over at the same time; None: as many as the cluster has room for.
         cpus, gpus: what a cell needs. Ray shows a task these GPUs only, and without any none.
-        retries: how often the work of a worker or node that died is given to another.
 
     Raises:
         UsageError: where Ray is not installed, no cluster answers, or none of its nodes is large enough.
     """
 
-    def __init__(
-        self, jobs: int | None, cpus: int = 1, gpus: float = 0.0, address: str | None = None, retries: int = RETRIES
-    ) -> None:
+    def __init__(self, jobs: int | None, cpus: int = 1, gpus: float = 0.0, address: str | None = None) -> None:
         if address and _only_here(address):
             # Ray reads 127.0.0.1 as this machine's outward address, unless it is told before it is imported that
             # clusters are of one machine
@@ -53,7 +50,7 @@ class Ray(Launcher):
         if self._ours:
             _connect(self._ray, address)
         self._check_size()
-        self._task = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(_do)
+        self._task = self._ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_do)
 
     def _check_size(self) -> None:
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
