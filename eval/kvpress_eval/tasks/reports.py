@@ -19,6 +19,7 @@ from .world import Names
 __all__ = [
     "CHANCE",
     "FACTS",
+    "SPREAD",
     "Report",
     "elaborations",
     "key_facts",
@@ -86,7 +87,8 @@ _PATTERNS = {
 
 CHANCE = 0.35  # a summary in the most usual wordings, without names: measured in test_summaries
 """ROUGE of the best guess."""
-
+SPREAD = "what a summary needs is spread over its whole report"
+"""Why summaries have no depth."""
 
 _HOW = items("slow,sudden,uneven,seasonal,hidden,costly,partial,frequent,unexplained,mutual,gradual,early")
 _TROUBLE = items("drift,decay,loss,mixing,swelling,fading,clustering,breakage,delay,confusion,leakage,warping")

@@ -9,13 +9,13 @@ from __future__ import annotations
 from ..episode import Episode, Request, Turn
 from .base import Task, finish, no_depth
 from .report_text import reports
-from .reports import CHANCE, Report, summary_of, summary_question
+from .reports import CHANCE, SPREAD, Report, summary_of, summary_question
 
 __all__ = ["TASK"]
 
 
 def _natural(request: Request) -> Episode:
-    no_depth(request)
+    no_depth(request, SPREAD)
     text = reports(request, range(request.turns))
     asked = [item.what for item in text.items if isinstance(item.what, Report)]
     return finish(request, text, [Turn(summary_question(r.title), r.summary, ()) for r in asked])

@@ -11,7 +11,7 @@ import re
 import string
 
 from ..episode import Episode, Request, Turn
-from .base import Fact, Filler, Task, Text, finish
+from .base import Fact, Filler, Task, Text, finish, places
 from .dialect import builder, solver
 from .prose import sentences
 
@@ -33,8 +33,8 @@ def _natural(request: Request) -> Episode:
     chains = [names[t * (HOPS + 1) : (t + 1) * (HOPS + 1)] for t in range(request.turns)]
     facts = []
     for t, chain in enumerate(chains):
-        # an assignment comes after the one it reads from, anywhere in the text
-        at = sorted(placing.random() for _ in chain)
+        # an assignment comes after the one it reads from
+        at = places(request, t, len(chain), placing)
         sources = [values[t], *(f"VAR {name}" for name in chain)]
         facts += [
             Fact(depth, f"VAR {name} = {source}.", t) for depth, name, source in zip(at, chain, sources, strict=False)

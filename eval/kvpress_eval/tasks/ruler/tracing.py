@@ -11,10 +11,10 @@ import re
 import string
 
 from ...episode import Episode, Request, Turn
-from ..base import Fact, Filler, Task, Text, finish
+from ..base import Fact, Filler, Task, Text, finish, places
 from ..dialect import builder, solver
 from ..haystack import noise
-from .words import SUITE, places
+from .words import SUITE
 
 __all__ = ["TASKS"]
 

@@ -1,4 +1,4 @@
-"""What the RULER-like tasks share: made-up words, keys, and the depths of a turn's facts."""
+"""What the RULER-like tasks share: made-up words and keys."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import random
 import uuid
 from collections.abc import Iterator
 
-from ...episode import Request
-from ..base import depth, words
+from ..base import words
 
-__all__ = ["SUITE", "keys", "made_up", "places", "uuids"]
+__all__ = ["SUITE", "keys", "made_up", "uuids"]
 
 SUITE = "ruler"
 _SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
@@ -40,13 +39,3 @@ def uuids(rng: random.Random) -> Iterator[str]:
     """Random UUIDs (122 bits: chance repeats none)."""
     while True:
         yield str(uuid.UUID(int=rng.getrandbits(128), version=4))
-
-
-def places(request: Request, turn: int, n: int, rng: random.Random) -> list[float]:
-    """Depths of a turn's ``n`` facts in rising order: all at the request's depth, where it names one.
-
-    A single fact is in the turn's part of the context, several are anywhere.
-    """
-    if n == 1 or request.depth is not None:
-        return [depth(request, turn, rng)] * n
-    return sorted(rng.random() for _ in range(n))
