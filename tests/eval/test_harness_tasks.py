@@ -109,7 +109,7 @@ def test_the_text_of_the_first_release_stays() -> None:
         "needle/natural": "7574dfb7",
         "many_shot/dialect": "038f9a50",
         "many_shot/natural": "d9e77f3e",  # letters of earlier turns tell nothing since 2026-11-27
-        "choice_eng/natural": "f3fb5ba6",
+        "choice_eng/natural": "218ccd27",  # follow-ups in the words of the first question since 2026-11-27
         "qa_chn/natural": "51038a54",
         "qa_eng/dialect": "c94028b0",
         "qa_eng/natural": "55f02de8",

@@ -216,8 +216,7 @@ def limits(request: Request, turns: Sequence[Turn]) -> dict[str, int]:
 def reserve(request: Request, turns: Sequence[Turn]) -> int:
     """Tokens that questions and answers take beside the context."""
     most = limits(request, turns)
-    longest = (max(turn.question, turn.later, turn.alone, key=len) for turn in turns)
-    asked = sum(request.count(SEPARATOR + question + SEPARATOR) for question in longest)
+    asked = sum(request.count(SEPARATOR + turn.question + SEPARATOR) for turn in turns)
     openings = sum(request.count(" " + turn.opening) for turn in turns if turn.opening)
     return asked + openings + sum(most[turn.task] for turn in turns)
 

@@ -2,7 +2,8 @@
 
 Options are names of one type and length that the book holds: what was so before, what a rumour says, what
 is so of others. Letters are drawn per turn, each as often as the others over four sessions; knowing the
-letters of earlier turns does not help. The release asks "The the correct answer is": mended here.
+letters of earlier turns does not help. The release asks "The the correct answer is", and in its plain follow-ups in
+other words: mended here.
 """
 
 from __future__ import annotations
@@ -30,14 +31,8 @@ def _turn(request: Request, t: int, story: Story) -> Turn:
     options = request.rng(f"order {t}").sample(story.decoys, 3)
     options.insert(_LETTERS.index(letter), story.gold)
     listing = "\n".join(f"{_LETTERS[i]}. {name}" for i, name in enumerate(options))
-    asked = f"Question: {ENGLISH.ask(story)}\n{listing}\n\n"
-    return Turn(
-        f"{asked}The correct answer is",
-        letter,
-        (),
-        (story.gold, letter),
-        later=f"{asked}The letter of the correct answer is",
-    )
+    asked = f"Question: {ENGLISH.ask(story)}\n{listing}\n\nThe correct answer is"
+    return Turn(asked, letter, (), (story.gold, letter))
 
 
 def _solve(context: str, question: str) -> str:
