@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 __all__ = ["SUITE", "VERSION", "Count", "Episode", "Gold", "Joints", "Rendering", "Request", "Span", "Turn"]
@@ -52,6 +52,13 @@ class Turn:
         """What the scorer gets."""
         return self.answer if self.gold is None else self.gold
 
+    @property
+    def text(self) -> str:
+        """All it says, in one text."""
+        rare = {"later": self.later, "alone": self.alone, "opening": self.opening}
+        said = (f"{name} {words}" for name, words in rare.items() if words)
+        return "\x1f".join((self.question, self.answer, *said))
+
 
 @dataclass(frozen=True)
 class Joints:
@@ -92,9 +99,11 @@ class Episode:
     @property
     def id(self) -> str:
         """``task/length/seed/session#hash``, for a row of data ``task/source/row#hash``: equal ids mean equal text,
-        whatever ran on it.
+        whatever ran on it. What few episodes have is hashed in those alone: the others keep their ids.
         """
-        parts = [self.rendering, self.context, *(f"{t.question}\x1f{t.answer}" for t in self.turns)]
+        parts = [self.rendering, self.context, *(turn.text for turn in self.turns)]
+        if self.joints != Joints():
+            parts.append("\x1f".join(("joints", *astuple(self.joints))))
         digest = hashlib.sha256("\x1e".join(parts).encode()).hexdigest()[:8]
         return f"{self.task}/{self.key or f'{self.length}/{self.seed}/{self.session}'}#{digest}"
 
