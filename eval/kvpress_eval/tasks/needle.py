@@ -59,4 +59,5 @@ TASK = Task(
     build={"dialect": builder("fact", filler=0.75), "natural": _natural},
     solve={"dialect": solver("fact"), "natural": _solve},
     chance=lambda rendering, turns: 1e-4 if rendering == "dialect" else 0.0,
+    suite="needles",
 )
