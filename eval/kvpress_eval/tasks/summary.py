@@ -1,7 +1,7 @@
 """Summaries (En.Sum): each turn asks for the summary of one of several reports.
 
 Paper: SCBench (arXiv 2412.10319), which concatenates papers. The reports here are made up from templates: ROUGE
-rewards what their summaries share, so look at the recall of key facts beside it (``reports.key_facts``).
+rewards what their summaries share, so look at the recall of key facts beside it (``extras`` of a row).
 """
 
 from __future__ import annotations
