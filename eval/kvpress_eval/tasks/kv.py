@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from ..episode import Episode, Request, Turn
 from .base import Fact, Filler, Task, Text, depth, finish
 from .dialect import builder, solver
+from .prompts import HEADS
 
 __all__ = ["TASK", "pair", "question", "strings"]
 
-_INSTRUCTION = "Extract the value corresponding to the specified key in the JSON object below.\n\n"
+_INSTRUCTION = f"{HEADS['kv']}\n\n"
 _HEAD = f"{_INSTRUCTION}JSON data:\n{{"
 _FOOT = "}"
 

@@ -20,10 +20,11 @@ from functools import lru_cache
 from ..episode import Episode, Request, Span, Turn
 from ..errors import EpisodeError
 from .base import Fact, Filler, Task, Text, depth, finish
+from .prompts import HEADS
 
 __all__ = ["TASK"]
 
-_INSTRUCTION = "Answer questions about the following list of numbers."
+_INSTRUCTION = HEADS["mf"]
 _GAP = (2, 401)  # from one extreme to the next
 _COUNTED = (13, 62)  # numbers above the threshold
 _SUPPORT = 60  # values on either side of the median, at most

@@ -17,6 +17,7 @@ from ..episode import Episode, Request, Turn
 from . import kv, repoqa
 from .base import Fact, Filler, Task, Text, depth, finish
 from .dialect import builder, solver
+from .prompts import HEADS
 from .renaming import Function
 
 __all__ = ["TASK"]
@@ -33,7 +34,7 @@ def _natural(request: Request) -> Episode:
     uuids = kv.strings(rng, taken)
     pairs = [(next(uuids), next(uuids)) for _ in range(kinds.count("kv"))]
 
-    lead = f"{repoqa.INSTRUCTION}\n\n"
+    lead = f"{HEADS['repoqa']}\n\n"
     waiting = {
         "repoqa": iter(zip(repoqa.asked(needles, others, lead), (n.function.text for n in needles), strict=True)),
         "kv": iter([(Turn(_KEY + kv.question(key), value, ()), _line(rng, key, value)) for key, value in pairs]),
