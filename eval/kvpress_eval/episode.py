@@ -108,6 +108,11 @@ class Episode:
         return f"{self.task}/{self.key or f'{self.length}/{self.seed}/{self.session}'}#{digest}"
 
 
+def _random(*parts: object) -> random.Random:
+    text = "|".join(map(str, (SUITE, VERSION, *parts)))
+    return random.Random(int.from_bytes(hashlib.sha256(text.encode()).digest(), "big"))
+
+
 @dataclass(frozen=True)
 class Request:
     """What a generator is asked for.
@@ -132,27 +137,14 @@ class Request:
         """The random numbers of a named stream. One stream per purpose: a longer context keeps its
         questions.
         """
-        text = "|".join(
-            (
-                SUITE,
-                str(VERSION),
-                self.task,
-                self.rendering,
-                str(self.seed),
-                str(self.session),
-                stream,
-            )
-        )
-        return random.Random(int.from_bytes(hashlib.sha256(text.encode()).digest(), "big"))
+        return _random(self.task, self.rendering, self.seed, self.session, stream)
 
     def strata(self) -> list[int]:
         """Which of ``turns`` equal parts of the context turn t asks about: a Latin square over
         ``turns`` sessions.
         """
         block = self.session // self.turns
-        text = f"{SUITE}|{VERSION}|{self.task}|{self.seed}|{block}|strata"
-        rng = random.Random(int.from_bytes(hashlib.sha256(text.encode()).digest(), "big"))
-        order = rng.sample(range(self.turns), self.turns)
+        order = _random(self.task, self.seed, block, "strata").sample(range(self.turns), self.turns)
         return [order[(self.session + t) % self.turns] for t in range(self.turns)]
 
     def episode(self, context: str, turns: tuple[Turn, ...], max_new_tokens: int, instruction: str = "") -> Episode:

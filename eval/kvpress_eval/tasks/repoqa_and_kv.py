@@ -17,6 +17,7 @@ from ..episode import Episode, Request, Turn
 from . import kv, repoqa
 from .base import Fact, Filler, Task, Text, depth, finish
 from .dialect import builder, solver
+from .draws import unlike
 from .prompts import HEADS
 from .renaming import Function
 
@@ -31,7 +32,7 @@ def _natural(request: Request) -> Episode:
     needles = repoqa.draw(request, kinds.count("repoqa"))
     others, functions = repoqa.stream(request, needles)
     rng, placing, taken = request.rng("pairs"), request.rng("placement"), set[str]()
-    uuids = kv.strings(rng, taken)
+    uuids = unlike(rng, taken)
     pairs = [(next(uuids), next(uuids)) for _ in range(kinds.count("kv"))]
 
     lead = f"{HEADS['repoqa']}\n\n"
@@ -44,7 +45,7 @@ def _natural(request: Request) -> Episode:
         turn, text = next(waiting[kind])
         turns.append(replace(turn, task=kind))
         facts.append(Fact(depth(request, t, placing), text, t))
-    filler = Filler(_mixed(request.rng("mix"), functions, kv.strings(request.rng("other pairs"), taken)))
+    filler = Filler(_mixed(request.rng("mix"), functions, unlike(request.rng("other pairs"), taken)))
     return finish(request, Text(filler, facts, repoqa.JOINT, repoqa.head()), turns)
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import random
-import uuid
 from collections.abc import Iterator
 
 from ..base import words
+from ..draws import SYLLABLES
 
-__all__ = ["SUITE", "keys", "made_up", "uuids"]
+__all__ = ["SUITE", "keys", "made_up"]
 
 SUITE = "ruler"
-_SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
 _ENDS = "klmnrstx"
 _NOUNS = words(
     "anchor basket bridge candle carpet castle cellar copper cradle curtain desert engine feather forest "
@@ -24,7 +23,7 @@ _NOUNS = words(
 def made_up(rng: random.Random, taken: set[str], syllables: int = 3) -> Iterator[str]:
     """Words that are in ``taken`` so far (they are added): all of one length, so that none holds another."""
     while True:
-        word = "".join(rng.choices(_SYLLABLES, k=syllables)) + rng.choice(_ENDS)
+        word = "".join(rng.choices(SYLLABLES, k=syllables)) + rng.choice(_ENDS)
         if word not in taken:
             taken.add(word)
             yield word
@@ -33,9 +32,3 @@ def made_up(rng: random.Random, taken: set[str], syllables: int = 3) -> Iterator
 def keys(rng: random.Random, taken: set[str]) -> Iterator[str]:
     """Keys like ``solimek-garden``: RULER pairs an adjective with a noun, of which there are too few for 1M tokens."""
     return (f"{word}-{rng.choice(_NOUNS)}" for word in made_up(rng, taken))
-
-
-def uuids(rng: random.Random) -> Iterator[str]:
-    """Random UUIDs (122 bits: chance repeats none)."""
-    while True:
-        yield str(uuid.UUID(int=rng.getrandbits(128), version=4))
