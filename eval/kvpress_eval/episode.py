@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 __all__ = ["SUITE", "VERSION", "Count", "Episode", "Gold", "Joints", "Rendering", "Request", "Span", "Turn"]
@@ -52,6 +52,13 @@ class Turn:
         """What the scorer gets."""
         return self.answer if self.gold is None else self.gold
 
+    @property
+    def text(self) -> str:
+        """All it says, in one text."""
+        rare = {"later": self.later, "alone": self.alone, "opening": self.opening}
+        said = (f"{name} {words}" for name, words in rare.items() if words)
+        return "\x1f".join((self.question, self.answer, *said))
+
 
 @dataclass(frozen=True)
 class Joints:
@@ -92,11 +99,18 @@ class Episode:
     @property
     def id(self) -> str:
         """``task/length/seed/session#hash``, for a row of data ``task/source/row#hash``: equal ids mean equal text,
-        whatever ran on it.
+        whatever ran on it. What few episodes have is hashed in those alone: the others keep their ids.
         """
-        parts = [self.rendering, self.context, *(f"{t.question}\x1f{t.answer}" for t in self.turns)]
+        parts = [self.rendering, self.context, *(turn.text for turn in self.turns)]
+        if self.joints != Joints():
+            parts.append("\x1f".join(("joints", *astuple(self.joints))))
         digest = hashlib.sha256("\x1e".join(parts).encode()).hexdigest()[:8]
         return f"{self.task}/{self.key or f'{self.length}/{self.seed}/{self.session}'}#{digest}"
+
+
+def _random(*parts: object) -> random.Random:
+    text = "|".join(map(str, (SUITE, VERSION, *parts)))
+    return random.Random(int.from_bytes(hashlib.sha256(text.encode()).digest(), "big"))
 
 
 @dataclass(frozen=True)
@@ -123,27 +137,14 @@ class Request:
         """The random numbers of a named stream. One stream per purpose: a longer context keeps its
         questions.
         """
-        text = "|".join(
-            (
-                SUITE,
-                str(VERSION),
-                self.task,
-                self.rendering,
-                str(self.seed),
-                str(self.session),
-                stream,
-            )
-        )
-        return random.Random(int.from_bytes(hashlib.sha256(text.encode()).digest(), "big"))
+        return _random(self.task, self.rendering, self.seed, self.session, stream)
 
     def strata(self) -> list[int]:
         """Which of ``turns`` equal parts of the context turn t asks about: a Latin square over
         ``turns`` sessions.
         """
         block = self.session // self.turns
-        text = f"{SUITE}|{VERSION}|{self.task}|{self.seed}|{block}|strata"
-        rng = random.Random(int.from_bytes(hashlib.sha256(text.encode()).digest(), "big"))
-        order = rng.sample(range(self.turns), self.turns)
+        order = _random(self.task, self.seed, block, "strata").sample(range(self.turns), self.turns)
         return [order[(self.session + t) % self.turns] for t in range(self.turns)]
 
     def episode(self, context: str, turns: tuple[Turn, ...], max_new_tokens: int, instruction: str = "") -> Episode:

@@ -35,7 +35,8 @@ class Row:
 
     ``scorer`` made ``session_scores``; ``reference_scores`` are those of the released scorer for the same
     answers, where there is one. ``turn_tasks`` names the sub-task of every turn of a mixed task, ``subtasks``
-    their mean scores. ``chat`` says whether the tokenizer's chat template was used, ``source`` where the sessions
+    their mean scores. ``extras`` are means of what is measured beside the score, over the turns that have it (see
+    ``tasks.extras``). ``chat`` says whether the tokenizer's chat template was used, ``source`` where the sessions
     come from, ``origin`` whose measurement it is ("" = this harness). ``cut`` is the share of sessions whose context
     was truncated, ``evidence_cut`` the share of turns that lost evidence by it.
 
@@ -106,6 +107,7 @@ class Row:
     reference_scores: list[list[float]] = field(default_factory=list)
     turn_tasks: list[list[str]] = field(default_factory=list)
     subtasks: dict[str, float] = field(default_factory=dict)
+    extras: dict[str, float] = field(default_factory=dict)
     cut: float = 0.0
     evidence_cut: float = 0.0
     prefill_tps: float = 0.0

@@ -27,6 +27,7 @@ from .models import Loaded
 from .rows import Row, run_id
 from .sources import Source, open_source
 from .tasks import get_task
+from .tasks.extras import extras
 
 if TYPE_CHECKING:
     from kvpress import Press, Session
@@ -255,13 +256,13 @@ def _sessions(cell: Cell, tick: Tick | None) -> tuple[list[Episode], list[Answer
 
 
 def _fill(row: Row, cell: Cell, episodes: list[Episode], answers: list[Answers]) -> None:
-    flat_stops, flat_texts = list[bool](), list[str]()
+    flat_stops, said = list[bool](), list[list[str]]()
     for episode, got in zip(episodes, answers, strict=True):
         texts = [cell.loaded.prompter.text(ids) for ids in got.ids]
         row.session_ids.append(episode.id)
         _score(row, episode, texts, got.stopped)
         flat_stops += got.stopped
-        flat_texts += texts
+        said.append(texts)
     n = len(answers)
     width = max(len(scores) for scores in row.session_scores)
     columns = [[s[t] for s in row.session_scores if len(s) > t] for t in range(width)]
@@ -269,11 +270,12 @@ def _fill(row: Row, cell: Cell, episodes: list[Episode], answers: list[Answers])
     row.score_by_turn = [sum(column) / len(column) for column in columns]
     row.turns = sum(row.n_by_turn)
     row.subtasks = _subtasks(row)
+    row.extras = extras(episodes, said)
     row.cut = sum(episode.cut for episode in episodes) / n
     row.evidence_cut = sum(turn.cut for episode in episodes for turn in episode.turns) / row.turns
     row.score = sum(map(sum, row.session_scores)) / row.turns
     row.hit_limit = flat_stops.count(False) / row.turns
-    row.empty = sum(not text.strip() for text in flat_texts) / row.turns
+    row.empty = sum(not text.strip() for texts in said for text in texts) / row.turns
     row.bytes_dense = round(sum(a.dense_nbytes for a in answers) / n)
     row.bytes_ratio = sum(a.nbytes / a.dense_nbytes for a in answers) / n
     kinds = sorted({kind for a in answers for kind in a.by_kind})

@@ -89,6 +89,8 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
         chance = "" if row.chance is None else f", chance {100 * row.chance:.1f}"
         yield "score", f"{100 * row.score:.1f} by turn {by_turn} ({count}{chance})"
         yield "against full", against
+        if row.extras:
+            yield "beside the score", ", ".join(f"{name} {100 * mean:.1f}" for name, mean in row.extras.items())
         if row.hit_limit or row.empty:
             yield (
                 "answers",

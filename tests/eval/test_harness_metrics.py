@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from kvpress_eval.episode import Gold
 from kvpress_eval.errors import UsageError
-from kvpress_eval.metrics import Reference, Scorer, exact, score
+from kvpress_eval.metrics import Scorer, exact, score
 
 UUID = "2d9ab7c8-394a-4062-9928-310e39201a2f"
 NAMES = ["XKQPT", "AAZZB", "QQWER"]
@@ -47,7 +48,7 @@ NAMES = ["XKQPT", "AAZZB", "QQWER"]
         ("needle", "123456789", "0123456789", 0, 0),
     ],
 )
-def test_scores(task: str, prediction: str, reference: Reference, released: float, corrected: float) -> None:
+def test_scores(task: str, prediction: str, reference: Gold, released: float, corrected: float) -> None:
     assert score(task, prediction, reference, "reference") == pytest.approx(released, abs=1e-6)
     assert score(task, prediction, reference, "corrected") == corrected
 
@@ -65,7 +66,7 @@ def test_exact_match_ignores_only_white_space() -> None:
 
 @pytest.mark.parametrize("reference", ["", [], ["XKQPT", ""]])
 @pytest.mark.parametrize("scorer", ["corrected", "reference", "exact"])
-def test_an_empty_reference_is_refused(reference: Reference, scorer: Scorer) -> None:
+def test_an_empty_reference_is_refused(reference: Gold, scorer: Scorer) -> None:
     with pytest.raises(UsageError, match="must not be empty"):
         score("vt", "XKQPT", reference, scorer)
 

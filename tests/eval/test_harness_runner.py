@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +13,13 @@ from kvpress_eval import asking, runner
 from kvpress_eval.config import RunConfig
 from kvpress_eval.errors import UsageError
 from kvpress_eval.models import Loaded, load
+from kvpress_eval.page.loading import parse_row
 from kvpress_eval.prompt import Prompt
 from kvpress_eval.rows import load_row, load_rows
 from kvpress_eval.runner import prepare, run_cell
+from kvpress_eval.show import print_row
 from kvpress_eval.sweep import Watcher, run_sweep
+from rich.console import Console
 
 from kvpress import solve
 from kvpress.errors import BudgetError
@@ -251,6 +256,21 @@ def test_natural_text_runs_through_the_same_code(text_model: str) -> None:
     assert text.rendering == "natural"
     row = run_cell(prepare(config(task="needle", length=700, turns=1, sessions=1, chat="off"), text))
     assert (row.status, row.rendering, row.n_by_turn) == ("ok", "natural", [1])
+    assert row.extras == {}
+
+
+def test_what_is_measured_beside_the_score_is_in_the_row(text_model: str, tmp_path: Path) -> None:
+    summary = "The subject is the fog.\nThey propose Fovkades.\nTests used Gazdimel.\nIt reached 81.25 percent.\n"
+    turn = {"input": "Summarize it.", "answer": summary + "It beat Hulzopin.\nIt fails on scans."}
+    path = tmp_path / "summary.jsonl"
+    path.write_text(json.dumps({"id": 1, "context": "A report about fog.", "multi_turns": [turn]}))
+    row = run_cell(prepare(config(source=str(path), task="summary", length=700, chat="off"), load(text_model)))
+    assert row.status == "ok", row.error
+    assert list(row.extras) == ["key_fact_recall"]
+    out = io.StringIO()
+    print_row(Console(file=out, width=200), replace(row, extras={"key_fact_recall": 0.25}), Path("row.json"), "")
+    assert "beside the score  key_fact_recall 25.0" in out.getvalue()
+    assert parse_row(row.to_dict(), "x.json").extras == row.extras
 
 
 def test_an_interrupted_sweep_goes_on_and_retries_what_failed(

@@ -52,8 +52,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from ..episode import Gold
 from ..errors import UsageError, choose
-from .base import Reference, check_reference, rule_name
+from .base import check_reference, rule_name
 from .code import best_needle, exact_line_recall
 from .corrected import CORRECTED
 from .modules import module_path
@@ -61,7 +62,6 @@ from .reference import REFERENCE
 from .text import char_f1, key_fact_recall, rouge_lsum, token_f1
 
 __all__ = [
-    "Reference",
     "Scorer",
     "best_needle",
     "char_f1",
@@ -79,7 +79,7 @@ __all__ = [
 Scorer = Literal["corrected", "reference", "exact"]
 
 
-def score(task: str, prediction: str, reference: Reference, scorer: Scorer = "corrected") -> float:
+def score(task: str, prediction: str, reference: Gold, scorer: Scorer = "corrected") -> float:
     """The score in 0..1 of one answer.
 
     Args:
@@ -101,20 +101,20 @@ def score(task: str, prediction: str, reference: Reference, scorer: Scorer = "co
     return rule(task, prediction, reference)
 
 
-def score_reference(task: str, prediction: str, reference: Reference) -> float:
+def score_reference(task: str, prediction: str, reference: Gold) -> float:
     """The score of the SCBench release, faults included; see :func:`score` for the arguments."""
     check_reference(reference)
     return float(REFERENCE[choose("task", rule_name(task, reference), REFERENCE)](prediction, reference))
 
 
-def score_corrected(task: str, prediction: str, reference: Reference) -> float:
+def score_corrected(task: str, prediction: str, reference: Gold) -> float:
     """The score of the answer as a person reads it; see :func:`score` for the arguments."""
     check_reference(reference)
     rule = CORRECTED[choose("task", rule_name(task, reference), CORRECTED)]
     return float(rule(prediction, reference)) if prediction.strip() else 0.0
 
 
-def exact(prediction: str, reference: Reference) -> float:
+def exact(prediction: str, reference: Gold) -> float:
     """1 if the words are the same in the same order.
 
     Raises:

@@ -1,20 +1,19 @@
-"""What a gold may be, and which rule scores it."""
+"""What a gold must be, and which rule scores it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
+from ..episode import Gold
 from ..errors import UsageError
 
-__all__ = ["Reference", "Rule", "check_reference", "golds", "is_empty", "rule_name"]
+__all__ = ["Rule", "check_reference", "golds", "is_empty", "rule_name"]
 
-Reference = str | int | float | Sequence[str] | Mapping[str, Any]
-Rule = Callable[[str, Reference], float]
+Rule = Callable[[str, Gold], float]
 
 
-def rule_name(task: str, reference: Reference) -> str:
+def rule_name(task: str, reference: Gold) -> str:
     """The rule that scores this gold: a mixed task is told apart by what its gold is."""
     name = task.removeprefix("scbench_")
     if name == "repoqa_and_kv":
@@ -37,7 +36,7 @@ def is_empty(gold: object) -> bool:
     return isinstance(gold, Sequence) and (not gold or any(map(is_empty, gold)))
 
 
-def check_reference(reference: Reference) -> None:
+def check_reference(reference: Gold) -> None:
     """Refuse a gold that every answer would match.
 
     Raises:
@@ -52,7 +51,7 @@ def check_reference(reference: Reference) -> None:
         raise UsageError("a reference must not be empty: every answer would count as right")
 
 
-def golds(reference: Reference) -> list[str]:
+def golds(reference: Gold) -> list[str]:
     """The golds as a list of texts; text and numbers are one gold.
 
     Raises:

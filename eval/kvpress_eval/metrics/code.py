@@ -17,8 +17,9 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..episode import Gold
 from ..errors import UsageError, choose
-from .base import Reference, is_empty
+from .base import is_empty
 from .bleu import bleu_scores
 
 __all__ = ["LANGUAGES", "THRESHOLD", "best_needle", "exact_line_recall", "extract_function", "repoqa"]
@@ -38,7 +39,7 @@ LANGUAGES = ("python", *_GRAMMARS)
 _BLOCK = re.compile(r"^```(?:\w+)?\s*\n(.*?)(?=^```)```", re.DOTALL | re.MULTILINE)
 
 
-def repoqa(prediction: str, reference: Reference) -> float:
+def repoqa(prediction: str, reference: Gold) -> float:
     """1 if the nearest needle has the gold's name and BLEU >= 0.8.
 
     Args:

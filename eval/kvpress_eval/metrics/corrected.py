@@ -9,8 +9,9 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 
+from ..episode import Gold
 from ..errors import UsageError
-from .base import Reference, Rule, golds
+from .base import Rule, golds
 from .code import repoqa
 from .reading import after_announcement, first_number, option
 from .reference import first_digits
@@ -24,7 +25,7 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _KEY = re.compile(rf"""\b(?:key|for|of|with)\b[\s:"'`*]*{_UUID.pattern}|{_UUID.pattern}["'`*]*\s*:""", re.IGNORECASE)
 
 
-def _first_uuid(prediction: str, reference: Reference) -> float:
+def _first_uuid(prediction: str, reference: Gold) -> float:
     """The first UUID that is not the key said again counts: listing the whole context is no answer."""
     gold = golds(reference)[0]
     if not _UUID.fullmatch(gold):
@@ -33,7 +34,7 @@ def _first_uuid(prediction: str, reference: Reference) -> float:
     return float(found is not None and found[0] == gold)
 
 
-def _first_string(prediction: str, reference: Reference) -> float:
+def _first_string(prediction: str, reference: Gold) -> float:
     """The first run of letters as long as the gold counts; of digits and marks too where the gold has them."""
     gold = golds(reference)[0].strip()
     digits = "0-9" if re.search("[0-9]", gold) else ""
@@ -42,18 +43,18 @@ def _first_string(prediction: str, reference: Reference) -> float:
     return float(found is not None and found[0] == gold)
 
 
-def _passkey(prediction: str, reference: Reference) -> float:
+def _passkey(prediction: str, reference: Gold) -> float:
     """The first run of digits as long as the gold: "document 3" is not the key."""
     gold = golds(reference)[0].strip()
     found = re.search(rf"(?<![0-9])[0-9]{{{len(gold)}}}(?![0-9])", prediction)
     return float(found is not None and found[0] == gold)
 
 
-def _needle(prediction: str, reference: Reference) -> float:
+def _needle(prediction: str, reference: Gold) -> float:
     return first_digits(prediction, golds(reference)[0])
 
 
-def _same_names(prediction: str, reference: Reference) -> float:
+def _same_names(prediction: str, reference: Gold) -> float:
     """Exactly the gold names, in any order: naming more variables is as wrong as naming fewer."""
     names = set(golds(reference))
     if not all(re.fullmatch("[A-Z]+", name) for name in names):
@@ -62,16 +63,16 @@ def _same_names(prediction: str, reference: Reference) -> float:
     return float(set(re.findall(rf"(?<![A-Za-z])(?:{lengths})(?![A-Za-z])", prediction)) == names)
 
 
-def _qa_eng(prediction: str, reference: Reference) -> float:
+def _qa_eng(prediction: str, reference: Gold) -> float:
     """1 if a gold stands in the answer as whole words, without punctuation and articles."""
     return float(any(contains_words(prediction, gold) for gold in golds(reference)))
 
 
-def _qa_chn(prediction: str, reference: Reference) -> float:
+def _qa_chn(prediction: str, reference: Gold) -> float:
     return char_f1(prediction, golds(reference))
 
 
-def _choice(prediction: str, reference: Reference) -> float:
+def _choice(prediction: str, reference: Gold) -> float:
     """The option's letter as a person writes it, or its text in any case at the start or after "answer is"."""
     given = golds(reference)
     letter = next((gold for gold in reversed(given) if re.fullmatch("[A-D]", gold)), None)
@@ -84,12 +85,12 @@ def _choice(prediction: str, reference: Reference) -> float:
     return float(letter is not None and option(prediction, "A-D", bare=False) == letter)
 
 
-def _option(prediction: str, reference: Reference) -> float:
+def _option(prediction: str, reference: Gold) -> float:
     """The option that the answer picks."""
     return float(option(prediction) == golds(reference)[0].strip("() "))
 
 
-def _number(prediction: str, reference: Reference) -> float:
+def _number(prediction: str, reference: Gold) -> float:
     """The first number on its own, with sign, decimals and thousands separators."""
     if isinstance(reference, Mapping):
         raise UsageError("the reference of mf is a number, got a mapping")
@@ -100,7 +101,7 @@ def _number(prediction: str, reference: Reference) -> float:
     return float(first_number(prediction) == wanted)
 
 
-def _summary(prediction: str, reference: Reference) -> float:
+def _summary(prediction: str, reference: Gold) -> float:
     return rouge_lsum(prediction, golds(reference)[0])
 
 

@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 import datasets
 import evaluate
 
+from ..episode import Gold
 from ..errors import UsageError
-from . import Reference, Scorer, score
+from . import Scorer, score
 
 __all__ = ["ScoreMetric"]
 
@@ -34,11 +35,11 @@ class ScoreMetric(evaluate.Metric):  # type: ignore[misc]
             features=datasets.Features({"predictions": text, "references": text}),
         )
 
-    def add(self, *, prediction: str, reference: Reference, **others: Any) -> None:
+    def add(self, *, prediction: str, reference: Gold, **others: Any) -> None:
         """One answer and its gold."""
         super().add(prediction=prediction, reference=_pack(reference), **others)
 
-    def add_batch(self, *, predictions: Sequence[str], references: Sequence[Reference], **others: Any) -> None:
+    def add_batch(self, *, predictions: Sequence[str], references: Sequence[Gold], **others: Any) -> None:
         """Answers and their golds."""
         super().add_batch(predictions=list(predictions), references=[_pack(r) for r in references], **others)
 
@@ -55,7 +56,7 @@ class ScoreMetric(evaluate.Metric):  # type: ignore[misc]
         return {"score": sum(scores) / len(scores), "scores": scores}
 
 
-def _pack(reference: Reference) -> str:
+def _pack(reference: Gold) -> str:
     return json.dumps(reference, default=_plain)
 
 

@@ -11,7 +11,8 @@ import re
 import string
 from collections.abc import Mapping
 
-from .base import Reference, Rule, golds
+from ..episode import Gold
+from .base import Rule, golds
 from .code import repoqa
 from .suites import longgen_positional, match_all, match_part
 from .text import multiset_f1, rouge_lsum
@@ -31,7 +32,7 @@ _DELETED = dict.fromkeys(
 _ANSWER_PREFIXES = ("answer is:", "answer:", "answer is", "option is")
 
 
-def first_digits(prediction: str, reference: Reference) -> float:
+def first_digits(prediction: str, reference: Gold) -> float:
     """The first run of digits, as a string: leading zeros count."""
     found = re.search(r"[0-9]+", prediction)
     # the release compares without converting: a gold that is a number never matches
@@ -39,12 +40,12 @@ def first_digits(prediction: str, reference: Reference) -> float:
     return float(found is not None and found[0] == gold)
 
 
-def _contains(prediction: str, reference: Reference) -> float:
+def _contains(prediction: str, reference: Gold) -> float:
     """Case-sensitive substring, no normalisation."""
     return float(golds(reference)[0] in prediction)
 
 
-def _recall_of_names(prediction: str, reference: Reference) -> float:
+def _recall_of_names(prediction: str, reference: Gold) -> float:
     """Share of names found as substrings in any case, to two decimals. A string is a list of its letters."""
     names = list(reference) if isinstance(reference, str) else golds(reference)
     text = prediction.lower()
@@ -56,17 +57,17 @@ def _upper_cased_part(prediction: str, names: list[str]) -> float:
     return float(any(name.upper() in text for name in names))
 
 
-def _qa_eng(prediction: str, reference: Reference) -> float:
+def _qa_eng(prediction: str, reference: Gold) -> float:
     # the release's runner puts the gold of this task into a list, so a string is one gold
     return _upper_cased_part(prediction, golds(reference))
 
 
-def _any_letter(prediction: str, reference: Reference) -> float:
+def _any_letter(prediction: str, reference: Gold) -> float:
     """1 if any character of a gold string occurs anywhere."""
     return _upper_cased_part(prediction, list(reference) if isinstance(reference, str) else golds(reference))
 
 
-def _qa_chn(prediction: str, reference: Reference) -> float:
+def _qa_chn(prediction: str, reference: Gold) -> float:
     """Best F1 over characters; a gold string is as many golds as it has characters."""
     options = list(reference) if isinstance(reference, str) else golds(reference)
     said = _chinese(prediction)
@@ -77,7 +78,7 @@ def _chinese(text: str) -> list[str]:
     return list("".join(text.lower().translate(_DELETED).split()))
 
 
-def _choice(prediction: str, reference: Reference) -> float:
+def _choice(prediction: str, reference: Gold) -> float:
     """First character if it is a capital of ABCD, else what follows "answer is", else the first bare letter."""
     # membership in a list, but substring of a string, as in the release
     options = reference if isinstance(reference, str) else golds(reference)
@@ -97,7 +98,7 @@ def _choice(prediction: str, reference: Reference) -> float:
     return float(letters is not None and letters in options)
 
 
-def _math_find(prediction: str, reference: Reference) -> float:
+def _math_find(prediction: str, reference: Gold) -> float:
     """First unsigned number; cut to an integer where the gold is one."""
     gold = reference if isinstance(reference, (str, int, float, Mapping)) else reference[0]
     if not isinstance(gold, (int, float)):
@@ -109,7 +110,7 @@ def _math_find(prediction: str, reference: Reference) -> float:
     return float((int(value) if isinstance(gold, int) else value) == gold)
 
 
-def _summary(prediction: str, reference: Reference) -> float:
+def _summary(prediction: str, reference: Gold) -> float:
     return rouge_lsum(prediction, golds(reference)[0], ascii_only=True)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from .base import Reference, golds
+from ..episode import Gold
+from .base import golds
 from .reading import first_number, option
 from .text import contains_words
 
@@ -24,33 +25,33 @@ _STATED = re.compile(r"answer is (?:([0-9]+)|\(?([A-Z])\)?)")
 _PRINTED = re.compile(r"\bAnswer[ _]*([0-9]+)\s*[:.)]", re.IGNORECASE)
 
 
-def match_all(prediction: str, reference: Reference) -> float:
+def match_all(prediction: str, reference: Gold) -> float:
     """RULER: share of the golds that are substrings in any case. Boundaries of words are not looked at."""
     return sum(_parts(prediction, reference)) / len(golds(reference))
 
 
-def match_part(prediction: str, reference: Reference) -> float:
+def match_part(prediction: str, reference: Gold) -> float:
     """RULER's questions: 1 if any gold is a substring in any case ("no" is one of "not")."""
     return float(any(_parts(prediction, reference)))
 
 
-def _parts(prediction: str, reference: Reference) -> list[bool]:
+def _parts(prediction: str, reference: Gold) -> list[bool]:
     text = re.sub(r"[\x00-\x1f]", "\n", prediction.strip()).lower()
     return [gold.lower() in text for gold in golds(reference)]
 
 
-def match_all_words(prediction: str, reference: Reference) -> float:
+def match_all_words(prediction: str, reference: Gold) -> float:
     """Share of the golds that stand in the answer as whole words."""
     names = golds(reference)
     return sum(contains_words(prediction, name) for name in names) / len(names)
 
 
-def match_part_words(prediction: str, reference: Reference) -> float:
+def match_part_words(prediction: str, reference: Gold) -> float:
     """1 if any gold stands in the answer as whole words."""
     return float(any(contains_words(prediction, name) for name in golds(reference)))
 
 
-def longgen_positional(prediction: str, reference: Reference) -> float:
+def longgen_positional(prediction: str, reference: Gold) -> float:
     """Share of right answers, compared in order of appearance: one that is missing shifts all after it."""
     wanted = list(_by_index(reference).values())
     said: list[str] = []
@@ -62,7 +63,7 @@ def longgen_positional(prediction: str, reference: Reference) -> float:
     return sum(a == b.strip("() ") for a, b in zip(said, wanted, strict=False)) / len(wanted)
 
 
-def longgen_by_index(prediction: str, reference: Reference) -> float:
+def longgen_by_index(prediction: str, reference: Gold) -> float:
     """Share of right answers, each looked up by the index printed before it; the first of two with one index counts."""
     starts = list(_PRINTED.finditer(prediction))
     said: dict[str, str] = {}
@@ -73,7 +74,7 @@ def longgen_by_index(prediction: str, reference: Reference) -> float:
     return sum(_answers(said.get(index, ""), gold) for index, gold in wanted.items()) / len(wanted)
 
 
-def _by_index(reference: Reference) -> dict[str, str]:
+def _by_index(reference: Gold) -> dict[str, str]:
     """Golds by printed index: a list is numbered from 1."""
     if isinstance(reference, Mapping):
         return {str(int(index)): str(gold) for index, gold in reference.items()}

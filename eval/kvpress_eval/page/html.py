@@ -150,9 +150,14 @@ def _row(row: Row, analysis: Analysis) -> dict[str, Any]:
         "superseded": row.path in analysis.superseded,
         "first": snap(sum(first) / len(first), 5) if first else None,
         "later": snap(sum(later) / len(later), 5) if later else None,
-        "subtasks": "; ".join(f"{name} {points(score)}" for name, score in row.by_subtask().items()),
+        "subtasks": _named(row.by_subtask()),
+        "extras": _named(row.extras),
         "kinds": "; ".join(f"{kind} {size:,}" for kind, size in row.bytes_by_kind.items()),
     }
+
+
+def _named(means: Mapping[str, float]) -> str:
+    return "; ".join(f"{name} {points(mean)}" for name, mean in means.items())
 
 
 def _contrast(contrast: Contrast | None) -> dict[str, Any]:

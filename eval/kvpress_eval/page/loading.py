@@ -105,7 +105,8 @@ def parse_row(data: Any, path: str) -> Row:
         depth=_integer(data.get("depth")),
         reference_scores=_scores(data, "reference_scores") if ok and data.get("reference_scores") else {},
         turn_tasks=_turn_tasks(data) if ok else {},
-        subtasks=_subtasks(data.get("subtasks")) if ok else {},
+        subtasks=_means(data, "subtasks") if ok else {},
+        extras=_means(data, "extras") if ok else {},
         reload_exact=exact if ok and isinstance(exact, bool) else None,
         **values,
     )
@@ -163,12 +164,13 @@ def _turn_tasks(data: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     return {str(i): tuple(map(_text, turns)) for i, turns in zip(ids, tasks, strict=True)}
 
 
-def _subtasks(value: Any) -> dict[str, float]:
+def _means(data: dict[str, Any], name: str) -> dict[str, float]:
+    value = data.get(name)
     if not value:
         return {}
-    if not isinstance(value, dict) or any(_number(score) is None for score in value.values()):
-        raise ValueError("subtasks is not an object of numbers")
-    return {_text(task): float(value[task]) for task in sorted(value)}
+    if not isinstance(value, dict) or any(_number(mean) is None for mean in value.values()):
+        raise ValueError(f"{name} is not an object of numbers")
+    return {_text(key): float(value[key]) for key in sorted(value)}
 
 
 def _required_text(data: dict[str, Any], name: str) -> str:

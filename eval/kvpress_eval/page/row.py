@@ -82,6 +82,7 @@ class Row:
     reference_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
     turn_tasks: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     subtasks: Mapping[str, float] = field(default_factory=dict)
+    extras: Mapping[str, float] = field(default_factory=dict)
     twin: bool = False
     cut: float | None = None
     evidence_cut: float | None = None

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..episode import Gold, Span
 from ..errors import UsageError
+from ..tasks.prompts import LETTERS
 
 __all__ = ["MIXES", "SCBENCH_TASKS", "Question", "Record", "record"]
 
@@ -37,7 +38,6 @@ SCBENCH_TASKS = (
     "summary",
     *MIXES,
 )
-_LETTERS = "ABCD"
 
 
 @dataclass(frozen=True)
@@ -197,11 +197,11 @@ def _number(answer: Any, where: str) -> int | float:
 
 
 def _option(answer: str, options: Any, where: str) -> tuple[str, str]:
-    if not isinstance(options, Sequence) or isinstance(options, str) or len(options) != len(_LETTERS):
+    if not isinstance(options, Sequence) or isinstance(options, str) or len(options) != len(LETTERS):
         raise _wrong(where, f"has options {options!r}, expected four texts")
     if list(options).count(answer) != 1:
         raise _wrong(where, f"has answer {answer!r}, which is {list(options).count(answer)} of the options {options!r}")
-    return answer, _LETTERS[list(options).index(answer)]
+    return answer, LETTERS[list(options).index(answer)]
 
 
 def _spans(found: Any, turns: int, end: int, where: str) -> list[tuple[Span, ...] | None]:

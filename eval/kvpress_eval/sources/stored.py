@@ -8,8 +8,8 @@ from typing import Any
 
 from ..episode import VERSION, Episode, Gold, Rendering, Turn
 from ..errors import UsageError
+from ..tasks.prompts import HEADS, told
 from .records import Record
-from .wording import HEADS, NEUTRAL
 
 __all__ = ["as_row", "is_stored", "stored"]
 
@@ -20,7 +20,7 @@ def as_row(episode: Episode, suite: str) -> dict[str, Any]:
     """The row of an episode. SCBench's own runner can read it: what that adds around context and question is left out
     of them where the generator has the same words.
     """
-    head = NEUTRAL if episode.task == "mf" else HEADS.get(episode.task, "")
+    head = HEADS.get(episode.task, "")
     before = f"{head}\n\n" if head and episode.context.startswith(f"{head}\n\n") else ""
     golds = [turn.reference for turn in episode.turns]
     row: dict[str, Any] = {
@@ -64,9 +64,8 @@ def as_row(episode: Episode, suite: str) -> dict[str, Any]:
 def _turn(task: str, turn: Turn) -> dict[str, Any]:
     gold, kind = turn.reference, turn.task or task
     text: dict[str, Any] = {"input": turn.question, "answer": gold}
-    if kind in ("qa_eng", "qa_chn"):
-        start, end = ("Question: ", "\nAnswer:") if kind == "qa_eng" else ("问题：", "\n答案：")
-        text["input"] = turn.question.removeprefix(start).removesuffix(end)
+    if kind in ("qa_eng", "qa_chn", "choice_eng"):
+        text["input"] = told(kind, turn.question)
     if kind == "mf":
         text["input"] = turn.question.rpartition("\n\n")[2]
     if isinstance(gold, Mapping):
@@ -77,11 +76,7 @@ def _turn(task: str, turn: Turn) -> dict[str, Any]:
     elif isinstance(gold, Sequence) and not isinstance(gold, str):
         text["answer"] = gold[0] if kind in ("qa_eng", "qa_chn") and len(gold) == 1 else list(gold)
     if kind == "choice_eng" and isinstance(gold, Sequence):
-        text |= {
-            "input": turn.question.removeprefix("Question: ").partition("\nA. ")[0],
-            "answer": gold[0],
-            "options": [option for _, option in _OPTION.findall(turn.question)],
-        }
+        text |= {"answer": gold[0], "options": [option for _, option in _OPTION.findall(turn.question)]}
     if turn.task:
         text["task"] = f"scbench_{turn.task}"
     return text

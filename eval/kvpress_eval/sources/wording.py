@@ -17,24 +17,10 @@ from dataclasses import dataclass
 
 from ..episode import Joints
 from ..errors import UsageError
+from ..tasks.prompts import HEADS, asked
 from .records import Question, Record
 
-__all__ = ["HEADS", "NEUTRAL", "Words", "head", "joints", "words"]
-
-_FENCE = "`" * 3
-HEADS = {
-    "kv": "Extract the value corresponding to the specified key in the JSON object below.",
-    "passkey": "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. I will "
-    "quiz you about the important information.",
-    "choice_eng": "Read the book and answer the question.",
-    "qa_eng": "Read the book and answer the question. Be very concise in your answer.",
-    "qa_chn": "阅读以下书籍然后回答问题。",
-    "repoqa": "Based on the function description and code context, please retrieve and repeat the exact described "
-    f"function from the code context in a code block wrapped by {_FENCE}:",
-}
-"""What stands before the context; nothing in the tasks that are not here."""
-NEUTRAL = "Answer questions about the following list of numbers."
-"""What stands before the list of Math.Find in the corrected prompts."""
+__all__ = ["Words", "head", "joints", "words"]
 
 
 @dataclass(frozen=True)
@@ -50,9 +36,9 @@ class Words:
 def head(record: Record, reference: bool, alone: bool) -> str:
     """What stands before the context, with the blank line after it. ``alone``: in multi-request mode."""
     text = HEADS.get(record.task, "")
-    if record.task == "mf":
+    if record.task == "mf" and reference:
         first = record.questions[0]
-        text = NEUTRAL if not reference else first.text if alone else _what(record, first)
+        text = first.text if alone else _what(record, first)
     return f"{text}\n\n" if text else ""
 
 
@@ -74,18 +60,15 @@ def words(record: Record, turn: int, reference: bool, plain: bool) -> Words:
     """
     question = record.questions[turn]
     text, task = question.text, record.task
-    if task == "qa_eng":
-        return Words(f"Question: {text}\nAnswer:")
-    if task == "qa_chn":
-        return Words(f"问题：{text}\n答案：")
+    if task in ("qa_eng", "qa_chn"):
+        return Words(asked(task, text))
     if task == "choice_eng":
-        listed = "\n".join(f"{letter}. {option}" for letter, option in zip("ABCD", question.options, strict=True))
-        asked = f"Question: {text}\n{listed}\n\n"
+        listed = asked(task, text, question.options)
         if not reference:
-            return Words(f"{asked}The correct answer is")
+            return Words(f"{listed}The correct answer is")
         return Words(
-            f"{asked}The the correct answer is",
-            later=f"{asked}The letter of the correct answer is" if plain else "",
+            f"{listed}The the correct answer is",
+            later=f"{listed}The letter of the correct answer is" if plain else "",
         )
     if task == "mf":
         own = f"{_what(record, question)}\n\n{text}"

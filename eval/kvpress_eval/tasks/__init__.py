@@ -44,11 +44,10 @@ TASKS: dict[str, Task] = {
         summary,
         summary_with_needles,
         repoqa_and_kv,
-        needle,
     )
 }
 # the other suites
-TASKS |= {task.name: task for task in (*ruler.TASKS, needle_grid.TASK, passkey.TASK, longgen.TASK)}
+TASKS |= {task.name: task for task in (*ruler.TASKS, needle.TASK, needle_grid.TASK, passkey.TASK, longgen.TASK)}
 
 
 def get_task(name: str) -> Task:

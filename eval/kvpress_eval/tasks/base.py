@@ -27,6 +27,7 @@ __all__ = [
     "limits",
     "no_depth",
     "option",
+    "places",
     "reserve",
     "weave",
     "words",
@@ -88,6 +89,16 @@ def depth(request: Request, turn: int, rng: random.Random) -> float:
     if request.depth is not None:
         return request.depth
     return (request.strata()[turn] + rng.uniform(0.125, 0.875)) / request.turns
+
+
+def places(request: Request, turn: int, n: int, rng: random.Random) -> list[float]:
+    """Depths of a turn's ``n`` facts in rising order: all at the request's depth, where it names one.
+
+    A single fact is in the turn's part of the context, several are anywhere.
+    """
+    if n == 1 or request.depth is not None:
+        return [depth(request, turn, rng)] * n
+    return sorted(rng.random() for _ in range(n))
 
 
 def option(request: Request, turn: int, options: int) -> int:
@@ -161,16 +172,16 @@ def at_most(request: Request, turns: int) -> Request:
     return replace(request, turns=min(request.turns, turns))
 
 
-def no_depth(request: Request) -> None:
-    """Refuse a depth, for tasks whose evidence is all over the context.
+def no_depth(request: Request, why: str) -> None:
+    """Refuse a depth, for tasks whose evidence cannot be put at one; ``why`` says where it is instead.
 
     Raises:
         UsageError: where the request names one.
     """
     if request.depth is not None:
         raise UsageError(
-            f"the evidence of task {request.task!r} is all over the context, so that it has no depth; leave depth "
-            "out, or choose another task"
+            f"task {request.task!r} ({request.rendering}) cannot put its evidence at a depth: {why}; leave depth out, "
+            "or choose a task that can, such as needle_grid"
         )
 
 
@@ -205,8 +216,7 @@ def limits(request: Request, turns: Sequence[Turn]) -> dict[str, int]:
 def reserve(request: Request, turns: Sequence[Turn]) -> int:
     """Tokens that questions and answers take beside the context."""
     most = limits(request, turns)
-    longest = (max(turn.question, turn.later, turn.alone, key=len) for turn in turns)
-    asked = sum(request.count(SEPARATOR + question + SEPARATOR) for question in longest)
+    asked = sum(request.count(SEPARATOR + turn.question + SEPARATOR) for turn in turns)
     openings = sum(request.count(" " + turn.opening) for turn in turns if turn.opening)
     return asked + openings + sum(most[turn.task] for turn in turns)
 

@@ -2,7 +2,8 @@
 
 Options are names of one type and length that the book holds: what was so before, what a rumour says, what
 is so of others. Letters are drawn per turn, each as often as the others over four sessions; knowing the
-letters of earlier turns does not help. The release asks "The the correct answer is": mended here.
+letters of earlier turns does not help. The release asks "The the correct answer is", and in its plain follow-ups in
+other words: mended here.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from ..episode import Episode, Request, Turn
 from .base import Task, option
 from .english import ENGLISH, NAME
 from .narrative import narrative, solve
+from .prompts import HEADS, LETTERS, asked
 from .world import Story
 
 __all__ = ["TASK"]
 
-_INSTRUCTION = "Read the book and answer the question.\n\n"
-_LETTERS = "ABCD"
+_INSTRUCTION = f"{HEADS['choice_eng']}\n\n"
 
 
 def _natural(request: Request) -> Episode:
@@ -26,18 +27,11 @@ def _natural(request: Request) -> Episode:
 
 
 def _turn(request: Request, t: int, story: Story) -> Turn:
-    letter = _LETTERS[option(request, t, len(_LETTERS))]
+    letter = LETTERS[option(request, t, len(LETTERS))]
     options = request.rng(f"order {t}").sample(story.decoys, 3)
-    options.insert(_LETTERS.index(letter), story.gold)
-    listing = "\n".join(f"{_LETTERS[i]}. {name}" for i, name in enumerate(options))
-    asked = f"Question: {ENGLISH.ask(story)}\n{listing}\n\n"
-    return Turn(
-        f"{asked}The correct answer is",
-        letter,
-        (),
-        (story.gold, letter),
-        later=f"{asked}The letter of the correct answer is",
-    )
+    options.insert(LETTERS.index(letter), story.gold)
+    question = asked("choice_eng", ENGLISH.ask(story), options) + "The correct answer is"
+    return Turn(question, letter, (), (story.gold, letter))
 
 
 def _solve(context: str, question: str) -> str:
@@ -51,5 +45,5 @@ TASK = Task(
     about="multiple choice about a book of made-up people",
     build={"natural": _natural},
     solve={"natural": _solve},
-    chance=lambda rendering, turns: 1 / len(_LETTERS),
+    chance=lambda rendering, turns: 1 / len(LETTERS),
 )

@@ -15,6 +15,7 @@ from ..episode import Episode, Request, Span, Turn
 from ..errors import EpisodeError
 from ..tiny import dialect
 from ..tiny.words import CONSONANTS, NUMBERS
+from .base import no_depth
 
 __all__ = ["STOP", "builder", "solver"]
 
@@ -35,6 +36,7 @@ def builder(*kinds: str, filler: float = 0.0, names: Sequence[str] = ("",)) -> C
 
 
 def _build(request: Request, kinds: Sequence[str], filler: float, names: Sequence[str]) -> Episode:
+    no_depth(request, "the bundled model's documents of this task come with their records in place")
     asked = [kinds[(request.session + t) % len(kinds)] for t in range(request.turns)]
     # + 1: the end of an answer, which is fed with the next question
     taken = sum(_QUESTION[kind] + _ANSWER[kind] + 1 for kind in asked)

@@ -8,28 +8,18 @@ from __future__ import annotations
 
 import itertools
 import json
-import random
-import uuid
-from collections.abc import Iterator
 
 from ..episode import Episode, Request, Turn
 from .base import Fact, Filler, Task, Text, depth, finish
 from .dialect import builder, solver
+from .draws import unlike
+from .prompts import HEADS
 
-__all__ = ["TASK", "pair", "question", "strings"]
+__all__ = ["TASK", "pair", "question"]
 
-_INSTRUCTION = "Extract the value corresponding to the specified key in the JSON object below.\n\n"
+_INSTRUCTION = f"{HEADS['kv']}\n\n"
 _HEAD = f"{_INSTRUCTION}JSON data:\n{{"
 _FOOT = "}"
-
-
-def strings(rng: random.Random, taken: set[str]) -> Iterator[str]:
-    """UUIDs whose first eight characters nobody else has."""
-    while True:
-        text = str(uuid.UUID(int=rng.getrandbits(128), version=4))
-        if text[:8] not in taken:
-            taken.add(text[:8])
-            yield text
 
 
 def pair(key: str, value: str) -> str:
@@ -39,10 +29,10 @@ def pair(key: str, value: str) -> str:
 
 def _natural(request: Request) -> Episode:
     taken: set[str] = set()
-    facts, placing = strings(request.rng("facts"), taken), request.rng("placement")
+    facts, placing = unlike(request.rng("facts"), taken), request.rng("placement")
     golds = [(next(facts), next(facts)) for _ in range(request.turns)]
     items = [Fact(depth(request, t, placing), pair(*golds[t]), t) for t in range(request.turns)]
-    others = strings(request.rng("filler"), taken)
+    others = unlike(request.rng("filler"), taken)
     filler = Filler(pair(next(others), next(others)) for _ in itertools.count())
     turns = [Turn(question(key), value, ()) for key, value in golds]
     text = Text(filler, items, ", ", _HEAD, _FOOT, _INSTRUCTION)

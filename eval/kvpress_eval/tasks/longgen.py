@@ -77,7 +77,7 @@ def _examples(rng: random.Random, prices: _Prices) -> Iterator[str]:
 
 
 def _natural(request: Request) -> Episode:
-    no_depth(request)
+    no_depth(request, "the prices stand before the examples, the problems after them")
     request = at_most(request, 1)
     for size in _SIZES[:-1]:
         try:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from ..episode import Episode, Request, Turn
 from ..errors import EpisodeError
-from .base import Fact, Filler, Task, Text, finish, option
+from .base import Fact, Filler, Task, Text, finish, no_depth, option
 from .dialect import builder, solver
 
 __all__ = ["OPTIONS", "TASK"]
@@ -60,6 +60,7 @@ def _shot(rng: random.Random, group: str, labels: dict[str, str]) -> str:
 
 
 def _natural(request: Request) -> Episode:
+    no_depth(request, "examples of every group stand all over the context")
     n_groups = max(9, request.turns + OPTIONS - 1)
     if n_groups > len(_ITEMS):
         raise EpisodeError(

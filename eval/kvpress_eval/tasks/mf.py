@@ -20,10 +20,11 @@ from functools import lru_cache
 from ..episode import Episode, Request, Span, Turn
 from ..errors import EpisodeError
 from .base import Fact, Filler, Task, Text, depth, finish
+from .prompts import HEADS
 
 __all__ = ["TASK"]
 
-_INSTRUCTION = "Answer questions about the following list of numbers."
+_INSTRUCTION = HEADS["mf"]
 _GAP = (2, 401)  # from one extreme to the next
 _COUNTED = (13, 62)  # numbers above the threshold
 _SUPPORT = 60  # values on either side of the median, at most
@@ -77,15 +78,21 @@ def _natural(request: Request) -> Episode:
     rng, placing = request.rng("facts"), request.rng("placement")
     world = _world(rng)
     kinds = rng.sample(_KINDS, request.turns)
-    facts = []
-    for kind, number in world.fixed:
-        # what is counted is everywhere
-        near = kind in kinds and kind != "count"
-        facts.append(Fact(depth(request, kinds.index(kind), placing) if near else placing.random(), str(number)))
+    facts = [Fact(_place(request, world, kinds, fixed, placing), str(fixed[1])) for fixed in world.fixed]
     turns = [Turn(_question(kind, world.above), str(world.gold[kind]), (), world.gold[kind]) for kind in kinds]
     head = f"{_INSTRUCTION}\n\n["
     text = Text(Filler(_pairs(request.rng("filler"), world)), facts, ", ", head, "]", _INSTRUCTION)
     return finish(request, text, turns, lambda context, t: _evidence(context, kinds[t], world))
+
+
+def _place(request: Request, world: _World, kinds: list[str], fixed: tuple[str, int], rng: random.Random) -> float:
+    """Where a number of the world stands: what is counted is everywhere, unless the request names a depth."""
+    kind, number = fixed
+    if kind in kinds and kind != "count":
+        return depth(request, kinds.index(kind), rng)
+    if request.depth is not None and "count" in kinds and number > world.above:
+        return request.depth
+    return rng.random()
 
 
 def _pairs(rng: random.Random, world: _World) -> Iterator[str]:

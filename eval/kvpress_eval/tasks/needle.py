@@ -11,13 +11,13 @@ import re
 from ..episode import Episode, Request, Turn
 from .base import Fact, Filler, Task, Text, depth, finish
 from .dialect import builder, solver
+from .draws import SYLLABLES
 from .prose import sentences
 
 __all__ = ["TASK"]
 
 _DIGITS = 10
 _HEAD = "Some access codes are hidden in the text below. Memorize them: you will need them.\n\n"
-_SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
 
 
 def _natural(request: Request) -> Episode:
@@ -25,7 +25,7 @@ def _natural(request: Request) -> Episode:
     owners: list[str] = []
     codes: list[str] = []
     while len(owners) < request.turns:
-        owner = "".join(rng.choices(_SYLLABLES, k=3)).capitalize() + rng.choice("rnlst")
+        owner = "".join(rng.choices(SYLLABLES, k=3)).capitalize() + rng.choice("rnlst")
         code = str(rng.randrange(10 ** (_DIGITS - 1), 10**_DIGITS))
         if owner not in owners and code not in codes:
             owners.append(owner)
@@ -59,4 +59,5 @@ TASK = Task(
     build={"dialect": builder("fact", filler=0.75), "natural": _natural},
     solve={"dialect": solver("fact"), "natural": _solve},
     chance=lambda rendering, turns: 1e-4 if rendering == "dialect" else 0.0,
+    suite="needles",
 )

@@ -13,14 +13,12 @@ from ..episode import Episode, Request, Turn
 from .base import Fact, Filler, Task, Text, at_most, depth, finish
 from .dialect import solver
 from .haystack import needle_builder, noise
+from .prompts import HEADS
 
 __all__ = ["TASK"]
 
 _DIGITS = 5
-_HEAD = (
-    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. "
-    "I will quiz you about the important information.\n\n"
-)
+_HEAD = f"{HEADS['passkey']}\n\n"
 _QUESTION = "What is the pass key?"
 
 

@@ -12,10 +12,11 @@ from ..errors import EpisodeError
 from .base import Task
 from .chinese import CHINESE
 from .narrative import narrative, solve
+from .prompts import HEADS, asked
 
 __all__ = ["TASK"]
 
-_INSTRUCTION = "阅读以下书籍然后回答问题。\n\n"
+_INSTRUCTION = f"{HEADS['qa_chn']}\n\n"
 _MOST_TURNS = 30  # no two people asked about share a surname
 
 
@@ -26,7 +27,7 @@ def _natural(request: Request) -> Episode:
         request,
         CHINESE,
         _INSTRUCTION,
-        lambda t, story: Turn(f"问题：{CHINESE.ask(story)}\n答案：", story.gold, (), (story.gold,)),
+        lambda t, story: Turn(asked("qa_chn", CHINESE.ask(story)), story.gold, (), (story.gold,)),
     )
 
 

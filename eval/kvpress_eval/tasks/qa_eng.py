@@ -14,10 +14,11 @@ from .base import Task
 from .dialect import builder, solver
 from .english import ENGLISH
 from .narrative import narrative, solve
+from .prompts import HEADS, asked
 
 __all__ = ["TASK"]
 
-_INSTRUCTION = "Read the book and answer the question. Be very concise in your answer.\n\n"
+_INSTRUCTION = f"{HEADS['qa_eng']}\n\n"
 _DIALECT_FACTS = 4000  # tokens: the bundled model's names have about 4200 tokens of facts, the rest is filler words
 
 
@@ -26,7 +27,7 @@ def _natural(request: Request) -> Episode:
         request,
         ENGLISH,
         _INSTRUCTION,
-        lambda t, story: Turn(f"Question: {ENGLISH.ask(story)}\nAnswer:", story.gold, ()),
+        lambda t, story: Turn(asked("qa_eng", ENGLISH.ask(story)), story.gold, ()),
     )
 
 

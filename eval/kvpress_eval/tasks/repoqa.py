@@ -21,15 +21,12 @@ from ..errors import EpisodeError
 from ..metrics.bleu import sentence_bleu
 from .base import Fact, Filler, Task, Text, depth, finish
 from .describe import describe, takes
+from .prompts import HEADS
 from .renaming import Function, Source, Words
 from .stdlib_code import shuffled
 
-__all__ = ["INSTRUCTION", "JOINT", "TASK", "Needle", "asked", "code", "draw", "found", "head", "stream"]
+__all__ = ["JOINT", "TASK", "Needle", "asked", "code", "draw", "found", "head", "stream"]
 
-INSTRUCTION = (
-    "Based on the function description and code context, please retrieve and repeat the exact described function "
-    "from the code context in a code block wrapped by ```:"
-)
 JOINT = "\n\n\n"  # no function holds an empty line
 _DESCRIPTION = "Function Description:\n"
 _CUE = "\n\nThe function is:"
@@ -146,7 +143,7 @@ def _natural(request: Request) -> Episode:
     facts = [Fact(depth(request, t, placing), needle.function.text, t) for t, needle in enumerate(needles)]
     others, functions = stream(request, needles)
     filler = Filler(function.text for function in functions)
-    text = Text(filler, facts, JOINT, f"{INSTRUCTION}\n\n{head()}", "", INSTRUCTION)
+    text = Text(filler, facts, JOINT, f"{HEADS['repoqa']}\n\n{head()}", "", HEADS["repoqa"])
     return finish(request, text, asked(needles, others))
 
 

@@ -17,6 +17,8 @@ from ..episode import Episode, Request, Turn
 from . import kv, repoqa
 from .base import Fact, Filler, Task, Text, depth, finish
 from .dialect import builder, solver
+from .draws import unlike
+from .prompts import HEADS
 from .renaming import Function
 
 __all__ = ["TASK"]
@@ -30,10 +32,10 @@ def _natural(request: Request) -> Episode:
     needles = repoqa.draw(request, kinds.count("repoqa"))
     others, functions = repoqa.stream(request, needles)
     rng, placing, taken = request.rng("pairs"), request.rng("placement"), set[str]()
-    uuids = kv.strings(rng, taken)
+    uuids = unlike(rng, taken)
     pairs = [(next(uuids), next(uuids)) for _ in range(kinds.count("kv"))]
 
-    lead = f"{repoqa.INSTRUCTION}\n\n"
+    lead = f"{HEADS['repoqa']}\n\n"
     waiting = {
         "repoqa": iter(zip(repoqa.asked(needles, others, lead), (n.function.text for n in needles), strict=True)),
         "kv": iter([(Turn(_KEY + kv.question(key), value, ()), _line(rng, key, value)) for key, value in pairs]),
@@ -43,7 +45,7 @@ def _natural(request: Request) -> Episode:
         turn, text = next(waiting[kind])
         turns.append(replace(turn, task=kind))
         facts.append(Fact(depth(request, t, placing), text, t))
-    filler = Filler(_mixed(request.rng("mix"), functions, kv.strings(request.rng("other pairs"), taken)))
+    filler = Filler(_mixed(request.rng("mix"), functions, unlike(request.rng("other pairs"), taken)))
     return finish(request, Text(filler, facts, repoqa.JOINT, repoqa.head()), turns)
 
 

@@ -19,6 +19,7 @@ from .world import Names
 __all__ = [
     "CHANCE",
     "FACTS",
+    "SPREAD",
     "Report",
     "elaborations",
     "key_facts",
@@ -86,7 +87,8 @@ _PATTERNS = {
 
 CHANCE = 0.35  # a summary in the most usual wordings, without names: measured in test_summaries
 """ROUGE of the best guess."""
-
+SPREAD = "what a summary needs is spread over its whole report"
+"""Why summaries have no depth."""
 
 _HOW = items("slow,sudden,uneven,seasonal,hidden,costly,partial,frequent,unexplained,mutual,gradual,early")
 _TROUBLE = items("drift,decay,loss,mixing,swelling,fading,clustering,breakage,delay,confusion,leakage,warping")
@@ -220,8 +222,16 @@ def summary_of(context: str, question: str) -> str:
 
 
 def key_facts(summary: str) -> dict[str, str]:
-    """The six facts of a gold summary by kind: what ``metrics.key_fact_recall`` looks for beside ROUGE."""
+    """The six facts of a summary by kind: what ``metrics.key_fact_recall`` looks for beside ROUGE. None of a summary
+    that is not of such a report.
+    """
+    sentences = summary.split("\n")
+    if len(sentences) != len(_PATTERNS):
+        return {}
     facts = {}
-    for (kind, patterns), sentence in zip(_PATTERNS.items(), summary.split("\n"), strict=True):
-        (facts[kind],) = (found[1] for p in patterns if (found := p.fullmatch(sentence)))
+    for (kind, patterns), sentence in zip(_PATTERNS.items(), sentences, strict=True):
+        said = [found[1] for p in patterns if (found := p.fullmatch(sentence))]
+        if len(said) != 1:
+            return {}
+        facts[kind] = said[0]
     return facts

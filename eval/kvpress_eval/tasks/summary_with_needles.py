@@ -12,7 +12,7 @@ from ..episode import Episode, Request, Turn
 from ..errors import EpisodeError
 from .base import Task, depth, finish, no_depth, words
 from .report_text import Item, reports
-from .reports import CHANCE, Report, summary_of, summary_question
+from .reports import CHANCE, SPREAD, Report, summary_of, summary_question
 
 __all__ = ["TASK"]
 
@@ -24,7 +24,7 @@ _ANIMALS = words(
 
 
 def _natural(request: Request) -> Episode:
-    no_depth(request)
+    no_depth(request, SPREAD)
     if request.turns > 2 * len(_ANIMALS) - 1:
         most = 2 * len(_ANIMALS) - 1
         raise EpisodeError(f"task {request.task!r} has at most {most} turns, got {request.turns}; ask for fewer")

@@ -7,68 +7,42 @@ along its chain down to the number.
 
 from __future__ import annotations
 
-import re
-import string
-
 from ..episode import Episode, Request, Turn
-from .base import Fact, Filler, Task, Text, finish
+from .base import Fact, Filler, Task, Text, finish, places
+from .chains import HEAD, names, solve, statements
 from .dialect import builder, solver
 from .prose import sentences
 
-__all__ = ["HOPS", "TASK"]
+__all__ = ["TASK"]
 
-HOPS = 2
-_NAME = 5  # capital letters of a name
-_HEAD = "Memorize and track the chains of variable assignment hidden in the following text.\n\n"
+_HOPS = 2
 
 
 def _natural(request: Request) -> Episode:
-    rng, placing = request.rng("facts"), request.rng("placement")
-    names: list[str] = []
-    while len(names) < request.turns * (HOPS + 1):
-        name = "".join(rng.choices(string.ascii_uppercase, k=_NAME))
-        if name not in names:
-            names.append(name)
+    rng, placing, taken = request.rng("facts"), request.rng("placement"), set[str]()
+    chains = [names(rng, taken, _HOPS) for _ in range(request.turns)]
     values = [str(v) for v in rng.sample(range(10000, 100000), request.turns)]
-    chains = [names[t * (HOPS + 1) : (t + 1) * (HOPS + 1)] for t in range(request.turns)]
     facts = []
-    for t, chain in enumerate(chains):
-        # an assignment comes after the one it reads from, anywhere in the text
-        at = sorted(placing.random() for _ in chain)
-        sources = [values[t], *(f"VAR {name}" for name in chain)]
-        facts += [
-            Fact(depth, f"VAR {name} = {source}.", t) for depth, name, source in zip(at, chain, sources, strict=False)
-        ]
+    for t, (value, chain) in enumerate(zip(values, chains, strict=True)):
+        at = places(request, t, len(chain), placing)
+        facts += [Fact(d, text, t) for d, text in zip(at, statements(value, chain), strict=True)]
     filler = Filler(sentences(request.rng("filler")))
     turns = [Turn(_question(v), " ".join(c), (), tuple(c)) for v, c in zip(values, chains, strict=True)]
-    text = Text(filler, facts, " ", _HEAD)
-    return finish(request, text, turns)
+    return finish(request, Text(filler, facts, " ", HEAD), turns)
 
 
 def _question(value: str) -> str:
     return (
         f"Find all variables that are assigned the value {value} in the text above.\n"
-        f"According to the chain of variable assignment, {HOPS + 1} variables "
+        f"According to the chain of variable assignment, {_HOPS + 1} variables "
         f"are assigned the value {value}, they are:"
     )
-
-
-def _solve(context: str, question: str) -> str:
-    assigned = re.findall(r"VAR (\w+) = (?:VAR )?(\w+)\.", context)
-    if len({name for name, _ in assigned}) != len(assigned):
-        raise ValueError("a variable is assigned twice")
-    (held,) = set(re.findall(r"value (\d+)", question))
-    found: list[str] = []
-    for name, source in assigned:  # sources come first, so one pass is enough
-        if source == held or source in found:
-            found.append(name)
-    return " ".join(found)
 
 
 TASK = Task(
     name="vt",
     about="variable tracing through a chain of assignments (dialect: hop by hop to the number)",
     build={"dialect": builder("trace"), "natural": _natural},
-    solve={"dialect": solver("trace"), "natural": _solve},
+    solve={"dialect": solver("trace"), "natural": solve},
     chance=lambda rendering, turns: 1e-2 if rendering == "dialect" else 0.0,
 )

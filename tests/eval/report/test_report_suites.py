@@ -143,6 +143,8 @@ def test_stated_sub_tasks_are_used_where_turns_are_not_named() -> None:
     assert row.by_subtask() == {"a": 0.25, "b": 1.0}
     with pytest.raises(ValueError, match="subtasks"):
         parse_row(made.make_row("full", "kv", subtasks={"a": "much"}), "x.json")
+    with pytest.raises(ValueError, match="extras"):
+        parse_row(made.make_row("full", "kv", extras=["much"]), "x.json")
     with pytest.raises(ValueError, match="turn_tasks"):
         parse_row(made.make_row("full", "kv", turn_tasks=[["a"]]), "x.json")
 
@@ -180,11 +182,13 @@ def test_verdicts_flips_and_batches_in_the_readme() -> None:
 
 def test_the_page_gets_the_life_of_a_cache() -> None:
     rows = [made.make_row("full", "kv", fired=2.0, reload_exact=False, fork_s=0.25, not_measured="files: no room")]
+    rows[0]["extras"] = {"key_fact_recall": 0.25}
     analysis = parsed(rows)
     columns = page_data(analysis, [])["rows"]["columns"]
     value = {name: (c["v"] if "v" in c else [c["u"][i] for i in c["i"]])[0] for name, c in columns.items()}
     assert (value["fired"], value["reload_exact"], value["fork_s"]) == (2.0, False, 0.25)
     assert value["not_measured"] == "files: no room"
+    assert value["extras"] == "key_fact_recall 25.0"
     assert value["step_bytes"] > 0 and value["session_bytes"] > value["step_bytes"] and value["prefill_tps"] > 0
     old = parse_row({k: v for k, v in made.make_row("full", "kv").items() if k not in ("fired", "step_bytes")}, "x")
     assert old.fired is None and old.step_bytes is None

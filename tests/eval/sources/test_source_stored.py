@@ -136,7 +136,7 @@ def test_the_command_writes_what_the_bundled_model_reads(
     monkeypatch.chdir(tmp_path)
     sizes = ["--length", "256", "--sessions", "2", "--turns", "2"]
     assert main(["data", "--task", "kv", "needle", "--model", "tiny", "--out", "rows", *sizes]) == 0
-    assert sorted(path.name for path in Path("rows").iterdir()) == ["scbench_kv.jsonl", "scbench_needle.jsonl"]
+    assert sorted(path.name for path in Path("rows").iterdir()) == ["needle.jsonl", "scbench_kv.jsonl"]
     run = ["run", "--task", "kv", "--results", "results", *sizes]
     assert main([*run, "--source", "rows"]) == main(run) == 0
     read, made = sorted(load_rows(Path("results")), key=lambda row: row.source)[::-1]

@@ -86,5 +86,5 @@ def test_mistakes_say_what_to_do() -> None:
         episode(100)
     (least,) = re.findall(r"at least (\d+)", str(error.value))
     assert len(problems(episode(int(least)))) == 2
-    with pytest.raises(UsageError, match="has no depth"):
+    with pytest.raises(UsageError, match="cannot put its evidence at a depth"):
         episode(6001, depth=0.5)

@@ -8,6 +8,7 @@ from kvpress_eval.episode import Episode, Rendering, Request
 from kvpress_eval.errors import EpisodeError
 from kvpress_eval.models import load
 from kvpress_eval.runner import prepare, run_cell
+from kvpress_eval.sources.records import SCBENCH_TASKS
 from kvpress_eval.tasks import build, suite
 
 COUNT = {"dialect": lambda text: len(text.split()), "natural": lambda text: -(-len(text) // 3)}
@@ -24,8 +25,10 @@ def episode(
     return build(Request(name, rendering, length, turns, 0, session, COUNT[rendering], depth=depth))
 
 
-def test_the_suite() -> None:
-    assert suite("needles") == ["needle_grid", "passkey"]
+def test_the_suites() -> None:
+    assert suite("needles") == ["needle", "needle_grid", "passkey"]
+    assert set(suite("scbench")) == set(SCBENCH_TASKS)
+    assert len(suite("scbench")) == 12
 
 
 @pytest.mark.parametrize("rendering", ["dialect", "natural"])

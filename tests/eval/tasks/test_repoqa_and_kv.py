@@ -7,6 +7,7 @@ from kvpress_eval.episode import Episode, Request
 from kvpress_eval.errors import EpisodeError
 from kvpress_eval.metrics import score
 from kvpress_eval.tasks import build, get_task, repoqa
+from kvpress_eval.tasks.prompts import HEADS
 
 from tests.eval.tasks.code_checks import (
     assert_longer_keeps_its_questions,
@@ -61,7 +62,7 @@ def test_turns_alternate_and_either_kind_comes_first() -> None:
                 assert found[:2] in ('{"', "# ")
             else:
                 assert turn.answer == f"```\n{found}\n```"
-                assert turn.question.startswith(repoqa.INSTRUCTION)
+                assert turn.question.startswith(HEADS["repoqa"])
 
 
 def test_pairs_stand_between_functions_in_code_that_parses() -> None:

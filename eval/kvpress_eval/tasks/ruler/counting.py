@@ -21,6 +21,7 @@ from .words import SUITE, made_up
 
 __all__ = ["TASKS"]
 
+_EVERYWHERE = "what is counted stands all over the context"
 _COMMON = 10  # words asked for
 _LONG = 4096  # tokens from which common words stand 30 times, not 6, after a worked example
 _GROUP = 20  # other words that are shuffled together
@@ -63,7 +64,7 @@ def _example(rng: random.Random, words: Iterator[str]) -> str:
 
 
 def _cwe(request: Request) -> Episode:
-    no_depth(request)
+    no_depth(request, _EVERYWHERE)
     request = at_most(request, 1)
     long, taken = request.length >= _LONG, set[str]()
     common = sorted(itertools.islice(made_up(request.rng("facts"), taken), _COMMON))
@@ -80,7 +81,7 @@ def _cwe(request: Request) -> Episode:
 
 
 def _fwe(request: Request) -> Episode:
-    no_depth(request)
+    no_depth(request, _EVERYWHERE)
     request = at_most(request, 1)
     rng = request.rng("facts")
     coded: list[str] = []

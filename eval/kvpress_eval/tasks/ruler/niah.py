@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from ...episode import Episode, Rendering, Request, Turn
-from ..base import Fact, Filler, Task, Text, at_most, finish
+from ..base import Fact, Filler, Task, Text, at_most, finish, places
 from ..dialect import builder
 from ..dialect import solver as dialect_solver
+from ..draws import uuids
 from ..haystack import needle_builder, noise
 from ..prose import sentences
-from .words import SUITE, keys, places, uuids
+from .words import SUITE, keys
 
 __all__ = ["TASKS"]
 

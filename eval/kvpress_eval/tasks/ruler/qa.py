@@ -11,9 +11,9 @@ import re
 from functools import partial
 
 from ...episode import Episode, Request, Span, Turn
-from ..base import Fact, Filler, Numbered, Task, finish
+from ..base import Fact, Filler, Numbered, Task, finish, places
 from .people import FACTS, people, read
-from .words import SUITE, places
+from .words import SUITE
 
 __all__ = ["TASKS"]
 
