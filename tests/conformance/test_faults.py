@@ -115,7 +115,7 @@ def test_a_codec_that_writes_into_its_bytes() -> None:
         methods.a_press,
         methods.Bytes(),
     ],
-    ids=lambda target: re.sub(r" at 0x[0-9a-f]+", "", str(target))[:80],  # the same in every process,
+    ids=lambda target: re.sub(r" at 0x[0-9a-f]+", "", str(target))[:80],  # the same in every process
 )
 def test_methods_without_a_fault(target: object) -> None:
     before = list(PRESETS)
