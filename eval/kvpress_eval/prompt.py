@@ -108,12 +108,13 @@ class Prompter:
         alone = [self._after(joints.alone + _asked(turn.alone or turn.question, turn)) for turn in turns]
         first = self._after(joints.question + _asked(turns[0].question, turns[0]))
         later = [self._after(joints.later + _asked(turn.later or turn.question, turn)) for turn in turns[1:]]
-        answers = [turn.answer.removesuffix(f" {STOP}") for turn in turns]
+        # what ends an answer of the dialect is fed with the next question
+        end = f" {STOP}" if self.rendering == "dialect" else ""
         return Prompt(
             context=[*self.bos, *self._ids(episode.context)],
             questions=[first, *later],
             alone=alone,
-            golds=[self._after(joints.answer + text) for text in answers],
+            golds=[self._after(joints.answer + turn.answer.removesuffix(end)) for turn in turns],
         )
 
     def _chat(self, episode: Episode) -> Prompt:

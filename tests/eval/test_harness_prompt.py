@@ -99,6 +99,15 @@ def test_what_ends_an_answer(dialect_model: str, text_model: str) -> None:
     assert Prompter(tokenizer_of(text_model), "natural").stops([7]) == {2, 7}
 
 
+def test_only_the_dialect_leaves_its_stop_to_the_next_question(dialect_model: str, text_model: str) -> None:
+    for rendering, model, kept in (("dialect", dialect_model, "{}"), ("natural", text_model, "{} ;")):
+        prompter = Prompter(tokenizer_of(model), rendering, "off")
+        made = make(prompter)
+        value = made.turns[0].answer.removesuffix(" ;")
+        ending = replace(made, turns=(replace(made.turns[0], answer=f"{value} ;"), *made.turns[1:]))
+        assert prompter.text(prompter.prompt(ending).golds[0]).strip() == kept.format(value)
+
+
 # templates as families of models have them, written for these tests
 QWEN = (
     "{% if messages[0].role != 'system' %}<|im_start|>system\nBe helpful.<|im_end|>\n{% endif %}{% for m in messages %}"

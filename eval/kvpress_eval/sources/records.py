@@ -75,15 +75,18 @@ def record(task: str, row: Mapping[str, Any], position: int, where: str, turns: 
     """The record of a row, with its first ``turns`` turns (0: all).
 
     Raises:
-        UsageError: for a row that does not keep the schema; names it and says what is wrong.
+        UsageError: for a row that does not keep the schema, or says that it is of another task; names it and says
+            what is wrong.
     """
+    meta = row.get("meta") or {}
+    if (meta.get("task") or task) != task:
+        raise UsageError(f"{where} is of task {meta['task']!r}, not {task!r}; use --task {meta['task']}")
     given = _turns(row, where)[: turns or None]
     context = row.get("context") or row.get("input")
     if isinstance(context, list):
         context = str(context)  # the released prompts show a list as Python does
     if not isinstance(context, str) or not context.strip():
         raise _wrong(where, "has no text in context (or input)")
-    meta = row.get("meta") or {}
     spans = _spans(meta.get("evidence"), len(given), len(context), where)
     # the bundled model's dialect has answers of its own: its rows are read from meta alone
     known = "" if meta.get("rendering") == "dialect" else task

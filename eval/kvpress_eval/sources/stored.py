@@ -32,6 +32,7 @@ def as_row(episode: Episode, suite: str) -> dict[str, Any]:
     if languages:
         row |= {"lang": languages[0], "repo": f"kvpress-{episode.seed}-{episode.session}"}
     row["meta"] = {
+        "task": episode.task,
         "suite": suite,
         "version": VERSION,
         "rendering": episode.rendering,

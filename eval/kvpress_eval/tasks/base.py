@@ -1,20 +1,18 @@
-"""What a task is, and the two tools of every natural rendering: weaving facts into filler, and
-fitting a length.
-"""
+"""What a task is, where its facts stand, and how they are woven into filler."""
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from ..episode import Episode, Rendering, Request, Span, Turn
-from ..errors import EpisodeError, UsageError
+from ..errors import UsageError
+from .fitting import fit, limits
 
 __all__ = [
-    "SEPARATOR",
+    "Context",
     "Fact",
     "Filler",
     "Numbered",
@@ -23,20 +21,15 @@ __all__ = [
     "at_most",
     "depth",
     "finish",
-    "fit",
-    "limits",
     "no_depth",
     "option",
     "places",
-    "reserve",
     "weave",
     "words",
 ]
 
 _Piece = TypeVar("_Piece")
-SEPARATOR = "\n\n"
 _SPLIT = "\x1f"  # between pieces until they are numbered
-_SLACK = 8  # tokens an answer may take beyond 1.5 times the gold's: a space, a quote, a full stop
 
 
 @dataclass(frozen=True)
@@ -109,13 +102,25 @@ def option(request: Request, turn: int, options: int) -> int:
     return replace(request, session=block).rng(f"letters {turn}").sample(range(options), options)[place]
 
 
+class Context(Protocol):
+    """A context that may hold any number of pieces of filler; a longer one holds what a shorter one holds.
+
+    It begins with ``instruction``, what the task says before its data. ``uneven``: the pieces differ much in length.
+    """
+
+    @property
+    def instruction(self) -> str: ...
+
+    @property
+    def uneven(self) -> bool: ...
+
+    def build(self, n: int) -> tuple[str, dict[int, tuple[Span, ...]]]:
+        """The context with ``n`` pieces of filler, and the spans of each turn's facts."""
+
+
 @dataclass(frozen=True)
 class Text:
-    """The parts of a context: ``head``, then filler and facts joined by ``joint``, then ``foot``.
-
-    ``head`` begins with ``instruction``, what the task says before its data. ``uneven``: the pieces of filler differ
-    much in length.
-    """
+    """A :class:`Context` of parts: ``head``, then filler and facts joined by ``joint``, then ``foot``."""
 
     filler: Filler[str]
     facts: Sequence[Fact]
@@ -146,7 +151,7 @@ class Numbered(Text):
 
 def finish(
     request: Request,
-    text: Text,
+    text: Context,
     turns: Sequence[Turn],
     evidence: Callable[[str, int], tuple[Span, ...]] | None = None,
 ) -> Episode:
@@ -203,64 +208,3 @@ def weave(
         at += len(fact.text) + len(joint)
     pieces += filler[used:]
     return head + joint.join(pieces) + foot, spans
-
-
-def limits(request: Request, turns: Sequence[Turn]) -> dict[str, int]:
-    """``max_new_tokens`` of every sub-task ("" in a task that is not mixed)."""
-    longest: dict[str, int] = {}
-    for turn in turns:
-        longest[turn.task] = max(longest.get(turn.task, 0), request.count(" " + turn.answer))
-    return {task: math.ceil(1.5 * tokens) + _SLACK for task, tokens in longest.items()}
-
-
-def reserve(request: Request, turns: Sequence[Turn]) -> int:
-    """Tokens that questions and answers take beside the context."""
-    most = limits(request, turns)
-    asked = sum(request.count(SEPARATOR + turn.question + SEPARATOR) for turn in turns)
-    openings = sum(request.count(" " + turn.opening) for turn in turns if turn.opening)
-    return asked + openings + sum(most[turn.task] for turn in turns)
-
-
-def fit(
-    request: Request, turns: Sequence[Turn], build: Callable[[int], str], probe: int = 16, uneven: bool = False
-) -> int:
-    """How many filler pieces fill the length: ``build(n)`` ends at most one piece under it.
-
-    The text is counted a handful of times, whatever its length. Where the pieces are ``uneven``, the first ones
-    say little about the others: the search goes by what two longer texts took.
-
-    Raises:
-        EpisodeError: where the facts alone do not fit.
-    """
-    taken = reserve(request, turns)
-    room = request.length - request.overhead - taken
-    base = request.count(build(0))
-    if base > room:
-        raise EpisodeError(
-            f"task {request.task!r} with {request.turns} turns needs a length of at least "
-            f"{base + taken + request.overhead} tokens, got {request.length}; "
-            "ask for fewer turns or a greater length"
-        )
-    per_piece = max(1.0, (request.count(build(probe)) - base) / probe)
-    low, low_count = 0, base
-    high: int | None = None
-    high_count = 0
-    n = int((room - base) / per_piece)
-    for _ in range(12):
-        n = max(n, low + 1)
-        if high is not None and n >= high:
-            if high - low <= 1:
-                break
-            n = (low + high) // 2
-            if uneven:
-                n = low + (high - low) * (room - low_count) // (high_count - low_count)
-                n = min(max(n, low + 1), high - 1)
-        tokens = request.count(build(n))
-        if tokens <= room:
-            low, low_count = n, tokens
-        else:
-            high, high_count = n, tokens
-        if room - low_count < per_piece or (high is not None and high - low <= 1):
-            break
-        n = low + max(1, int((room - low_count) / per_piece))
-    return low

@@ -210,9 +210,9 @@ class _Describer:
             part = "a slice" if isinstance(node.slice, ast.Slice) else "an item"
             return f"{part} of {self.noun(node.value, below)}"
         if isinstance(node, ast.Compare):
-            return f"{self.noun(node.left, below)} {COMPARED[type(node.ops[0]).__name__]} " + _listed(
-                self.noun(right, below) for right in node.comparators
-            )
+            pairs = zip(node.ops, node.comparators, strict=True)
+            said = (f"{COMPARED[type(op).__name__]} {self.noun(right, below)}" for op, right in pairs)
+            return f"{self.noun(node.left, below)} " + ", that ".join(said)
         if isinstance(node, ast.BoolOp):
             joint = " and also " if isinstance(node.op, ast.And) else " or else "
             return joint.join(self.noun(value, below) for value in node.values)

@@ -28,7 +28,7 @@ def count(n: int, of: str = "") -> str:
 
 
 def ordinal(i: int) -> str:
-    """``first`` for 0; beyond twelve ``a later``."""
+    """``first`` for 0; beyond twelve ``later``."""
     return _ORDINALS[i] if i < len(_ORDINALS) else "later"
 
 

@@ -1,4 +1,5 @@
-"""The dialect rendering of every task: documents of the bundled model's language, and solvers.
+"""The dialect rendering of most tasks that have one: documents full of records in the bundled model's language, and the
+solvers of all (see ``haystack`` for documents of a few).
 
 The bundled model reads one answer form per kind and ends it with ``;``. Two differences to the
 natural rendering: it learnt prefix look-up only (no suffixes), and documents of different lengths

@@ -14,7 +14,8 @@ from functools import partial
 
 from ..episode import Episode, Request, Turn
 from ..tiny.records import RECORDS, filler_words
-from .base import Fact, Filler, Text, at_most, depth, finish, limits
+from .base import Fact, Filler, Text, at_most, depth, finish
+from .fitting import limits
 
 __all__ = ["needle_builder", "noise"]
 

@@ -16,9 +16,9 @@ from ..errors import EpisodeError
 from .base import Fact, Filler, Task, Text, finish, no_depth, option
 from .dialect import builder, solver
 
-__all__ = ["OPTIONS", "TASK"]
+__all__ = ["TASK"]
 
-OPTIONS = 5
+_OPTIONS = 5
 _SHOWN = 2  # examples of each group that even the shortest context holds
 _HEAD = "Each item belongs to a group with a made-up name. Learn the names from the examples.\n\n"
 _GROUPS = {
@@ -52,7 +52,7 @@ def _listing(labels: list[str]) -> str:
 
 
 def _shot(rng: random.Random, group: str, labels: dict[str, str]) -> str:
-    others = rng.sample([g for g in labels if g != group], OPTIONS - 1)
+    others = rng.sample([g for g in labels if g != group], _OPTIONS - 1)
     options = [labels[g] for g in (group, *others)]
     rng.shuffle(options)
     item = rng.choice(_ITEMS[group][:-_TEST])
@@ -61,10 +61,10 @@ def _shot(rng: random.Random, group: str, labels: dict[str, str]) -> str:
 
 def _natural(request: Request) -> Episode:
     no_depth(request, "examples of every group stand all over the context")
-    n_groups = max(9, request.turns + OPTIONS - 1)
+    n_groups = max(9, request.turns + _OPTIONS - 1)
     if n_groups > len(_ITEMS):
         raise EpisodeError(
-            f"task 'many_shot' has at most {len(_ITEMS) - OPTIONS + 1} turns, got {request.turns}; ask for fewer"
+            f"task 'many_shot' has at most {len(_ITEMS) - _OPTIONS + 1} turns, got {request.turns}; ask for fewer"
         )
     rng = request.rng("facts")
     groups = rng.sample(sorted(_ITEMS), n_groups)
@@ -81,8 +81,8 @@ def _natural(request: Request) -> Episode:
     turns = []
     for t in range(request.turns):
         unasked = groups[t + 1 :]
-        options = [labels[g] for g in ordering.sample(unasked, OPTIONS - 1)]
-        gold = option(request, t, OPTIONS)
+        options = [labels[g] for g in ordering.sample(unasked, _OPTIONS - 1)]
+        gold = option(request, t, _OPTIONS)
         options.insert(gold, labels[groups[t]])
         item = ordering.choice(_ITEMS[groups[t]][-_TEST:])
         turns.append(Turn(f"{item}: {_listing(options)} ->", f"({_letter(gold)})", (), _letter(gold)))
@@ -119,7 +119,7 @@ def _solve(context: str, question: str) -> str:
 
 def _chance(rendering: str, turns: int) -> float:
     # dialect: 16 labels, and a guesser may leave out those seen in the history
-    return 1 / max(1, 17 - turns) if rendering == "dialect" else 1 / OPTIONS
+    return 1 / max(1, 17 - turns) if rendering == "dialect" else 1 / _OPTIONS
 
 
 TASK = Task(

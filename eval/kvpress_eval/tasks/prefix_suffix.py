@@ -16,9 +16,9 @@ from ..episode import Episode, Request, Turn
 from .base import Fact, Filler, Task, Text, depth, finish
 from .dialect import builder, solver
 
-__all__ = ["LENGTH", "TASK"]
+__all__ = ["TASK"]
 
-LENGTH = 25  # characters of a string
+_LENGTH = 25  # characters of a string
 _PART = 4  # characters of a prefix or suffix
 _HEAD = "A list of strings, one per line:\n\n"
 
@@ -30,7 +30,7 @@ def _letters(rng: random.Random, n: int) -> str:
 def _others(rng: random.Random, prefixes: set[str], suffixes: set[str]) -> Iterator[str]:
     """Strings that share neither their prefix nor their suffix with anything asked about."""
     while True:
-        text = _letters(rng, LENGTH)
+        text = _letters(rng, _LENGTH)
         if text[:_PART] not in prefixes and text[-_PART:] not in suffixes:
             yield text
 
@@ -41,7 +41,7 @@ def _natural(request: Request) -> Episode:
     suffixes: set[str] = set()
     targets: list[str] = []
     while len(targets) < request.turns:
-        drawn = _letters(rng, LENGTH)
+        drawn = _letters(rng, _LENGTH)
         if drawn[:_PART] not in prefixes and drawn[-_PART:] not in suffixes:
             prefixes.add(drawn[:_PART])
             suffixes.add(drawn[-_PART:])

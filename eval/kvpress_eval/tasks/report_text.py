@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..episode import Request, Span
-from .base import SEPARATOR, Filler, Text, depth
+from .base import Filler, depth
 from .english import draw
-from .reports import FACTS, Report, elaborations, percentage, report
+from .reports import FACTS, SEPARATOR, Report, elaborations, percentage, report
 from .world import Names
 
 __all__ = ["Item", "Reports", "reports"]
@@ -25,20 +25,21 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Reports(Text):
-    """A context of reports. Its filler pieces are elaboration: dealt out to the reports in turn, and where these
-    hold ``most`` pieces, to further ones, which stand anywhere.
-
-    Like every :class:`Text`, a longer one holds what a shorter one holds.
+class Reports:
+    """A :class:`~.base.Context` of reports. Its filler pieces are elaboration: dealt out to the reports in turn, and
+    where these hold ``most`` pieces, to ``further`` ones, which stand anywhere.
     """
 
-    items: Sequence[Item] = ()
-    further: Filler[Item] = field(default_factory=lambda: Filler(iter(())))
+    items: Sequence[Item]
+    elaboration: Filler[str]
+    further: Filler[Item]
     most: int = 400
+    instruction: str = ""
+    uneven: bool = True
 
     def build(self, n: int) -> tuple[str, dict[int, tuple[Span, ...]]]:
         """The context with ``n`` pieces of elaboration, and the spans of each turn's title and key sentences."""
-        pieces = self.filler.first(n)
+        pieces = self.elaboration.first(n)
         own = sum(isinstance(item.what, Report) for item in self.items)
         full = min(n, self.most * own)
         shares = [pieces[i:full:own] for i in range(own)]
@@ -54,8 +55,8 @@ class Reports(Text):
         for item, text in blocks:
             if item.owner is not None:
                 spans[item.owner] = tuple((at + start, at + end) for start, end in _evidence(item.what, text))
-            at += len(text) + len(self.joint)
-        return self.joint.join(text for _, text in blocks), spans
+            at += len(text) + len(SEPARATOR)
+        return SEPARATOR.join(text for _, text in blocks), spans
 
 
 def reports(request: Request, owners: Sequence[int | None], lines: Sequence[Item] = ()) -> Reports:
@@ -72,7 +73,7 @@ def reports(request: Request, owners: Sequence[int | None], lines: Sequence[Item
     other_names, other_numbers = (Names(make, more, own.taken) for make, own in ((draw, names), (percentage, numbers)))
     further = Filler(Item(more.random(), report(more, other_names, other_numbers)) for _ in itertools.count())
     elaboration = Filler(elaborations(telling, Names(draw, telling, names.taken)))
-    return Reports(elaboration, (), SEPARATOR, uneven=True, items=(*items, *lines), further=further)
+    return Reports((*items, *lines), elaboration, further)
 
 
 def _written(written: Report, extra: Sequence[str]) -> str:

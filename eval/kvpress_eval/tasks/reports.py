@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .base import SEPARATOR
 from .english import NAME
 from .prose import items
 from .world import Names
@@ -19,6 +18,7 @@ from .world import Names
 __all__ = [
     "CHANCE",
     "FACTS",
+    "SEPARATOR",
     "SPREAD",
     "Report",
     "elaborations",
@@ -29,6 +29,7 @@ __all__ = [
     "summary_question",
 ]
 
+SEPARATOR = "\n\n"  # between reports
 FACTS = {
     "problem": (
         "Studied here is {}.",

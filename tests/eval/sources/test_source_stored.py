@@ -117,7 +117,12 @@ def test_what_cannot_be_read_back_says_so(text: Loaded, words: Loaded, tmp_path:
     with pytest.raises(UsageError, match="512 tokens long; use --length 512 or more"):
         opened(words, length=511)
     path = tmp_path / "scbench_kv.jsonl"
+    with pytest.raises(UsageError, match=r"scbench_kv\.jsonl, line 1 is of task 'kv', not 'vt'; use --task kv"):
+        opened(words, source=str(path), task="vt")
     row = json.loads(path.read_text())
+    del row["meta"]["task"]  # as rows of before
+    (tmp_path / "old.jsonl").write_text(json.dumps(row))
+    assert opened(words, source=str(tmp_path / "old.jsonl"))
     del row["meta"]["before"]
     path = tmp_path / "kv.jsonl"
     path.write_text(json.dumps(row))

@@ -192,3 +192,11 @@ def test_a_description_says_structure_and_no_names() -> None:
         "argument [if the result of measuring the length with the second variable exceeding the second argument "
         "[adding at the end of the first variable with the second variable]]; returning the first variable."
     )
+
+
+def test_a_chain_of_comparisons_says_each_of_them() -> None:
+    said = describe(parsed("def f(x, n, m):\n    if 0 <= x < n == m:\n        return x\n"))
+    assert (
+        "if a number being at most the first argument, that being less than the second argument, that being equal to "
+        "the third argument [returning the first argument]"
+    ) in said

@@ -2,6 +2,8 @@
 
 Paper: RULER (arXiv 2404.06654). Differences: essays are filler prose that does not repeat itself, and the words
 of keys are made up. ``single`` stays single, one turn; in the other kinds a further turn asks about further keys.
+A single fact keeps off the edges: without ``--depth`` the needle of one turn stands at 12.5 to 87.5 percent of the
+context, RULER's at 0 to 100. ``needle_grid`` with ``--depth`` 0 and 100 asks at the edges.
 """
 
 from __future__ import annotations

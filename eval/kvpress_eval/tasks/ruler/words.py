@@ -21,7 +21,7 @@ _NOUNS = words(
 
 
 def made_up(rng: random.Random, taken: set[str], syllables: int = 3) -> Iterator[str]:
-    """Words that are in ``taken`` so far (they are added): all of one length, so that none holds another."""
+    """Words that are not in ``taken`` so far (they are added): all of one length, so that none holds another."""
     while True:
         word = "".join(rng.choices(SYLLABLES, k=syllables)) + rng.choice(_ENDS)
         if word not in taken:
