@@ -86,7 +86,7 @@ def _read(path: Path) -> tuple[str, Any, Row]:
 def _rank(row: Row) -> tuple[bool, datetime]:
     try:
         started = datetime.fromisoformat(row.started)
-    except ValueError:
+    except (ValueError, TypeError):  # other programs may write null
         started = datetime.min
     return row.status == "ok", started if started.tzinfo else started.replace(tzinfo=timezone.utc)
 

@@ -82,11 +82,7 @@ def speed_up(grid: str = SPEED_GRID, jobs: int = 2, rounds: int = 3) -> SpeedUp:
 
 
 def kills(grid: str = KILLS_GRID, times: int = 3, jobs: int = 2) -> Killed:
-    """Kill a sweep ``times`` times, by turns its first process alone and all of them at once; resume it each time.
-
-    Args:
-        grid: text of a sweep file.
-    """
+    """Kill a sweep of ``grid`` ``times`` times, by turns its first process alone and all of them at once; resume it."""
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = (Path(folder) / name for name in ("whole", "killed"))
         if _start(grid, whole, jobs).wait():
@@ -97,7 +93,8 @@ def kills(grid: str = KILLS_GRID, times: int = 3, jobs: int = 2) -> Killed:
             sweep = _start(grid, killed, jobs)
             while len(list(killed.glob("*/*.json"))) < cells * number // (times + 1) and sweep.poll() is None:
                 time.sleep(0.01)
-            (os.killpg if number % 2 == 0 else os.kill)(sweep.pid, signal.SIGKILL)
+            if sweep.poll() is None:  # else somebody else may have its number by now
+                (os.killpg if number % 2 == 0 else os.kill)(sweep.pid, signal.SIGKILL)
             sweep.wait()
             files = list(killed.glob("*/*.json"))
             rows.append(len(load_rows(killed)))

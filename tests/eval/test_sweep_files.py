@@ -219,6 +219,9 @@ def test_rows_of_other_machines_merge(tmp_path: Path, capsys: pytest.CaptureFixt
         assert (into / name).read_bytes() == (a / name).read_bytes()
     again = merge([a, into], into)
     assert (again.new, again.replaced, again.kept) == (0, 0, 8)
+    undated = json.loads((a / "tiny" / ("1" * 12 + ".json")).read_text()) | {"started": None}
+    (into / "tiny" / ("1" * 12 + ".json")).write_text(json.dumps(undated))
+    assert merge([a], into).replaced == 1, "a row without a date is the older one"
     with pytest.raises(UsageError, match="no such folder"):
         merge([tmp_path / "none"], into)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from kvpress_eval import sweep_proof
@@ -317,10 +317,14 @@ def test_workers_end_with_their_sweep(blow: signal.Signals, dialect_model: str, 
 class Started:
     """A sweep in a fork, which starts sooner than a command."""
 
+    jobs: ClassVar[list[int]] = []
+
     def __init__(self, grid: str, results: Path, jobs: int) -> None:
+        self.jobs.append(jobs)
         results.parent.mkdir(parents=True, exist_ok=True)
         (results.parent / "grid.yaml").write_text(grid)
-        self.process = process(run_sweep, load_sweep(results.parent / "grid.yaml").cells(), results)
+        cells = load_sweep(results.parent / "grid.yaml").cells()
+        self.process = process(run_sweep, cells, results, False, None, jobs)
         self.pid = self.process.pid
 
     def wait(self) -> int:
@@ -335,18 +339,22 @@ def test_the_proofs_of_bench(
     dialect_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sweep_proof, "_start", Started)
+    monkeypatch.setattr(Started, "jobs", [])
     grid, out = tmp_path / "grid.yaml", tmp_path / "out.json"
     grid.write_text(f"models: ['{dialect_model}']\ntasks: [kv]\nlengths: [300]\nturns: 2\nsessions: 3\n")
     words = ["bench", "--grid", str(grid), "--rounds", "1", "--output", str(out)]
-    assert main([*words, "--only", "kills"]) == 0
+    kills = [*words, "--only", "kills", "--jobs", "1"]  # two jobs in a fork import torch anew
+    assert main(kills) == 0
     assert "2 cells, killed with" in capsys.readouterr().out
     found = json.loads(out.read_text())
     assert (found["cells"], found["differences"]) == (2, []) and 0 <= found["rows"][0] <= 2
+    assert Started.jobs == [1, 1, 1]
     assert main([*words, "--only", "sweep"]) == 0
     assert "2 cells, one thread a job: 2 jobs are" in capsys.readouterr().out
     found = json.loads(out.read_text())
     assert found["ratio"] == pytest.approx(found["one"][0] / found["many"][0])
+    assert Started.jobs[3:] == [2, 1]
 
     monkeypatch.setattr(sweep_proof, "same_results", lambda whole, killed: ["a.json: score (score is 0 and 1)"])
-    assert main([*words, "--only", "kills"]) == 1
+    assert main(kills) == 1
     assert "score is 0 and 1" in capsys.readouterr().out
