@@ -281,7 +281,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as exit_:  # argparse: --help or a mistake
         return int(exit_.code or 0)
     except KeyboardInterrupt:
-        print("interrupted; finished cells are kept, the same command goes on from here", file=sys.stderr)
+        goes_on = words[:1] in (["run"], ["sweep"], ["study"])
+        told = "; finished cells are kept, the same command goes on from here" if goes_on else ""
+        print(f"interrupted{told}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0

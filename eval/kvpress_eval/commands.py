@@ -205,7 +205,9 @@ def _fit(options: argparse.Namespace) -> int:
     memory = bytes_of(options.memory, 0, "memory")
     choose("dtype", options.dtype, DTYPES)
     be_quiet()
-    found = largest_batch(press, load(options.model, options.device, options.dtype).model, options.length, memory)
+    loaded = load(options.model, options.device, options.dtype)
+    loaded.check_length(options.length)
+    found = largest_batch(press, loaded.model, options.length, memory)
     for name, rows, each in (
         (str(press), found.pressed, found.row_bytes),
         ("full, dense", found.dense, found.dense_bytes),

@@ -52,6 +52,15 @@ class Loaded:
     episodes: dict[tuple[object, ...], Episode] = field(default_factory=dict, compare=False)
     solved: Solutions = field(default_factory=dict, compare=False)
 
+    def check_length(self, length: int) -> None:
+        """Raise UsageError for more tokens than the model has positions."""
+        limit = self.max_positions
+        if limit is not None and length > limit:
+            raise UsageError(
+                f"length {length} is more than model {self.name!r} has positions ({limit}); "
+                f"use --length {limit} or less"
+            )
+
 
 def resolve_device(name: str) -> torch.device:
     """The device of a name; ``auto`` is the first GPU, or the CPU.

@@ -113,12 +113,7 @@ def prepare(config: RunConfig, loaded: Loaded) -> Cell:
         KVPressError: for an unknown press, one with wrong arguments, or bytes that cannot be read.
         UsageError: for a length that the model or the task does not allow.
     """
-    limit = loaded.max_positions
-    if limit is not None and config.length > limit:
-        raise UsageError(
-            f"length {config.length} is more than model {config.model!r} has positions ({limit}); "
-            f"use --length {limit} or less"
-        )
+    loaded.check_length(config.length)
     press, problem = _press(config, loaded)
     recipe = press.recipe
     if config.schedule == "every_turn_prompt" and recipe.evicts and not recipe.schedule.every_prompt:

@@ -56,7 +56,8 @@ def _run_all(configs: list[RunConfig], options: argparse.Namespace) -> int:
         there = [False] * len(configs) if options.force else finished(configs, rows)
         console.print(plan_table(configs, there, before))
         missing = [config for config, done in zip(configs, there, strict=True) if not done]
-        console.print(_estimate(before, missing, options.jobs or 1), highlight=False, soft_wrap=True)
+        jobs = options.jobs or (None if options.launcher == "ray" else 1)
+        console.print(_estimate(before, missing, jobs), highlight=False, soft_wrap=True)
         return 0
     be_quiet()
     with launcher(*asked) as where:
@@ -86,16 +87,18 @@ def _run_all(configs: list[RunConfig], options: argparse.Namespace) -> int:
     return 1 if outcome.failed else 0
 
 
-def _estimate(before: Estimator, missing: list[RunConfig], jobs: int) -> str:
+def _estimate(before: Estimator, missing: list[RunConfig], jobs: int | None) -> str:
+    """What a sweep will take; ``jobs`` is None for as many as a cluster has room for."""
     if not missing:
         return "nothing to run"
     unknown = sum(before.seconds(config) is None for config in missing)
-    total = before.total(missing, jobs)
+    total = before.total(missing, jobs or 1)
     if total is None:
         which = "" if unknown == len(missing) else f" ({unknown} of {len(missing)} cells are of a model without one)"
         return f"no estimate: no finished row to judge by{which}"
-    at_once = "1 job" if jobs == 1 else f"{jobs} jobs"
-    return f"about {time_text(total)} for {len(missing)} cells with {at_once}, judged by the finished rows"
+    at_once = "one at a time" if jobs is None else "with 1 job" if jobs == 1 else f"with {jobs} jobs"
+    told = f"about {time_text(total)} for {len(missing)} cells {at_once}, judged by the finished rows"
+    return told + ("; Ray runs as many at once as the cluster has room for" if jobs is None else "")
 
 
 class _Left(ProgressColumn):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from kvpress_eval import runner
+from kvpress_eval import bench, runner
 from kvpress_eval.cli import main
 from kvpress_eval.page import loading
 from kvpress_eval.rows import load_rows
@@ -66,6 +66,7 @@ def test_run_writes_a_row_and_finds_it_again(
         (["report", "--results", "RESULTS"], "no rows in"),
         (["bench", "--presses", "snapkvv"], "Did you mean snapkv"),
         (["list", "colours"], "invalid choice"),
+        (["fit", "--model", "MODEL", "--length", "701", "--memory", "1GiB"], "use --length 700 or less"),
         (["fly"], "invalid choice"),
         ([], "required"),
     ],
@@ -109,6 +110,9 @@ def test_an_interrupt_is_exit_code_130(
     assert main(["run", "--model", dialect_model, *SMALL, "--results", str(tmp_path)]) == 130
     assert "goes on from here" in lines(capsys.readouterr().err)
     assert load_rows(tmp_path) == []
+    monkeypatch.setattr(bench, "main", stop)
+    assert main(["bench"]) == 130
+    assert capsys.readouterr().err == "interrupted\n", "it begins anew"
 
 
 @pytest.mark.parametrize("name", ["run", "sweep", "merge", "diff", "report", "list", "doctor", "check"])
@@ -134,6 +138,26 @@ def test_a_dry_run_runs_nothing(dialect_model: str, tmp_path: Path, capsys: pyte
     out = lines(capsys.readouterr().out)
     assert "4 cells, 0 finished" in out and "no estimate: no finished row to judge by" in out
     assert not (tmp_path / "rows").exists()
+
+
+def test_a_dry_run_for_ray_does_not_say_how_many_at_once(
+    dialect_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--model", dialect_model, *SMALL, "--results", str(tmp_path / "rows")]) == 0
+    (tmp_path / "sweep.yaml").write_text(f"models: ['{dialect_model}']\ntasks: [vt]\nmodes: [multi-turn]\n")
+    words = [
+        "sweep",
+        str(tmp_path / "sweep.yaml"),
+        "--dry-run",
+        "--launcher",
+        "ray",
+        "--results",
+        str(tmp_path / "rows"),
+    ]
+    assert main(words) == 0
+    assert "for 1 cells one at a time, judged by the finished rows; Ray runs as many at once" in lines(
+        capsys.readouterr().out
+    )
 
 
 def test_a_sweep_in_two_processes_is_the_sweep(
