@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import multiprocessing
 import statistics
 import sys
 import time
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 
 from .environment import Peak
+from .fresh import in_fresh_process
 from .long_prompt import LongPrompt, long_prompts
 
 DENSE = "DynamicCache"
@@ -155,8 +155,7 @@ def prefill(model: Any, names: Sequence[str], context: int, repeats: int) -> lis
     return _timings("prefill", names, context, 1, rounds)
 
 
-def _peak_of(name: str, context: int, layers: int, queue: Any) -> None:
-    torch.set_num_threads(2)
+def _peak_of(name: str, context: int, layers: int) -> int | None:
     model = random_model(layers)
     ids = torch.randint(4, 380, (1, context), generator=torch.Generator().manual_seed(1))
     high = Peak(model.device)
@@ -170,23 +169,24 @@ def _peak_of(name: str, context: int, layers: int, queue: Any) -> None:
 
             with Press.parse(name)(model) as session:
                 cache = session.prefill(ids)
-        queue.put(high.read()[0])
+        found = high.read()[0]
     del cache
+    return found
 
 
 def peak(names: Sequence[str], context: int, layers: int = LAYERS) -> list[Timing]:
     """Bytes of resident memory a prompt adds at its peak, each in a fresh process; `seconds` holds bytes here."""
-    spawn = multiprocessing.get_context("spawn")
-    out: dict[str, Any] = {}
+    found: list[int] = []
     for name in names:
-        queue = spawn.Queue()
-        process = spawn.Process(target=_peak_of, args=(name, context, layers, queue))
-        process.start()
-        out[name] = queue.get()
-        process.join()
-    if any(taken is None for taken in out.values()):
-        return []  # a platform that does not tell
-    return [Timing("peak memory of prefill", n, context, 1, b, b / out[DENSE]) for n, b in out.items()]
+        taken = in_fresh_process(f"{name} could not read {context} tokens", 2, _peak_of, name, context, layers)
+        if taken is None:
+            return []  # a platform that does not tell
+        found.append(taken)
+    dense = found[list(names).index(DENSE)]
+    return [
+        Timing("peak memory of prefill", name, context, 1, taken, taken / dense)
+        for name, taken in zip(names, found, strict=True)
+    ]
 
 
 def _count(text: str) -> int:

@@ -5,15 +5,14 @@ Each press reads in a fresh process, so that one does not inherit the other's me
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from .environment import Peak
+from .fresh import in_fresh_process
 
 # press, and whether it is applied between the chunks
 LONG = (
@@ -79,21 +78,10 @@ def read_one(name: str, between: bool, tokens: int, chunk: int, layers: int = LA
         )
 
 
-def _read_into(queue: Any, threads: int, *arguments: Any) -> None:
-    torch.set_num_threads(threads)
-    queue.put(read_one(*arguments))
-
-
 def long_prompts(
     tokens: int, chunk: int, threads: int, presses: Sequence[tuple[str, bool]] = LONG
 ) -> Iterator[LongPrompt]:
-    """Every press in a process of its own. Raises RuntimeError where one fails."""
-    spawn = multiprocessing.get_context("spawn")
+    """Every press in a process of its own. Raises UsageError where one fails."""
     for name, between in presses:
-        queue = spawn.SimpleQueue()
-        process = spawn.Process(target=_read_into, args=(queue, threads, name, between, tokens, chunk))
-        process.start()
-        process.join()
-        if process.exitcode:
-            raise RuntimeError(f"{name} could not read {tokens} tokens: its process ended with {process.exitcode}.")
-        yield queue.get()
+        problem = f"{name} could not read {tokens} tokens in chunks of {chunk}"
+        yield in_fresh_process(problem, threads, read_one, name, between, tokens, chunk)

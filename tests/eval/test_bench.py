@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from kvpress_eval import bench
 from kvpress_eval.cli import main
+from kvpress_eval.errors import UsageError
+from kvpress_eval.fresh import in_fresh_process
 
 
 def test_all_three_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,6 +38,13 @@ def test_all_three_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert all(row["seconds"] > 0 and row["ratio"] > 0 for row in rows)
     assert {row["ratio"] for row in rows if row["name"] == bench.DENSE} == {1.0}
     assert press in capsys.readouterr().out
+
+
+def test_a_process_that_refuses_or_dies_is_not_waited_for() -> None:
+    with pytest.raises(UsageError, match=r"kivi\(bits=2\) could not read 64 tokens: 2-bit codes of 2 channels"):
+        bench.peak(["think(keep_channels=0.02) | kivi(bits=2)"], 64, 1)
+    with pytest.raises(UsageError, match=r"^no luck: its process left with exit code 3$"):
+        in_fresh_process("no luck", 1, os._exit, 3)
 
 
 def test_a_ratio_is_the_median_of_its_rounds() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from kvpress_eval.errors import UsageError
 from kvpress_eval.long_prompt import long_prompts, read_one
 
 
@@ -15,5 +16,5 @@ def test_what_is_held_stays_under_what_was_declared(press: str, between: bool) -
 
 
 def test_a_press_that_fails_is_named() -> None:
-    with pytest.raises(RuntimeError, match=r"snapkv\(keep=0.25\) could not read 64 tokens"):
+    with pytest.raises(UsageError, match=r"snapkv\(keep=0.25\) could not read 64 tokens in chunks of 16: .* between"):
         list(long_prompts(64, 16, 1, [("snapkv(keep=0.25)", True)]))
