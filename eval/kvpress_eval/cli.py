@@ -11,7 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
-from .forks import cores, warm_up
+from .forks import warm_up
+from .launch_options import mistake, worker_threads
 
 __all__ = ["build_parser", "main"]
 
@@ -310,14 +311,12 @@ def _dispatch(parser: argparse.ArgumentParser, words: list[str]) -> int:
         parser.error(f"unrecognized arguments: {' '.join(w for w in rest if w not in late)}")
     if late:
         options.overrides += late
-    if (
-        options.name in ("sweep", "study")
-        and options.launcher != "ray"
-        and (options.jobs or 1) > 1
-        and not options.dry_run
-    ):
-        # workers import torch while this process does
-        warm_up(options.cpus_per_cell or max(1, cores() // options.jobs))
+    if options.name in ("sweep", "study"):
+        asked = (options.launcher, options.jobs, options.cpus_per_cell, options.gpus_per_cell)
+        if problem := mistake(*asked, options.address):
+            parser.error(problem)
+        if (threads := worker_threads(*asked)) and not options.dry_run:
+            warm_up(threads)  # workers import torch while this process does
     # torch and transformers are imported here, so that --help is quick
     from .commands import ACTIONS
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from .config import RunConfig, load_sweep
 from .estimate import Estimator, Remaining, time_text
-from .launch import check_options, launcher
+from .launch import launcher
 from .launch.worker import be_quiet
 from .merge import compared, merge, same_results
 from .rows import Row, load_rows
@@ -46,8 +46,6 @@ def _study(options: argparse.Namespace) -> int:
 
 
 def _run_all(configs: list[RunConfig], options: argparse.Namespace) -> int:
-    asked = (options.launcher, options.jobs, options.cpus_per_cell, options.gpus_per_cell, options.address)
-    check_options(*asked)
     check_presses(configs)
     console = Console()
     rows = load_rows(options.results)
@@ -60,6 +58,7 @@ def _run_all(configs: list[RunConfig], options: argparse.Namespace) -> int:
         console.print(_estimate(before, missing, jobs), highlight=False, soft_wrap=True)
         return 0
     be_quiet()
+    asked = (options.launcher, options.jobs, options.cpus_per_cell, options.gpus_per_cell, options.address)
     with launcher(*asked) as where:
         remaining = Remaining(configs, before, where.slots)
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), _Left(remaining))

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from kvpress_eval import bench, runner
+from kvpress_eval import bench, cli, runner
 from kvpress_eval.cli import main
 from kvpress_eval.page import loading
 from kvpress_eval.rows import load_rows
@@ -56,6 +56,7 @@ def test_run_writes_a_row_and_finds_it_again(
         (["sweep", "SWEEP", "sesions=1"], "did you mean 'sessions'?"),
         (["sweep", "SWEEP", "--jobs", "0"], "--jobs must be at least 1"),
         (["sweep", "SWEEP", "--launcher", "slurm"], "unknown launcher 'slurm'; choose from auto, local, ray"),
+        (["sweep", "SWEEP", "--launcher", "raay", "--jobs", "2"], "unknown launcher 'raay'; choose from"),
         (["sweep", "SWEEP", "--address", "10.0.0.1:6379"], "add --launcher ray"),
         (["sweep", "SWEEP", "--gpus-per-cell", "-1", "--dry-run"], "--gpus-per-cell must be at least 0"),
         (["merge", "/no/such/folder", "--into", "RESULTS"], "no such folder"),
@@ -77,7 +78,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     dialect_model: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(cli, "warm_up", lambda threads: pytest.fail("workers are started"))
     sweep = tmp_path / "sweep.yaml"
     sweep.write_text("presses: [full]\n")
     named = {"MODEL": dialect_model, "SWEEP": str(sweep), "RESULTS": str(tmp_path)}

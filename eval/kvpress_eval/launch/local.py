@@ -21,7 +21,8 @@ from typing import Any
 
 from ..config import RunConfig
 from ..errors import UsageError
-from ..forks import METHOD, cores, inherited, thread_variables, warm_up
+from ..forks import METHOD, inherited, thread_variables, warm_up
+from ..launch_options import worker_threads
 from .base import RETRIES, Died, Done, Launcher, Take, Work, killed_text
 
 __all__ = ["Local", "gpus_of"]
@@ -42,7 +43,7 @@ class Local(Launcher):
 
     def __init__(self, jobs: int, threads: int = 0, gpus: float = 0.0, retries: int = RETRIES) -> None:
         self.slots, self.retries = jobs, retries
-        self.threads = threads or max(1, cores() // jobs)
+        self.threads = threads or worker_threads("local", jobs, 0, 0.0)
         self._gpus = gpus_of(jobs, gpus, _visible_gpus()) if gpus else [None] * jobs
         warm_up(self.threads)
         self._seats = [_Seat(self._environment(number)) for number in range(jobs)]
