@@ -296,9 +296,7 @@ def _sweeps(arguments: argparse.Namespace) -> int:
     grid = arguments.grid.read_text() if arguments.grid else None
     found: Any
     if arguments.only == "sweep":
-        found = sweep_proof.speed_up(grid or sweep_proof.SPEED_GRID, arguments.jobs, arguments.rounds)
-        for name, seconds in (("1 job", found.one), (f"{found.jobs} jobs", found.many)):
-            print(f"{name:8}{' '.join(f'{s:8.1f} s' for s in seconds)}")
+        found = sweep_proof.speed_up(grid or sweep_proof.SPEED_GRID, arguments.jobs, arguments.rounds, _print_run)
         print(f"{found.cells} cells, one thread a job: {found.jobs} jobs are {found.ratio:.2f} times as fast as one")
     else:
         found = sweep_proof.kills(grid or sweep_proof.KILLS_GRID, arguments.rounds, arguments.jobs)
@@ -309,6 +307,10 @@ def _sweeps(arguments: argparse.Namespace) -> int:
     if arguments.output:
         arguments.output.write_text(json.dumps(asdict(found), indent=1) + "\n")
     return 1 if getattr(found, "differences", None) else 0
+
+
+def _print_run(jobs: int, seconds: float) -> None:
+    print(f"{'1 job' if jobs == 1 else f'{jobs} jobs':8}{seconds:8.1f} s", flush=True)
 
 
 def _has_hqq() -> bool:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,18 +24,18 @@ from .rows import load_rows
 
 __all__ = ["KILLS_GRID", "SPEED_GRID", "Killed", "SpeedUp", "kills", "speed_up"]
 
-_PRESSES = """presses: [random(keep=0.25), streaming_llm(keep=0.25), snapkv(keep=0.25), h2o(keep=0.25), kivi(bits=4),
-  kivi(bits=2), knorm(keep=0.5), tova(keep=0.5), random(keep=0.5), "snapkv(keep=0.5) | kivi(bits=4)"]
-"""
-SPEED_GRID = f"""models: [tiny]
-{_PRESSES}tasks: [kv, vt, prefix_suffix]
+SPEED_GRID = """models: [tiny]
+presses: [snapkv(keep=0.25), h2o(keep=0.25), kivi(bits=4), "snapkv(keep=0.5) | kivi(bits=4)"]
+tasks: [kv, vt, prefix_suffix]
 lengths: [1024]
-sessions: 8
+sessions: 5
 turns: 3
 """
-"""66 cells of some seconds."""
-KILLS_GRID = f"""models: [tiny]
-{_PRESSES}tasks: [kv, prefix_suffix, vt, needle, many_shot]
+"""30 cells of one or two seconds."""
+KILLS_GRID = """models: [tiny]
+presses: [random(keep=0.25), streaming_llm(keep=0.25), snapkv(keep=0.25), h2o(keep=0.25), kivi(bits=4),
+  kivi(bits=2), knorm(keep=0.5), tova(keep=0.5), random(keep=0.5), "snapkv(keep=0.5) | kivi(bits=4)"]
+tasks: [kv, prefix_suffix, vt, needle, many_shot]
 lengths: [300, 400, 512]
 sessions: 1
 turns: 2
@@ -63,8 +63,11 @@ class Killed:
     differences: list[str]
 
 
-def speed_up(grid: str = SPEED_GRID, jobs: int = 2, rounds: int = 3) -> SpeedUp:
-    """Run ``grid`` (the text of a sweep file) with one job and with ``jobs``, ``rounds`` times in turns."""
+def speed_up(grid: str, jobs: int, rounds: int, tell: Callable[[int, float], None]) -> SpeedUp:
+    """Run ``grid`` (the text of a sweep file) with one job and with ``jobs``, ``rounds`` times in turns.
+
+    ``tell`` hears the jobs and the seconds of each run as it ends.
+    """
     times: dict[int, list[float]] = {1: [], jobs: []}
     cells = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -74,6 +77,7 @@ def speed_up(grid: str = SPEED_GRID, jobs: int = 2, rounds: int = 3) -> SpeedUp:
                 begin = time.perf_counter()
                 code = _start(grid, results, count).wait()
                 times[count].append(time.perf_counter() - begin)
+                tell(count, times[count][-1])
                 cells = len(load_rows(results))
                 if code:
                     raise UsageError(f"the sweep with --jobs {count} ended with code {code}; see what it says above")
@@ -81,7 +85,7 @@ def speed_up(grid: str = SPEED_GRID, jobs: int = 2, rounds: int = 3) -> SpeedUp:
     return SpeedUp(cells, jobs, times[1], times[jobs], ratio)
 
 
-def kills(grid: str = KILLS_GRID, times: int = 3, jobs: int = 2) -> Killed:
+def kills(grid: str, times: int, jobs: int) -> Killed:
     """Kill a sweep of ``grid`` ``times`` times, by turns its first process alone and all of them at once; resume it."""
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = (Path(folder) / name for name in ("whole", "killed"))
