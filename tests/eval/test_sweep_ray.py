@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         made.shutdown()
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 def test_a_node_killed_in_the_middle_costs_no_cell(dialect_model: str, tmp_path: Path, cluster: Any) -> None:
     presses = ("full", "kivi(bits=4)", "random(keep=0.5)")
     cells = [
@@ -48,17 +52,39 @@ def test_a_node_killed_in_the_middle_costs_no_cell(dialect_model: str, tmp_path:
     ]
     run_sweep(cells, tmp_path / "here")
     ended: list[Path] = []
+    killed = threading.Event()
+
+    def kill_a_busy_node() -> None:
+        raylet = cluster.second.all_processes["raylet"][0].process.pid
+        while not (workers := _at_work(raylet)):
+            time.sleep(0.01)
+        for pid in (raylet, *workers):  # by themselves workers end a second later, and some with a result
+            os.kill(pid, signal.SIGKILL)
+        cluster.remove_node(cluster.second, allow_graceful=False)
+        killed.set()
 
     def end(config: RunConfig, row: object, path: Path, ran: bool) -> None:
         ended.append(path)
-        if len(ended) == 1:
-            cluster.remove_node(cluster.second, allow_graceful=False)
+        if len(ended) == 1:  # what works from now on works on a cell: all of them were prepared before
+            threading.Thread(target=kill_a_busy_node, daemon=True).start()
 
     with launcher("ray", jobs=2, address=cluster.address) as where:
         outcome = run_sweep(cells, tmp_path / "ray", watcher=Watcher(end=end), where=where)
+        assert killed.is_set(), "the second node never worked"
         assert _alive_soon(1), "the killed node is still there"
     assert (outcome.ran, outcome.failed, len(ended)) == (6, 0, 6)
     assert same_results(tmp_path / "here", tmp_path / "ray") == []
+
+
+def _at_work(raylet: int) -> list[int]:
+    """Workers of a node that do a task: they are then called by the task's name."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == raylet and (folder / "cmdline").read_bytes().startswith(b"ray::_do"):
+                found.append(int(folder.name))
+    return found
 
 
 def _alive_soon(nodes: int, seconds: float = 60) -> bool:
