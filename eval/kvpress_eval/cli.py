@@ -174,7 +174,7 @@ def build_parser() -> argparse.ArgumentParser:
     fit.add_argument("--memory", required=True, help="for caches alone, e.g. 512MiB or 8GiB")
     fit.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (auto)")
     fit.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16 (auto)")
-    # only for --help: main hands everything after `bench` to kvpress_eval.bench
+    # only for --help: main hands everything after `bench` to kvpress_eval.bench_command
     add("bench", "measure speed and memory", "example:\n  kvpress bench --help\n")
     return parser
 
@@ -271,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if words[:1] == ["bench"]:
-            from .bench import main as bench
+            from .bench_command import main as bench
 
             return int(bench(words[1:]) or 0)
         if words[:1] == ["lm-eval"] and words[1:] not in (["-h"], ["--help"]):

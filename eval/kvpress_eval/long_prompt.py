@@ -13,6 +13,7 @@ import torch
 
 from .environment import Peak
 from .fresh import in_fresh_process
+from .random_model import random_model
 
 # press, and whether it is applied between the chunks
 LONG = (
@@ -50,8 +51,6 @@ class LongPrompt:
 def read_one(name: str, between: bool, tokens: int, chunk: int, layers: int = LAYERS) -> LongPrompt:
     """Read a prompt of random tokens through the bundled model's shape, in this process."""
     from kvpress import Press
-
-    from .bench import random_model
 
     model = random_model(layers)
     ids = torch.randint(4, 380, (1, tokens), generator=torch.Generator().manual_seed(1))

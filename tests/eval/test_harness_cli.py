@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from kvpress_eval import bench, cli, runner
+from kvpress_eval import bench_command, cli, runner
 from kvpress_eval.cli import main
 from kvpress_eval.page import loading
 from kvpress_eval.rows import load_rows
@@ -113,7 +113,7 @@ def test_an_interrupt_is_exit_code_130(
     assert main(["run", "--model", dialect_model, *SMALL, "--results", str(tmp_path)]) == 130
     assert "goes on from here" in lines(capsys.readouterr().err)
     assert load_rows(tmp_path) == []
-    monkeypatch.setattr(bench, "main", stop)
+    monkeypatch.setattr(bench_command, "main", stop)
     assert main(["bench"]) == 130
     assert capsys.readouterr().err == "interrupted\n", "it begins anew"
 

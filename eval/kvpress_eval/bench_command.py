@@ -1,0 +1,149 @@
+"""``kvpress bench``: its options, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from kvpress import Press
+
+from . import sweep_proof
+from .bench import DENSE, HQQ, PRESSES, QUARTER, Timing, decode, peak, prefill
+from .errors import UsageError
+from .long_prompt import LongPrompt, long_prompts
+from .random_model import LAYERS, random_model
+
+__all__ = ["main"]
+
+PARTS = ["decode", "prefill", "peak", "long", "sweep", "kills"]
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of `kvpress bench`."""
+    parser = argparse.ArgumentParser(
+        prog="kvpress bench",
+        description="Time and memory of presses as ratios to DynamicCache, measured in one process.",
+        epilog="example: kvpress bench --contexts 1024 16384 --batches 1 --presses full 'snapkv(keep=0.25)'. "
+        "Exit codes: 0 done, 1 a killed sweep differs, 2 a mistake in the command.",
+    )
+    parser.add_argument("--presses", nargs="+", default=list(PRESSES), metavar="PRESS")
+    parser.add_argument("--contexts", nargs="+", type=_count, default=[1024, 4096, 16384], metavar="N")
+    parser.add_argument("--batches", nargs="+", type=_count, default=[1, 4], metavar="B")
+    parser.add_argument("--steps", type=_count, default=48, help="decode steps counted (default 48)")
+    parser.add_argument("--prompt", type=_count, default=4096, help="tokens of the prefill timings (default 4096)")
+    parser.add_argument("--layers", type=_count, default=LAYERS)
+    parser.add_argument("--threads", type=_count, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--only", choices=PARTS, help="one part; long, sweep and kills only when asked")
+    parser.add_argument("--long", type=_count, default=1 << 16, help="tokens of the long prompt (default 65536)")
+    parser.add_argument("--chunk", type=_count, default=1024, help="tokens it is read in at a time (default 1024)")
+    parser.add_argument("--grid", type=Path, help="sweep file for --only sweep and kills (one of their own)")
+    parser.add_argument(
+        "--rounds", type=_count, default=3, help="of --only sweep, or kills of --only kills (default 3)"
+    )
+    parser.add_argument("--jobs", type=_count, default=2, help="of --only sweep and kills (default 2)")
+    parser.add_argument("--output", type=Path, help="also write the figures as JSON")
+    arguments = parser.parse_args(argv)
+    if arguments.only in ("sweep", "kills"):
+        return _sweeps(arguments)
+    for text in arguments.presses:
+        Press.parse(text).ready()
+    torch.set_num_threads(arguments.threads)
+    rows: list[Any] = list(_long_rows(arguments) if arguments.only == "long" else _rows(arguments))
+    if arguments.output:
+        arguments.output.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    return 0
+
+
+def _rows(arguments: argparse.Namespace) -> Iterator[Timing]:
+    console = Console()
+    model = random_model(arguments.layers, getattr(torch, arguments.dtype), arguments.device)
+    console.print(
+        f"random model, {arguments.layers} layers of the bundled shape, {arguments.dtype} on {arguments.device}, "
+        f"{arguments.threads} threads, torch {torch.__version__}; medians, competitors taking turns",
+        highlight=False,
+    )
+    console.print(f"{'':32}{'context':>8}{'batch':>6}{'absolute':>13}{'/ dense':>9}", style="bold", highlight=False)
+
+    def show(timings: Sequence[Timing]) -> Sequence[Timing]:
+        for t in timings:
+            absolute = f"{t.seconds / 2**20:.1f} MiB" if "memory" in t.what else f"{1e3 * t.seconds:.2f} ms"
+            console.print(f"{t.name:32}{t.context:8}{t.batch:6}{absolute:>13}{t.ratio:9.2f}", highlight=False)
+        return timings
+
+    if arguments.only in (None, "decode"):
+        console.print("decode step", style="bold")
+        hqq = [HQQ] if _has_hqq() and arguments.device == "cpu" else []
+        for context in arguments.contexts:
+            for batch in arguments.batches:
+                names = [DENSE, QUARTER, *arguments.presses, *(hqq if batch == 1 else [])]
+                yield from show(decode(model, names, context, batch, arguments.steps))
+                gc.collect()
+    if arguments.only in (None, "prefill"):
+        console.print("prefill, compression included", style="bold")
+        yield from show(prefill(model, [DENSE, *arguments.presses, "h2o(keep=0.25)"], arguments.prompt, 9))
+    if arguments.only in (None, "peak") and arguments.device == "cpu":
+        console.print("memory added at the peak of prefill", style="bold")
+        yield from show(peak([DENSE, *arguments.presses, "h2o(keep=0.25)"], max(arguments.contexts)))
+
+
+def _long_rows(arguments: argparse.Namespace) -> Iterator[LongPrompt]:
+    console = Console()
+    console.print(
+        f"{arguments.long} tokens in chunks of {arguments.chunk}, MiB: declared before, of it the cache's, held by the "
+        "cache at most, process above the loaded model (activations too), a dense cache",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for row in long_prompts(arguments.long, arguments.chunk, arguments.threads):
+        sizes = [row.declared, row.held, row.measured, row.process or 0, row.dense]
+        figures = "".join(f"{size / 2**20:9.1f}" for size in sizes)
+        how = "between" if row.between else "at the end"
+        console.print(f"{row.name:34}{how:12}{figures}{row.seconds:9.1f} s", highlight=False, soft_wrap=True)
+        yield row
+
+
+def _sweeps(arguments: argparse.Namespace) -> int:
+    if arguments.grid is not None and not arguments.grid.is_file():
+        raise UsageError(f"no such sweep file: {arguments.grid}; eval/configs/ holds examples")
+    grid = arguments.grid.read_text() if arguments.grid else None
+    found: Any
+    if arguments.only == "sweep":
+        found = sweep_proof.speed_up(grid or sweep_proof.SPEED_GRID, arguments.jobs, arguments.rounds, _print_run)
+        print(f"{found.cells} cells, one thread a job: {found.jobs} jobs are {found.ratio:.2f} times as fast as one")
+    else:
+        found = sweep_proof.kills(grid or sweep_proof.KILLS_GRID, arguments.rounds, arguments.jobs)
+        print(*found.differences, sep="\n", end="\n" if found.differences else "")
+        same = "differs from" if found.differences else "equals"
+        told = ", ".join(map(str, found.rows))
+        print(f"{found.cells} cells, killed with {told} rows there and resumed: {same} a sweep left alone")
+    if arguments.output:
+        arguments.output.write_text(json.dumps(asdict(found), indent=1) + "\n")
+    return 1 if getattr(found, "differences", None) else 0
+
+
+def _print_run(jobs: int, seconds: float) -> None:
+    print(f"{'1 job' if jobs == 1 else f'{jobs} jobs':8}{seconds:8.1f} s", flush=True)
+
+
+def _has_hqq() -> bool:
+    try:
+        import hqq  # noqa: F401
+    except ImportError:
+        return False
+    return True
