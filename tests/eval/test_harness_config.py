@@ -4,9 +4,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-from kvpress_eval.cli import build_parser
 from kvpress_eval.config import RunConfig, SweepConfig, load_sweep
 from kvpress_eval.errors import UsageError
+from kvpress_eval.parser import build_parser
 from kvpress_eval.sweep import check_presses
 from kvpress_eval.tasks import TASKS
 
