@@ -108,7 +108,7 @@ def of_episode(config: RunConfig, loaded: Loaded, session: int = 0) -> Survivors
     Raises:
         UsageError: for a session that is not there, or a press that cannot hold the bytes asked for.
     """
-    from .runner import prepare
+    from .prepare import prepare
 
     if session < 0:
         raise UsageError(f"--session must be at least 0, got {session}")

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import torch
 from kvpress_eval import asking, runner
+from kvpress_eval import prepare as preparing
 from kvpress_eval.config import RunConfig
 from kvpress_eval.errors import UsageError
 from kvpress_eval.models import Loaded, load
 from kvpress_eval.page.loading import parse_row
+from kvpress_eval.prepare import prepare
 from kvpress_eval.prompt import Prompt
 from kvpress_eval.rows import load_row, load_rows
-from kvpress_eval.runner import prepare, run_cell
+from kvpress_eval.runner import run_cell
 from kvpress_eval.show import print_row
 from kvpress_eval.sweep import Watcher, run_sweep
 from rich.console import Console
@@ -119,7 +121,7 @@ def test_a_scorer_whose_package_is_missing_is_told_before_anything_runs(
     def missing(task: str, prediction: str, reference: object, scorer: str) -> float:
         raise UsageError("a package is missing; install the extra code")
 
-    monkeypatch.setattr(runner, "score", missing)
+    monkeypatch.setattr(preparing, "score", missing)
     with pytest.raises(UsageError, match="install the extra code"):
         prepare(asked, load(text_model))
 

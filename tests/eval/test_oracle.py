@@ -13,7 +13,8 @@ import torch
 from kvpress_eval.config import RunConfig
 from kvpress_eval.errors import UsageError
 from kvpress_eval.models import Loaded, load
-from kvpress_eval.runner import prepare, run_cell
+from kvpress_eval.prepare import prepare
+from kvpress_eval.runner import run_cell
 from kvpress_eval.survivors import of_episode, of_text
 
 from kvpress import PRESETS, Press

@@ -31,7 +31,8 @@ class Worker:
         Raises:
             Exception: what is no :class:`KVPressError`, thus a fault of this program.
         """
-        from ..runner import blank_row, prepare, run_cell
+        from ..prepare import prepare
+        from ..runner import blank_row, run_cell
 
         try:
             loaded = self._model(work)

@@ -55,7 +55,7 @@ def test_a_press_that_only_stores_keeps_every_token(tiny: Loaded, press: str) ->
 
 def test_evidence_is_found_in_the_tokens_and_followed(tiny: Loaded) -> None:
     found = shown(tiny, "knorm(keep=0.4)")
-    from kvpress_eval.runner import prepare
+    from kvpress_eval.prepare import prepare
 
     episode = prepare(SMALL, tiny).episode(0)
     assert found.evidence is not None and [one.turn for one in found.evidence] == [1, 2, 3]

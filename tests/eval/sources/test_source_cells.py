@@ -11,7 +11,8 @@ import torch
 from kvpress_eval import asking
 from kvpress_eval.config import RunConfig
 from kvpress_eval.models import Loaded, load
-from kvpress_eval.runner import blank_row, prepare, run_cell
+from kvpress_eval.prepare import prepare
+from kvpress_eval.runner import blank_row, run_cell
 from kvpress_eval.sources import budget, writing
 from kvpress_eval.sources.records import SCBENCH_TASKS
 

@@ -13,8 +13,8 @@ from kvpress_eval.cli import main
 from kvpress_eval.config import RunConfig
 from kvpress_eval.errors import EpisodeError, UsageError
 from kvpress_eval.models import Loaded, load
+from kvpress_eval.prepare import prepare
 from kvpress_eval.rows import load_rows
-from kvpress_eval.runner import prepare
 from kvpress_eval.sources import open_source
 from kvpress_eval.sources.records import SCBENCH_TASKS
 from kvpress_eval.sources.writing import write

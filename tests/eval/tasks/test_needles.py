@@ -7,7 +7,8 @@ from kvpress_eval.config import RunConfig
 from kvpress_eval.episode import Episode, Rendering, Request
 from kvpress_eval.errors import EpisodeError
 from kvpress_eval.models import load
-from kvpress_eval.runner import prepare, run_cell
+from kvpress_eval.prepare import prepare
+from kvpress_eval.runner import run_cell
 from kvpress_eval.sources.records import SCBENCH_TASKS
 from kvpress_eval.tasks import build, suite
 
