@@ -11,11 +11,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from .cells import CellQueue, Pending
-from .claims import Claims
 from .config import RunConfig
 from .errors import UsageError
 from .files import clean_parts
 from .launch import Died, Done, Inline, Launcher, Prepared, launcher
+from .locks import Locks
 from .rows import Row, load_row, write_row
 
 __all__ = [
@@ -92,12 +92,12 @@ def run_sweep(
     """
     check_presses(configs)
     clean_parts(results)
-    with Claims() as claims:
-        claims.clean(results)
+    with Locks() as locks:
+        locks.clean(results)
         if where is not None:
-            return _Sweep(configs, results, force, watcher or Watcher(), where, claims).run()
+            return _Sweep(configs, results, force, watcher or Watcher(), where, locks).run()
         with Inline() if jobs == 1 else launcher("local", jobs) as own:
-            return _Sweep(configs, results, force, watcher or Watcher(), own, claims).run()
+            return _Sweep(configs, results, force, watcher or Watcher(), own, locks).run()
 
 
 class _Sweep:
@@ -110,12 +110,12 @@ class _Sweep:
         force: bool,
         watcher: Watcher,
         where: Launcher,
-        claims: Claims,
+        locks: Locks,
     ) -> None:
-        self.results, self.force, self.watcher, self.where, self.claims = results, force, watcher, where, claims
+        self.results, self.force, self.watcher, self.where, self.locks = results, force, watcher, where, locks
         self.queue = CellQueue(configs, results, where.slots, self._begin)
         self.outcome = Outcome()
-        self.theirs: list[Pending] = []  # cells that living other sweeps have claimed
+        self.theirs: list[Pending] = []  # cells that living other sweeps have locked
         self.running: dict[RunConfig, Pending] = {}
 
     def run(self) -> Outcome:
@@ -130,13 +130,13 @@ class _Sweep:
             self._wait()
 
     def _begin(self, cell: Pending) -> bool:
-        """Claim a cell; False where another sweep has it, or had it and has run it."""
-        if not self.claims.take(cell.path):
+        """Lock a cell; False where another sweep has it, or had it and has run it."""
+        if not self.locks.take(cell.path):
             self.theirs.append(cell)
             return False
         row = cell.changed()
         if row is not None:
-            self.claims.release(cell.path)
+            self.locks.release(cell.path)
             self._taken(cell, row)
             return False
         self.running[cell.config] = cell
@@ -173,7 +173,7 @@ class _Sweep:
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
             row = replace(cell.row, status="failed", error=reason, started=now)
         path = write_row(row, self.results)
-        self.claims.release(cell.path)
+        self.locks.release(cell.path)
         self.outcome.ran += 1
         self.outcome.failed += row.status != "ok"
         self.watcher.end(cell.config, row, path, True)
@@ -189,10 +189,10 @@ class _Sweep:
         while True:
             rest = []
             for cell in self.theirs:
-                if self.claims.held_by_other(cell.path):
+                if self.locks.held_by_other(cell.path):
                     rest.append(cell)
                 else:
-                    self.queue.add(cell)  # to be claimed, looked at, and run if it was not
+                    self.queue.add(cell)  # to be locked, looked at, and run if it was not
             if len(rest) < len(self.theirs):
                 self.theirs = rest
                 return

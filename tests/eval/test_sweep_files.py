@@ -1,4 +1,4 @@
-"""Claims, leftovers, full disks, estimates, merging and comparing: what needs no model."""
+"""Locks, leftovers, full disks, estimates, merging and comparing: what needs no model."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from kvpress_eval import claims, files
-from kvpress_eval.claims import Claims, claim_path
+from kvpress_eval import files, locks
 from kvpress_eval.cli import main
 from kvpress_eval.config import RunConfig
 from kvpress_eval.errors import StorageError, UsageError
 from kvpress_eval.estimate import Estimator, Remaining, time_text
 from kvpress_eval.files import Owner, clean_parts, write_whole
 from kvpress_eval.launch.local import gpus_of
+from kvpress_eval.locks import Locks, lock_path
 from kvpress_eval.merge import merge, same_results
 from kvpress_eval.page.loading import read_rows
 from kvpress_eval.rows import Row, load_rows, write_row
@@ -31,12 +31,12 @@ def make_row(run: str = "0123456789ab", **changes: object) -> Row:
     return whole_row(**{"run_id": run, "length": 500, "started": "2026-01-02T03:04:05+00:00", **changes})
 
 
-def test_a_claim_is_held_by_one(tmp_path: Path) -> None:
+def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
     row = tmp_path / "tiny" / "abc.json"
-    with Claims() as ours, Claims() as theirs:
+    with Locks() as ours, Locks() as theirs:
         assert ours.take(row) and not theirs.take(row)
         assert theirs.held_by_other(row)
-        assert claim_path(row).name == ".abc.claim" and load_rows(tmp_path) == [] == read_rows(tmp_path)[1]
+        assert lock_path(row).name == ".abc.lock" and load_rows(tmp_path) == [] == read_rows(tmp_path)[1]
         ours.release(row)
         assert theirs.take(row)
         ours.release(row)  # not ours any more
@@ -44,67 +44,67 @@ def test_a_claim_is_held_by_one(tmp_path: Path) -> None:
     assert list(row.parent.iterdir()) == []
 
 
-def other_claim(row: Path, **owner: object) -> Path:
+def other_lock(row: Path, **owner: object) -> Path:
     row.parent.mkdir(exist_ok=True)
-    path = claim_path(row)
+    path = lock_path(row)
     path.write_text(json.dumps({"host": files.host(), "pid": DEAD, "born": 0, "token": "other", **owner}))
     return path
 
 
-def test_a_claim_whose_holder_is_gone_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_whose_holder_is_gone_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = tmp_path / "tiny" / "abc.json"
     parent = os.getppid()
-    with Claims() as ours:
-        other_claim(row, pid=parent)
+    with Locks() as ours:
+        other_lock(row, pid=parent)
         assert not ours.take(row), "the process of that number lives"
-        other_claim(row, pid=parent, born=1)
+        other_lock(row, pid=parent, born=1)
         assert ours.take(row), "another process has got the number"
         ours.release(row)
-        other_claim(row)
+        other_lock(row)
         assert ours.take(row)
         ours.release(row)
 
-        path = other_claim(row, host=files.host().rpartition(".")[0])  # a container of that name: its ids mean nothing
+        path = other_lock(row, host=files.host().rpartition(".")[0])  # a container of that name: its ids mean nothing
         assert not ours.take(row), "touched a moment ago"
-        os.utime(path, (time.time() - claims.OLD - 9,) * 2)
+        os.utime(path, (time.time() - locks.OLD - 9,) * 2)
         assert ours.take(row)
         ours.release(row)
-        other_claim(row, host="elsewhere")
+        other_lock(row, host="elsewhere")
         assert not ours.take(row)
-        monkeypatch.setattr(claims, "PATIENCE", 0.0)  # as long as we have watched it
+        monkeypatch.setattr(locks, "PATIENCE", 0.0)  # as long as we have watched it
         assert ours.take(row)
         ours.release(row)
-        claim_path(row).write_text("")  # damaged, as after a power cut
+        lock_path(row).write_text("")  # damaged, as after a power cut
         assert ours.take(row)
 
 
-def test_claims_of_dead_sweeps_are_cleaned(tmp_path: Path) -> None:
+def test_locks_of_dead_sweeps_are_cleaned(tmp_path: Path) -> None:
     dead, living = tmp_path / "tiny" / "a.json", tmp_path / "tiny" / "b.json"
-    other_claim(dead)
-    other_claim(living, pid=os.getppid())
-    with Claims() as ours:
+    other_lock(dead)
+    other_lock(living, pid=os.getppid())
+    with Locks() as ours:
         ours.clean(tmp_path)
-    assert [path.name for path in dead.parent.iterdir()] == [".b.claim"]
+    assert [path.name for path in dead.parent.iterdir()] == [".b.lock"]
 
 
-def test_a_claim_is_touched_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "BEAT", 0.02)
+def test_a_lock_is_touched_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "BEAT", 0.02)
     row = tmp_path / "tiny" / "abc.json"
-    with Claims() as ours:
+    with Locks() as ours:
         ours.take(row)
-        os.utime(claim_path(row), (0, 0))
+        os.utime(lock_path(row), (0, 0))
         until = time.monotonic() + 5
-        while claim_path(row).stat().st_mtime < 1 and time.monotonic() < until:
+        while lock_path(row).stat().st_mtime < 1 and time.monotonic() < until:
             time.sleep(0.02)
-        assert claim_path(row).stat().st_mtime > 1
+        assert lock_path(row).stat().st_mtime > 1
 
 
-def test_without_links_claims_are_still_held_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_links_locks_are_still_held_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise PermissionError("no links here")
 
     monkeypatch.setattr(os, "link", refuse)
-    test_a_claim_is_held_by_one(tmp_path)
+    test_a_lock_is_held_by_one(tmp_path)
 
 
 def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:

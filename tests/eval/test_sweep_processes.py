@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 
 import pytest
 from kvpress_eval import sweep_proof
-from kvpress_eval.claims import claim_path
 from kvpress_eval.cli import main
 from kvpress_eval.config import RunConfig, load_sweep
 from kvpress_eval.errors import StorageError, UsageError
@@ -26,6 +25,7 @@ from kvpress_eval.forks import METHOD, warm_up
 from kvpress_eval.launch import Died, Done, Inline, Prepared, Work
 from kvpress_eval.launch.base import Take
 from kvpress_eval.launch.local import Local
+from kvpress_eval.locks import lock_path
 from kvpress_eval.merge import same_results
 from kvpress_eval.rows import Row, load_rows
 from kvpress_eval.sweep import Watcher, run_sweep
@@ -69,7 +69,7 @@ def test_killed_at_any_moment_a_sweep_keeps_whole_rows(dialect_model: str, tmp_p
     for _ in range(4):
         before = {path: path.read_bytes() for path in tmp_path.glob("*/*.json")}
         sweep = process(run_sweep, grid(dialect_model), tmp_path)
-        wait_for(lambda: any(tmp_path.glob("*/.*.claim")) or not sweep.is_alive())  # noqa: B023 - called at once
+        wait_for(lambda: any(tmp_path.glob("*/.*.lock")) or not sweep.is_alive())  # noqa: B023 - called at once
         sweep.join(moments.uniform(0.0, 0.6))
         sweep.kill()
         sweep.join()
@@ -212,7 +212,7 @@ def test_two_sweeps_share_a_folder(dialect_model: str, tmp_path: Path, reference
 def test_a_cell_of_a_sweep_that_is_killed_is_taken_over(dialect_model: str, tmp_path: Path) -> None:
     cells = grid(dialect_model, sessions=60)[:1]
     other = process(run_sweep, cells, tmp_path)
-    wait_for(lambda: any(tmp_path.glob("*/.*.claim")))
+    wait_for(lambda: any(tmp_path.glob("*/.*.lock")))
     waited: list[int] = []
 
     def waiting(cells: int) -> None:
@@ -233,7 +233,7 @@ def test_a_failed_cell_of_another_sweep_counts_as_failed(
     def run(self: Inline, take: Take, tick: Any = None) -> Iterator[Done]:
         for done in whole(self, take, tick):
             yield done
-            if done.work.kind == "prepare":  # between the look and the claim another sweep runs the cell
+            if done.work.kind == "prepare":  # between the look and the lock another sweep runs the cell
                 monkeypatch.undo()
                 run_sweep(cells, tmp_path, where=Dying("run"))
 
@@ -241,13 +241,13 @@ def test_a_failed_cell_of_another_sweep_counts_as_failed(
     monkeypatch.setattr(Inline, "run", run)
     outcome = run_sweep(cells, tmp_path)
     assert (outcome.ran, outcome.taken, outcome.failed) == (0, 1, 1)
-    assert not claim_path(next(tmp_path.glob("*/*.json"))).exists()
+    assert not lock_path(next(tmp_path.glob("*/*.json"))).exists()
 
 
 def sweep_with_little_room(cells: list[RunConfig], results: Path, told: Path) -> None:
     def start(config: RunConfig) -> None:
         if any(results.glob("*/*.json")):
-            resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))  # room for a claim, none for a row
+            resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))  # room for a lock, none for a row
 
     try:
         run_sweep(cells, results, watcher=Watcher(start))
@@ -301,7 +301,7 @@ def test_workers_end_with_their_sweep(blow: signal.Signals, dialect_model: str, 
             # what a shell starts in the background does not hear it
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
-    wait_for(lambda: len(list(rows.glob("*/.*.claim"))) == 2)
+    wait_for(lambda: len(list(rows.glob("*/.*.lock"))) == 2)
     workers = descendants(command.pid)
     assert len(workers) >= 2
     (os.killpg if blow == signal.SIGINT else os.kill)(command.pid, blow)  # the keyboard reaches the whole group

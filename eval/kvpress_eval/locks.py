@@ -1,7 +1,7 @@
 """Who runs which cell, when several sweeps share one folder: a dot file beside the row, held while the cell runs.
 
-A claim names the process that holds it. On the same machine that process is looked for; a claim of another machine
-counts as long as it is touched again and again. A claim whose holder is gone is broken. Where a file system cannot
+A lock names the process that holds it. On the same machine that process is looked for; a lock of another machine
+counts as long as it is touched again and again. A lock whose holder is gone is broken. Where a file system cannot
 keep two sweeps apart at all, a cell is run twice, which wastes time and damages nothing.
 """
 
@@ -19,32 +19,32 @@ from pathlib import Path
 
 from .files import Owner, storage_errors
 
-__all__ = ["BEAT", "Claims", "claim_path"]
+__all__ = ["BEAT", "Locks", "lock_path"]
 
 BEAT = 10.0
-"""Seconds between two touches of a claim."""
+"""Seconds between two touches of a lock."""
 PATIENCE = 6 * BEAT
-"""Seconds without a touch, as watched by this process's own clock, after which another machine's claim is broken."""
+"""Seconds without a touch, as watched by this process's own clock, after which another machine's lock is broken."""
 OLD = 30 * BEAT
 """Seconds since the last touch, by the file's date, after which it is broken at once: clocks rarely differ more."""
 
 
-def claim_path(row: Path) -> Path:
-    """The claim of the cell whose row is (to be) ``row``."""
-    return row.with_name(f".{row.stem}.claim")
+def lock_path(row: Path) -> Path:
+    """The lock of the cell whose row is (to be) ``row``."""
+    return row.with_name(f".{row.stem}.lock")
 
 
-class Claims:
-    """The claims of one sweep. A context manager: leaving it gives all back."""
+class Locks:
+    """The locks of one sweep. A context manager: leaving it gives all back."""
 
     def __init__(self) -> None:
         self._held: set[Path] = set()
-        self._seen: dict[Path, tuple[int, float]] = {}  # others' claims: date of the file, when that was first seen
+        self._seen: dict[Path, tuple[int, float]] = {}  # others' locks: date of the file, when that was first seen
         self._token = uuid.uuid4().hex[:12]
         self._stop = threading.Event()
         self._beat: threading.Thread | None = None
 
-    def __enter__(self) -> Claims:
+    def __enter__(self) -> Locks:
         self._beat = threading.Thread(target=self._touch, daemon=True)
         self._beat.start()
         return self
@@ -57,12 +57,12 @@ class Claims:
             self._unlink(path)
 
     def take(self, row: Path) -> bool:
-        """Claim the cell of ``row``; False where another living sweep has it.
+        """Lock the cell of ``row``; False where another living sweep has it.
 
         Raises:
-            StorageError: where there is no room for the claim.
+            StorageError: where there is no room for the lock.
         """
-        path = claim_path(row)
+        path = lock_path(row)
         row.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(3):
             if self._create(path):
@@ -74,11 +74,11 @@ class Claims:
 
     def release(self, row: Path) -> None:
         """Give the cell of ``row`` back."""
-        self._unlink(claim_path(row))
+        self._unlink(lock_path(row))
 
     def held_by_other(self, row: Path) -> bool:
-        """Whether a living sweep claims the cell of ``row``."""
-        path = claim_path(row)
+        """Whether a living sweep holds the cell of ``row``."""
+        path = lock_path(row)
         try:
             date, text = path.stat().st_mtime_ns, path.read_text(encoding="utf-8")
         except OSError:
@@ -93,8 +93,8 @@ class Claims:
         return time.monotonic() - seen[1] < PATIENCE and time.time() - date / 1e9 < OLD
 
     def clean(self, results: Path) -> None:
-        """Remove the claims of processes of this machine that are gone."""
-        for path in results.glob("*/.*.claim"):
+        """Remove the locks of processes of this machine that are gone."""
+        for path in results.glob("*/.*.lock"):
             with suppress(OSError):
                 owner = _owner(path.read_text(encoding="utf-8"))
                 if owner is not None and owner.alive() is False:
@@ -104,8 +104,8 @@ class Claims:
         """Make the file with its text in one step; False where it is there already."""
         me, now = Owner.me(), datetime.now(timezone.utc).isoformat(timespec="seconds")
         text = json.dumps({**asdict(me), "started": now, "token": self._token}).encode()
-        with storage_errors("a claim", path.parent):
-            whole = path.with_name(f".claim-{me.host}-{me.pid}-{self._token}.part")
+        with storage_errors("a lock", path.parent):
+            whole = path.with_name(f".lock-{me.host}-{me.pid}-{self._token}.part")
             try:
                 whole.write_bytes(text)
                 try:
@@ -131,13 +131,13 @@ class Claims:
         return True
 
     def _break(self, path: Path) -> bool:
-        """Take a stale claim away; False where it turned out to be another's fresh one."""
+        """Take a stale lock away; False where it turned out to be another's fresh one."""
         aside = path.with_name(f".broken-{Owner.me().host}-{os.getpid()}-{self._token}.part")
         try:
             stale = path.read_bytes()
             os.replace(path, aside)  # of two that break it, one gets it
             ours = aside.read_bytes() == stale
-            if not ours:  # broken and claimed anew between the two lines above: put it back
+            if not ours:  # broken and locked anew between the two lines above: put it back
                 with suppress(OSError):
                     os.link(aside, path)
             aside.unlink(missing_ok=True)
