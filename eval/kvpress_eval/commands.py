@@ -20,8 +20,8 @@ from .config import DTYPES, RunConfig, with_press
 from .errors import UsageError, choose
 from .launch.worker import be_quiet
 from .models import BUNDLED
+from .printing import bytes_text, cell_text, difference, print_row, two_columns
 from .rows import Row, load_rows
-from .show import bytes_text, cell_text, difference, print_row, two_columns
 from .sweep import Watcher, check_presses, run_sweep
 from .tasks import TASKS, get_task, suite
 
@@ -111,7 +111,7 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from .showing import show
+    from .show_command import show
 
     be_quiet()
     return show(options)

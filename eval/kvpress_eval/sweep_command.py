@@ -16,8 +16,8 @@ from .estimate import Estimator, Remaining, time_text
 from .launch import launcher
 from .launch.worker import be_quiet
 from .merge import compared, merge, same_results
+from .printing import cell_text, plan_table, row_line
 from .rows import Row, load_rows
-from .show import cell_text, plan_table, row_line
 from .sweep import Watcher, check_presses, finished, run_sweep
 
 __all__ = ["ACTIONS"]

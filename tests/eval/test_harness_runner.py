@@ -16,10 +16,10 @@ from kvpress_eval.errors import UsageError
 from kvpress_eval.models import Loaded, load
 from kvpress_eval.page.loading import parse_row
 from kvpress_eval.prepare import prepare
+from kvpress_eval.printing import print_row
 from kvpress_eval.prompt import Prompt
 from kvpress_eval.rows import load_row, load_rows
 from kvpress_eval.runner import run_cell
-from kvpress_eval.show import print_row
 from kvpress_eval.sweep import Watcher, run_sweep
 from rich.console import Console
 

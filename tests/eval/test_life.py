@@ -13,8 +13,8 @@ from kvpress_eval.config import RunConfig
 from kvpress_eval.life import largest_batch, live, step_bytes
 from kvpress_eval.models import Loaded, load
 from kvpress_eval.prepare import prepare
+from kvpress_eval.printing import print_row
 from kvpress_eval.runner import run_cell
-from kvpress_eval.show import print_row
 from rich.console import Console
 
 from kvpress import Press
