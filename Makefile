@@ -1,4 +1,4 @@
-# make run    set up .venv, run the main sweep on the bundled model, write runs/README.md and runs/index.html
+# make run    set up .venv, run the main sweep on the bundled model, write runs/README.md, runs/index.html and a page a suite
 # make test   set up .venv, lint, types, tests
 PYTHON ?= python3
 VENV   := .venv
