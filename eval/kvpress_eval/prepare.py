@@ -124,7 +124,7 @@ def prepare(config: RunConfig, loaded: Loaded) -> Cell:
         resolved["source"] = f"data {source.digest}"  # what the rows hold, not where they lie
     cell = Cell(config, loaded, press, run_id(config.identity(press.spec(), resolved)), problem)
     _check_scorers(cell)
-    with cell.informed(cell.episode(0)):
+    with cell.informed(cell.episode(0)):  # an oracle whose evidence is not known is refused here
         return cell
 
 

@@ -7,25 +7,28 @@ from dataclasses import dataclass
 
 from .. import stats
 from ..errors import UsageError
+from ..page.claims import precedence
 from ..page.loading import Row
 from ..stats import Array, Interval
 
-__all__ = ["Check", "Finding", "Rows", "contrast", "losses", "retention"]
+__all__ = ["MARGIN", "Check", "Finding", "Rows", "contrast", "losses", "retention"]
+
+MARGIN = 0.1
+"""Scores that differ by less, of 1, are the same to a claim of no difference."""
 
 
 @dataclass(frozen=True)
 class Check:
     """One contrast in score points. ``expected`` is the sign the claim needs: -1, +1, or 0 for "none to be seen".
 
-    ``margin``: a contrast of no effect holds where its whole interval is inside plus and minus this many points; of the
-    others the whole interval must be beyond zero.
+    A contrast of no effect holds where its whole interval is inside plus and minus ``MARGIN``; of the others the
+    whole interval must be beyond zero.
     """
 
     what: str
     found: Interval
     p: float
     expected: int
-    margin: float = 0.1
 
     @property
     def holds(self) -> bool:
@@ -33,7 +36,7 @@ class Check:
         if self.expected:
             edge = self.found.low if self.expected > 0 else -self.found.high
             return edge > 0
-        return -self.margin <= self.found.low and self.found.high <= self.margin
+        return self.found.low >= -MARGIN and self.found.high <= MARGIN
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Rows:
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self._rows = {(row.press, row.task, row.mode): row for row in sorted(rows, key=lambda row: row.started)}
+        self._rows = {(row.press, row.task, row.mode): row for row in sorted(rows, key=precedence)}
         for name in ("scorer", "weights", "device", "dtype", "length", "seed", "depth"):
             found = sorted({str(getattr(row, name)) for row in rows})
             if len(found) > 1:
@@ -90,13 +93,13 @@ def retention(method: Row, full: Row, part: slice = stats.ALL) -> Array:
     """
     turns = stats.shared_turns(method.scores, full.scores, part).values()
     m, f = (stats.session_means([turn[side] for turn in pairs] for pairs in turns) for side in (0, 1))
-    if f.mean() < 0.2:
+    if f.mean() < stats.RETAINED_FROM:
         raise UsageError(f"the full cache scores {100 * f.mean():.1f} on {full.task}: too little to speak of retention")
     found: Array = m / f.mean() - (m.mean() / f.mean() ** 2) * (f - f.mean())
     return found
 
 
-def contrast(what: str, strata: Sequence[Array], expected: int, margin: float = 0.1) -> Check:
+def contrast(what: str, strata: Sequence[Array], expected: int) -> Check:
     """A check of the macro mean of per-session differences, one array per task."""
     found = stats.bootstrap_interval(list(strata))
-    return Check(what, found, stats.sign_flip_p(list(strata)), expected, margin)
+    return Check(what, found, stats.sign_flip_p(list(strata)), expected)

@@ -9,7 +9,7 @@ from ..page.loading import Row
 from ..page.markdown import code, markdown_table
 from ..page.numbers import points, probability, span
 from ..stats import holm
-from .finding import Finding
+from .finding import MARGIN, Finding
 
 __all__ = ["render"]
 
@@ -33,7 +33,7 @@ def render(
         f"# {name}",
         f"{about} Written by `{command}`: {len(rows)} of {cells} cells, {sessions} sessions each.",
         "\n".join(f"Measured with {device}." for device in devices),
-        _HOW.format(margin=100 * max(check.margin for check in checks)),
+        _HOW.format(margin=100 * MARGIN),
         markdown_table(
             ("finding", "verdict", "claim"),
             3,
