@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from kvpress.reach import storages
+
 from .clock import Clock
 from .config import RunConfig
 from .life import step_bytes
@@ -84,8 +86,6 @@ class _Asking:
         Raises:
             RuntimeError: where the ledger does not count them all.
         """
-        from kvpress.conformance.reach import storages
-
         answers = self.answers
         answers.by_kind = dict(cache.ledger().by_kind())
         answers.nbytes, answers.dense_nbytes = cache.nbytes(), cache.dense_nbytes()

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from kvpress.codec import Codec, Packed, joinable
 from kvpress.conformance.case import digest, gap
-from kvpress.conformance.reach import storages
 from kvpress.conformance.trial import BrokenError, DoubtfulError, InapplicableError, Trial
+from kvpress.reach import storages
 
 _RUNS = 5
 _DIMS = (16, 20, 24, 64, 80, 96, 128)

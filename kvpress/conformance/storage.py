@@ -10,8 +10,8 @@ from torch import Tensor
 
 from kvpress.cache import PressCache
 from kvpress.conformance.case import Case, decode, digest, gap, kept, rollout, tokens
-from kvpress.conformance.reach import storages
 from kvpress.conformance.trial import BrokenError, InapplicableError, Trial
+from kvpress.reach import storages
 from kvpress.store import StoreLayer
 
 _EXACT = 1e-4
