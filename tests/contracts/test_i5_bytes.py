@@ -7,36 +7,9 @@ import torch
 from transformers import PreTrainedModel
 
 from kvpress import Press, PressCache
+from kvpress.reach import storages
 from tests.helpers import ALL, decode, over, rollout
 from tests.models import build, left_padded, shared, tokens
-
-
-def storages(cache: PressCache) -> dict[int, int]:
-    """Address -> bytes of every storage a cache reaches, found without the ledger's own list."""
-    found: dict[int, int] = {}
-    seen: set[int] = set()
-
-    def walk(thing: object) -> None:
-        if id(thing) in seen:
-            return
-        seen.add(id(thing))
-        if isinstance(thing, torch.Tensor):
-            storage = thing.untyped_storage()
-            if storage.nbytes():
-                found[storage.data_ptr()] = storage.nbytes()
-        elif isinstance(thing, list | tuple):
-            for item in thing:
-                walk(item)
-        elif isinstance(thing, dict):
-            for item in thing.values():
-                walk(item)
-        elif type(thing).__module__.startswith("kvpress") or "cache_utils" in type(thing).__module__:
-            for name in [*getattr(thing, "__dict__", {})]:
-                if name not in ("rule", "next_logits"):  # a parameter of the model, and the logits of the last token
-                    walk(getattr(thing, name))
-
-    walk(cache)
-    return found
 
 
 def assert_honest(cache: PressCache) -> None:
