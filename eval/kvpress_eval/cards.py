@@ -89,6 +89,7 @@ def card(name: str, analysis: Analysis, tests: Mapping[str, str]) -> str:
     lines = [f"# `{name}`", "", f"{about['title']}.", ""]
     lines += [f"- **{_HEADINGS[field]}**: {about[field]}" for field in _FIELDS]
     lines += [f"- **Bytes** held after a prompt, by the ledger: {_BYTES[_kind(name)]}"]
+    lines += [f"- **Premise**, measured on the first prompt: {said}" for said in _premises(name)]
     presets = [PRESETS[variant] for variant in PRESETS if variant.split("@")[0] == name]
     told = [(code(preset().spec()), preset.summary) for preset in presets]
     lines += ["", "## Presets", markdown_table(("press", "what it is"), 2, told)]
@@ -103,6 +104,20 @@ def card(name: str, analysis: Analysis, tests: Mapping[str, str]) -> str:
     ]
     lines += ["data that this repository does not hold: not reproduced here."]
     return "\n".join(lines) + "\n"
+
+
+def _premises(name: str) -> list[str]:
+    """What the press takes for granted of a model."""
+    press = PRESETS[name]()
+    if press.recipe.scorer is None and _kind(name) in (
+        "refine",
+        "heads",
+        "layers",
+    ):  # a part of a press decides nothing
+        press = press | PRESETS["snapkv"]()
+    found = press.recipe.premises
+    own = [one for one in found if one.method == name or type(one).__module__ == module_of(name)]
+    return [f"{one.says} ({one.measures} at least {one.bound})" for one in own]
 
 
 def _scores(name: str, analysis: Analysis) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -89,6 +90,7 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
         chance = "" if row.chance is None else f", chance {100 * row.chance:.1f}"
         yield "score", f"{100 * row.score:.1f} by turn {by_turn} ({count}{chance})"
         yield "against full", against
+        yield from (("premise", premise_text(found)) for found in row.premises)
         if row.extras:
             yield "beside the score", ", ".join(f"{name} {100 * mean:.1f}" for name, mean in row.extras.items())
         if row.hit_limit or row.empty:
@@ -114,6 +116,12 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
             f"further tokens {1e3 * row.tpot_s:.2f} ms, "
             f"compression {press_s}, all {row.seconds:.1f} s on {row.device}, {row.dtype}",
         )
+
+
+def premise_text(found: Mapping[str, Any]) -> str:
+    """What a press takes for granted, and whether the model has it."""
+    told = "holds" if found["holds"] else "does NOT hold: expect a loss"
+    return f"{found['says']}: {told} ({found['measures']} {found['figure']:.2f}, at least {found['bound']:.2f})"
 
 
 def _loading(row: Row) -> str:

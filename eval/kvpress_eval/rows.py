@@ -122,6 +122,7 @@ class Row:
     session_bytes: int = 0
     not_measured: str = ""
     chat: bool | None = None
+    premises: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.asked = self.asked or self.press  # rows of before there were amounts do not say

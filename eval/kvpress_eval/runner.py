@@ -84,7 +84,7 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
     try:
         _live(row, cell)
         peak.start()
-        episodes, answers = _sessions(cell, tick)
+        episodes, answers = _sessions(row, cell, tick)
         row.peak_memory, row.peak_kind = peak.read()
         _fill(row, cell, episodes, answers)
     except Exception as error:  # whatever it is, it is this cell's result
@@ -107,7 +107,7 @@ def _live(row: Row, cell: Cell) -> None:
         setattr(row, name, value)
 
 
-def _sessions(cell: Cell, tick: Tick | None) -> tuple[list[Episode], list[Answers]]:
+def _sessions(row: Row, cell: Cell, tick: Tick | None) -> tuple[list[Episode], list[Answers]]:
     model = cell.loaded.model
     generation = getattr(model, "generation_config", None)
     ends = getattr(generation, "eos_token_id", None)
@@ -124,6 +124,7 @@ def _sessions(cell: Cell, tick: Tick | None) -> tuple[list[Episode], list[Answer
             episodes.append(episode)
             if tick is not None:
                 tick(number + 1)
+        row.premises = [found.to_dict() for found in session.premises or ()]
     return episodes, answers
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,7 @@ def parse_row(data: Any, path: str) -> Row:
         turn_tasks=_turn_tasks(data) if ok else {},
         subtasks=_means(data, "subtasks") if ok else {},
         extras=_means(data, "extras") if ok else {},
+        unmet=_unmet(data),
         reload_exact=exact if ok and isinstance(exact, bool) else None,
         **values,
     )
@@ -171,6 +173,27 @@ def _means(data: dict[str, Any], name: str) -> dict[str, float]:
     if not isinstance(value, dict) or any(_number(mean) is None for mean in value.values()):
         raise ValueError(f"{name} is not an object of numbers")
     return {_text(key): float(value[key]) for key in sorted(value)}
+
+
+def _unmet(data: dict[str, Any]) -> tuple[str, ...]:
+    """What the press takes for granted and the model does not have."""
+    found = data.get("premises")
+    told = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    return tuple(
+        f"{_text(one.get('method'))}: {_text(one.get('says'))} does not hold ({_text(one.get('measures'))} "
+        f"{_number(one.get('figure')) or 0.0:.2f}, at least {_number(one.get('bound')) or 0.0:.2f})"
+        for one in told
+        if one.get("holds") is False
+    )
+
+
+def unmet(rows: Iterable[Row]) -> dict[tuple[str, str], list[str]]:
+    """(model, premise that does not hold on it, without its figure) -> what was said of it, in order of rows."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for line in row.unmet:
+            found.setdefault((row.model, line.partition(" (")[0]), []).append(line)
+    return found
 
 
 def _required_text(data: dict[str, Any], name: str) -> str:

@@ -10,6 +10,7 @@ from .claims import Analysis, Cell, Table, dtype_of, method_of
 from .equal import Entry, Matrix, matrices
 from .gates import Gate, tally
 from .legend import HOW_TO_READ
+from .loading import unmet
 from .numbers import MINUS, NONE, fixed, percent, points, probability, span
 from .presses import spaced
 from .row import Row
@@ -43,6 +44,7 @@ def render_markdown(analysis: Analysis, gates: Sequence[Gate]) -> str:
                 parts += [_equal(matrix) for matrix in equal if matrix.table == table]
                 parts += [_subtasks(analysis, table), _depths(analysis, table)]
     parts += [
+        _premises(analysis.rows),
         "## Failed cells",
         _failed(analysis.rows),
         "## Files that are not rows",
@@ -263,6 +265,13 @@ def _difference(cell: Cell) -> str:
         return "0.0 (no session differs)"
     interval = span(diff.low, diff.high, sign=True)
     return f"{points(diff.mean, sign=True)}{star} {interval}".strip()
+
+
+def _premises(rows: Sequence[Row]) -> str:
+    """What methods take for granted and a model does not have."""
+    lines = [f"- {text(model)}: {text(said[0])}" for (model, _), said in unmet(rows).items()]
+    about = "What a method builds on was measured on the first prompt of a cell; where it is not there, expect a loss."
+    return "\n\n".join(["## Premises that do not hold", about, "\n".join(lines)]) if lines else ""
 
 
 def _failed(rows: Sequence[Row]) -> str:

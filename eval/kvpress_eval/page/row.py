@@ -22,6 +22,7 @@ class Row:
     place of all evidence in percent of the context, None where it is spread. `origin` says whose measurement it is
     ("" = this harness). `variant` tells apart what must not be compared though all else agrees: other `weights` under
     the same name, the chat template; "" is the usual. `not_measured` is why a measure of the cache's life is missing.
+    `unmet` says which premises of the press do not hold on the model, one line each.
     A `twin` is the same run under the released scorer: a row of its own, in tables of their own.
     """
 
@@ -97,6 +98,7 @@ class Row:
     decode_length: float | None = None
     session_bytes: int | None = None
     not_measured: str = ""
+    unmet: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:

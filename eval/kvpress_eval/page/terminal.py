@@ -10,6 +10,7 @@ from rich.text import Text
 
 from .claims import Analysis, Cell, Method, Table, dtype_of
 from .gates import Gate, tally
+from .loading import unmet
 from .numbers import NONE, fixed, percent, points
 
 
@@ -89,6 +90,8 @@ def _score(cell: Cell | None) -> tuple[str, str]:
 
 
 def _print_problems(analysis: Analysis, gates: Sequence[Gate], console: Console) -> None:
+    for (model, _), said in unmet(analysis.rows).items():
+        console.print(Text(f"\non {model}, {said[0]}", style="yellow"))
     failed = sum(not row.ok for row in analysis.rows)
     if failed:
         console.print(Text(f"\n{failed} failed runs", style="red"))
