@@ -83,7 +83,7 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
         f"{row.task} ({row.rendering}), {row.mode}, {row.schedule} ({seen}), {row.history} history",
     )
     if row.status != "ok":
-        yield "failed", row.error or "unknown error"
+        yield row.status, row.error or "unknown error"
     else:
         by_turn = " ".join(f"{100 * s:.0f}" for s in row.score_by_turn)
         count = f"{row.sessions} sessions, {row.turns} questions"
@@ -135,7 +135,8 @@ def row_line(row: Row, ran: bool) -> str:
     solved = f" (at {spaced(row.target)})" if row.target else ""
     what = escape(f"{row.task} {row.mode} {row.length} {row.press}{solved}")
     if row.status != "ok":
-        return f"[red]failed[/] {what}: {escape(row.error or '')}"
+        colour = "red" if row.status == "failed" else "yellow"
+        return f"[{colour}]{escape(row.status)}[/] {what}: {escape(row.error or '')}"
     state = f"{row.seconds:5.1f} s" if ran else "present"
     return f"{state}  {100 * row.score:5.1f}  {100 * row.bytes_ratio:5.1f} % bytes  {what}"
 

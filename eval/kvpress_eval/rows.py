@@ -28,8 +28,8 @@ class Row:
     answer token known (context, question and compression included), ``tpot_s`` the mean time of a
     further decoding step, ``press_s`` the time that compressing session 0's first prompt takes by
     itself. ``asked`` is the press as the user named it and ``target`` the bytes it was solved for ("12.5%"; ""
-    without): ``press`` then has the value that was found. A failed cell has ``status`` "failed", one line of
-    ``error`` and no scores.
+    without): ``press`` then has the value that was found. A failed cell has ``status`` "failed", one that cannot hold
+    ``target`` bytes "unreachable"; both have one line of ``error`` and no scores.
     ``peak_kind`` says what ``peak_memory`` is: "rss above loaded model" or "cuda allocated above
     model".
 

@@ -68,7 +68,7 @@ def blank_row(cell: Cell) -> Row:
         chat=loaded.prompter.chat,
     )
     if cell.problem:
-        row.status, row.error = "failed", cell.problem
+        row.status, row.error = "unreachable", cell.problem
     return row
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +35,15 @@ _ROW_FIELDS = (
 )
 
 
-def render_html(analysis: Analysis, gates: Sequence[Gate], suite: str, names: Mapping[str, str]) -> str:
-    """The page of a suite as text; `names` maps all suites to the files of their pages."""
-    data = {**page_data(analysis, gates), "suites": _suites(suite, names)}
+def render_html(
+    analysis: Analysis, gates: Sequence[Gate], suite: str, names: Mapping[str, str], methods: str = ""
+) -> str:
+    """The page of a suite as text; `names` maps all suites to the files of their pages.
+
+    methods: the folder of the methods' pages as seen from this page, with a slash; "" where there is none.
+    """
+    papers = json.loads((resources.files(__package__) / "papers.json").read_text(encoding="utf-8"))
+    data = {**page_data(analysis, gates), "suites": _suites(suite, names), "papers": papers, "methods": methods}
     return assemble("template.html", ("page.css",), SCRIPTS, data)
 
 
@@ -96,12 +104,12 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "score": _interval(cell.score),
         **_contrast(cell.contrast),
         "interaction": _interval(cell.interaction),
-        "turns": [snap(value, 5) for value in cell.by_turn],
-        "first": snap(cell.first, 5),
-        "later": snap(cell.later, 5),
+        "turns": [snap(value) for value in cell.by_turn],
+        "first": snap(cell.first),
+        "later": snap(cell.later),
         "later_tasks": len(cell.later_tasks),
-        **{name: snap(cell.mean_of(name), 7) for name in ("chance", "bytes_ratio", "bytes", "step_bytes")},
-        "tpot_s": snap(cell.time("tpot_s"), 7),
+        **{name: snap(cell.mean_of(name)) for name in ("chance", "bytes_ratio", "bytes", "step_bytes")},
+        "tpot_s": snap(cell.time("tpot_s")),
         "sessions": cell.score.n,
         "asked": sum(row.turns for row in cell.rows),
         "tasks": cell.tasks,
@@ -111,7 +119,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "device": cell.device,
         "devices": sorted({row.device for row in cell.rows}),
         "session_bytes": cell.session_bytes,
-        "subtasks": {name: snap(score, 5) for name, score in cell.by_subtask().items()},
+        "subtasks": {name: snap(score) for name, score in cell.by_subtask().items()},
         "control": cell.control,
     }
 
@@ -141,15 +149,15 @@ def _row(row: Row, analysis: Analysis) -> dict[str, Any]:
     reference = analysis.references.get(row.path)
     values = {name: getattr(row, name) for name in _ROW_FIELDS}
     return {
-        **{k: snap(v, 7) if isinstance(v, float) else v for k, v in values.items()},
+        **{k: snap(v) if isinstance(v, float) else v for k, v in values.items()},
         "family": family(row.asked),
         "method": method_of(row).name,
         "score": _interval(analysis.scores.get(row.path)),
         **_contrast(analysis.contrasts.get(row.path)),
         "reference": reference.run_id if reference else None,
         "superseded": row.path in analysis.superseded,
-        "first": snap(sum(first) / len(first), 5) if first else None,
-        "later": snap(sum(later) / len(later), 5) if later else None,
+        "first": snap(sum(first) / len(first)) if first else None,
+        "later": snap(sum(later) / len(later)) if later else None,
         "subtasks": _named(row.by_subtask()),
         "extras": _named(row.extras),
         "kinds": "; ".join(f"{kind} {size:,}" for kind, size in row.bytes_by_kind.items()),
@@ -167,9 +175,9 @@ def _contrast(contrast: Contrast | None) -> dict[str, Any]:
         "diff": _interval(contrast.diff),
         "p": snap(contrast.p),
         "p_holm": snap(contrast.p_holm),
-        "detectable": snap(contrast.detectable, 5),
+        "detectable": snap(contrast.detectable),
         "verdict": contrast.verdict or None,
-        "retention": snap(contrast.retention, 5),
+        "retention": snap(contrast.retention),
         "flips": contrast.flips and [contrast.flips.lost, contrast.flips.won, contrast.flips.of],
     }
 
@@ -177,7 +185,7 @@ def _contrast(contrast: Contrast | None) -> dict[str, Any]:
 def _interval(interval: Interval | None) -> list[float | None] | None:
     if interval is None or snap(interval.mean) is None:
         return None
-    return [snap(value, 5) for value in (interval.mean, interval.low, interval.high)]
+    return [snap(value) for value in (interval.mean, interval.low, interval.high)]
 
 
 def _pack(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

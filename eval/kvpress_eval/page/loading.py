@@ -69,8 +69,8 @@ def parse_row(data: Any, path: str) -> Row:
         raise ValueError("not a JSON object")
     if data.get("format") != FORMAT:
         raise ValueError(f"format is {data.get('format')!r}, expected {FORMAT}")
-    if data.get("status") not in ("ok", "failed"):
-        raise ValueError(f"status is {data.get('status')!r}, expected 'ok' or 'failed'")
+    if data.get("status") not in ("ok", "failed", "unreachable"):
+        raise ValueError(f"status is {data.get('status')!r}, expected 'ok', 'failed' or 'unreachable'")
     ok = data["status"] == "ok"
     scores = _scores(data, "session_scores") if ok else {}
     kinds = data.get("bytes_by_kind") or {}
@@ -92,7 +92,7 @@ def parse_row(data: Any, path: str) -> Row:
     return Row(
         path=path,
         run_id=_text(data.get("run_id")) or path.rsplit("/", 1)[-1].removesuffix(".json"),
-        status=data["status"],
+        status=_status(data),
         scores=scores,
         sessions=len(scores),
         turns=sum(len(turns) for turns in scores.values()),
@@ -138,6 +138,14 @@ _FLOATS = (
 _INTEGERS = ("bytes", "bytes_dense", "peak_memory", "file_bytes", "step_bytes", "session_bytes")
 # a new field that is zero was not measured
 _NEVER_ZERO = ("prefill_tps", "decode_length", "file_bytes", "step_bytes", "session_bytes")
+
+
+def _status(data: dict[str, Any]) -> str:
+    """ok, failed or unreachable; rows of before called an amount that cannot be held a failure."""
+    error = data.get("error")
+    if data["status"] == "failed" and data.get("target") and isinstance(error, str):
+        return "unreachable" if error.startswith("BudgetError: ") and " cannot hold " in error else "failed"
+    return str(data["status"])
 
 
 def _scores(data: dict[str, Any], name: str) -> dict[str, tuple[float, ...]]:

@@ -78,6 +78,7 @@ function drawBudget() {
 const count = (n, one, many = `${one}s`) => `${whole(n)} ${n === 1 ? one : many}`;
 const totals = [
   count(rows.filter((r) => !r.twin).length, "run"), count(rows.filter((r) => r.status === "failed").length, "failed", "failed"),
+  ...[rows.filter((r) => r.status === "unreachable").length].filter(Boolean).map((n) => count(n, "amount that cannot be reached", "amounts that cannot be reached")),
   count(uniq(rows.map((r) => r.method)).length, "press", "presses"), count(data.tasks.length, "task"), count(uniq(rows.map((r) => r.model)).length, "model"),
 ].join(", ");
 function drawCounts() {

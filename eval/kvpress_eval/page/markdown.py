@@ -11,7 +11,7 @@ from .equal import Entry, Matrix, matrices
 from .gates import Gate, tally
 from .legend import HOW_TO_READ
 from .loading import unmet
-from .numbers import MINUS, NONE, fixed, percent, points, probability, span
+from .numbers import MINUS, NONE, fixed, millis, percent, points, probability, span
 from .presses import spaced
 from .row import Row
 from .suites import pages, title
@@ -46,7 +46,10 @@ def render_markdown(analysis: Analysis, gates: Sequence[Gate]) -> str:
     parts += [
         _premises(analysis.rows),
         "## Failed cells",
-        _failed(analysis.rows),
+        _failed([row for row in analysis.rows if row.failed]),
+        "## Amounts that cannot be reached",
+        "A press asked to hold an amount of bytes that no value of its free parameter gives. Not failures: answers.",
+        _failed([row for row in analysis.rows if row.unreachable]),
         "## Files that are not rows",
         _ignored(analysis),
     ]
@@ -81,13 +84,12 @@ def _bars_escaped(cell: str) -> str:
 
 def _counts(analysis: Analysis) -> str:
     runs = analysis.runs
-    done = sum(row.ok for row in runs)
+    counted = {"ok": "ok", "failed": "failed", "unreachable": "cannot hold the bytes asked for"}
+    found = [(sum(row.status == status for row in runs), words) for status, words in counted.items()]
+    states = ", ".join(f"{count} {words}" for count, words in found if count or words == "ok")
     presses = len({method_of(row)[:2] for row in analysis.rows})
     tasks = len({row.task for row in analysis.rows})
-    return (
-        f"{len(runs)} rows ({done} ok, {len(runs) - done} failed): "
-        f"{presses} presses, {tasks} tasks, {len({row.model for row in runs})} models."
-    )
+    return f"{len(runs)} rows ({states}): {presses} presses, {tasks} tasks, {len({row.model for row in runs})} models."
 
 
 def _title(table: Table, tables: Sequence[Table]) -> str:
@@ -175,7 +177,7 @@ def _line(cell: Cell, macros: Sequence[Cell]) -> list[str]:
         *((points(cell.first), points(cell.later)) if ordered else (NONE, NONE)),
         _effect(cell.interaction),
         *(fixed(cell.time("ttft_s"), 2), fixed(cell.time("press_s"), 3)),
-        fixed(1000 * tpot) + (" \u25c6" if cell.fast_front else ""),
+        millis(tpot) + (" \u25c6" if cell.fast_front else ""),
         f"{GIB // cell.session_bytes:,}" if cell.session_bytes else NONE,
         f"{cell.score.n:,}/{turns:,}",
     ]
@@ -285,7 +287,6 @@ def _failed(rows: Sequence[Row]) -> str:
             _short(row.error),
         ]
         for row in rows
-        if not row.ok
     ]
     return markdown_table(("model", "press", "task", "mode", "length", "error"), 6, lines) if lines else "None."
 

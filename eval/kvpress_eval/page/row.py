@@ -106,6 +106,16 @@ class Row:
         return self.status == "ok"
 
     @property
+    def unreachable(self) -> bool:
+        """Whether nothing ran because the press cannot hold the bytes asked for: an answer, not a failure."""
+        return self.status == "unreachable"
+
+    @property
+    def failed(self) -> bool:
+        """Whether the run went wrong."""
+        return self.status == "failed"
+
+    @property
     def is_full(self) -> bool:
         """Whether this is the full-cache baseline."""
         return self.press == "full"

@@ -11,7 +11,7 @@ from rich.text import Text
 from .claims import Analysis, Cell, Method, Table, dtype_of
 from .gates import Gate, tally
 from .loading import unmet
-from .numbers import NONE, fixed, percent, points
+from .numbers import NONE, millis, percent, points
 
 
 def print_analysis(analysis: Analysis, gates: Sequence[Gate], console: Console) -> None:
@@ -55,7 +55,7 @@ def _grid(analysis: Analysis, tables: Sequence[Table]) -> Grid:
             *scores,
             points(main.first),
             points(main.later),
-            fixed(1000 * main.time("tpot_s")),
+            millis(main.time("tpot_s")),
         )
     first = f"; first and later turns are those of {tables[0].mode}" if len(tables) > 1 else ""
     if any(0 < len(cell.later_tasks) < cell.tasks for table in tables for cell in cells[table].values()):
@@ -92,9 +92,10 @@ def _score(cell: Cell | None) -> tuple[str, str]:
 def _print_problems(analysis: Analysis, gates: Sequence[Gate], console: Console) -> None:
     for (model, _), said in unmet(analysis.rows).items():
         console.print(Text(f"\non {model}, {said[0]}", style="yellow"))
-    failed = sum(not row.ok for row in analysis.rows)
-    if failed:
+    if failed := sum(row.failed for row in analysis.rows):
         console.print(Text(f"\n{failed} failed runs", style="red"))
+    if beyond := sum(row.unreachable for row in analysis.rows):
+        console.print(Text(f"\n{beyond} amounts of bytes cannot be reached by their press; the report says why"))
     for item in analysis.ignored:
         console.print(Text(f"ignored {item.path}: {item.reason}", style="yellow"))
     wrong = [gate for gate in gates if gate.failures]
