@@ -20,6 +20,7 @@ from .config import DTYPES, RunConfig, with_press
 from .errors import UsageError, choose
 from .launch.worker import be_quiet
 from .models import BUNDLED, PRETRAINED
+from .models.command import check as models_here
 from .models.command import models
 from .printing import bytes_text, cell_text, difference, print_row, two_columns
 from .rows import Row, load_rows
@@ -152,7 +153,7 @@ def _presses() -> dict[str, str]:
 def _doctor(options: argparse.Namespace) -> int:
     import kvpress.doctor
 
-    return _print_checks(Console(), kvpress.doctor.run())
+    return _print_checks(Console(), [*kvpress.doctor.run(), models_here()])
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from kvpress import Press
 
-__all__ = ["BUNDLED", "Loaded", "Solutions", "load", "locate", "resolve_device"]
+__all__ = ["BUNDLED", "Loaded", "Location", "Solutions", "load", "locate", "note_of", "resolve_device"]
 
 Solutions = dict[tuple[str, str, int], "Press | str"]
 
@@ -113,7 +114,7 @@ def load(name: str, device: str = "auto", dtype: str = "auto", attn: str = "auto
                 model.set_attn_implementation(attn)
         else:
             model, tokenizer = _load_any(name, dtype, attn)
-        note = _note(name)
+        note = note_of(name)
     except (OSError, ValueError, ImportError) as error:
         raise UsageError(f"cannot load model {name!r}: {_first_sentence(error)}") from None
     model = model.to(target).eval()
@@ -174,7 +175,8 @@ def locate(name: str, dtype: str = "auto") -> Location:
     if name.startswith(("/", ".", "~")):
         raise UsageError(f"cannot load model {name!r}: no such folder; give a folder, a hub id, or `tiny`")
     if not cached(name):
-        check_reachable(name)
+        near = difflib.get_close_matches(name, [*BUNDLED, *PRETRAINED], n=1)
+        check_reachable(name, f" (did you mean {near[0]!r}?)" if near else "")
     return Location(name)
 
 
@@ -203,12 +205,12 @@ def _load_any(name: str, dtype: str, attn: str) -> tuple[Any, Any]:
         return read(local=False)
 
 
-def _note(name: str) -> str:
+def note_of(name: str) -> str:
     """What stands beside the results of a model: where its weights come from."""
     if name in BUNDLED:
         return BUNDLED[name]
     if name in PRETRAINED:
-        return f"{PRETRAINED[name].label}: {PRETRAINED[name].note}"
+        return PRETRAINED[name].note
     path = Path(name).expanduser()
     if path.suffix.lower() == ".gguf" and path.is_file() and (weights := weights_of(path)):
         return f"{path.name} ({weights} weights, read back)"
