@@ -156,10 +156,10 @@ def run_id(config: Mapping[str, Any]) -> str:
 
 
 def row_path(results: Path, model: str, run: str) -> Path:
-    """``results/<model>/<run_id>.json``; a folder's name stands for its path, ``org/name`` becomes
+    """``results/<model>/<run_id>.json``; a name of a folder or file stands for its path, ``org/name`` becomes
     ``org--name``.
     """
-    is_path = model.startswith(("/", ".", "~")) or Path(model).expanduser().is_dir()
+    is_path = model.startswith(("/", ".", "~")) or Path(model).expanduser().is_dir() or model.endswith(".gguf")
     name = Path(model).expanduser().resolve().name if is_path else model.replace("/", "--")
     return results / (re.sub(r"[^A-Za-z0-9._-]+", "-", name) or "model") / f"{run}.json"
 

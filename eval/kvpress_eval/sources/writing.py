@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..episode import Count, Rendering, Request
 from ..errors import UsageError
-from ..models import BUNDLED, load
+from ..models import BUNDLED, load, locate
 from ..prompt import Prompter
 from ..tasks import build, get_task
 from .stored import as_row
@@ -25,7 +25,7 @@ def write(
 
     Args:
         length: most tokens of a session, counted by the tokenizer of ``model``; without one, four bytes are a token.
-        model: ``tiny`` writes its dialect; a folder or a hub id is only asked for its tokenizer.
+        model: ``tiny`` writes its dialect; any other one is only asked for its tokenizer.
 
     Raises:
         UsageError: for a task, a length or a model that cannot be.
@@ -63,9 +63,10 @@ def _counting(model: str, turns: int) -> tuple[Rendering, Count, int]:
         return loaded.rendering, loaded.prompter.count, loaded.prompter.overhead_for(turns)
     from transformers import AutoTokenizer
 
+    place = locate(model)
     try:
-        prompter = Prompter(AutoTokenizer.from_pretrained(str(Path(model).expanduser())), "natural")
+        prompter = Prompter(AutoTokenizer.from_pretrained(place.source, **place.options), "natural")
     except (OSError, ValueError) as error:
         told = " ".join(str(error).split())[:200]
-        raise UsageError(f"cannot load the tokenizer of {model!r}: {told}; give a folder or a hub id") from None
+        raise UsageError(f"cannot load the tokenizer of {model!r}: {told}; see `kvpress models`") from None
     return "natural", prompter.count, prompter.overhead_for(turns)
