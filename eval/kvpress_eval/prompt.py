@@ -7,7 +7,8 @@ whole conversation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
@@ -57,6 +58,15 @@ def _between(whole: str, before: str, after: str, usual: str) -> str:
     return usual
 
 
+def _about_nothing(episode: Episode) -> Episode:
+    """The same conversation with a plain word for every text."""
+    turns = tuple(
+        replace(turn, question="a", answer="a", later="a", alone="a", opening=turn.opening and "a")
+        for turn in episode.turns
+    )
+    return replace(episode, context="a", turns=turns)
+
+
 class Prompter:
     """Turns episodes into ids for one tokenizer.
 
@@ -74,7 +84,9 @@ class Prompter:
         self.chat = rendering == "natural" and has_template and chat != "off"
         # pieces of text may be tokenized apart
         self._glues = rendering == "dialect" or tokenizer.decode(self._ids("x") + self._ids("x")) == "xx"
-        self.bos = self._begin()
+        self._special = self._special_ids()
+        self._begins = self._begin()
+        self.bos = [] if self.chat else self._begins  # a template writes the beginning itself
         self.overhead = self._overhead()
 
     def count(self, text: str) -> int:
@@ -95,13 +107,19 @@ class Prompter:
         return frozenset([*model_stops, *([end] if isinstance(end, int) else [])])
 
     def prompt(self, episode: Episode) -> Prompt:
-        """The ids of an episode, the begin token exactly once and at the beginning."""
-        if self.chat:
-            prompt = self._chat(episode)
-        else:
-            prompt = self._plain(episode, _DIALECT if self.rendering == "dialect" else episode.joints)
-        self._check_begin(prompt)
+        """The ids of an episode, with no special tokens but those that tokenizer and template add.
+
+        Raises:
+            UsageError: where the beginning is doubled or a text spells a special token.
+        """
+        prompt = self._pieces(episode)
+        self._check_special(prompt, episode)
         return prompt
+
+    def _pieces(self, episode: Episode) -> Prompt:
+        if self.chat:
+            return self._chat(episode)
+        return self._plain(episode, _DIALECT if self.rendering == "dialect" else episode.joints)
 
     def _plain(self, episode: Episode, joints: Joints) -> Prompt:
         turns = episode.turns
@@ -213,27 +231,49 @@ class Prompter:
         )
 
     def _begin(self) -> list[int]:
-        """The begin token, where this tokenizer (or the dialect) puts one."""
-        begin = self.tokenizer.bos_token_id
-        if not isinstance(begin, int) or self.chat:
-            return []
+        """What this tokenizer puts before a text by itself, most often the begin token; the dialect's is fixed."""
         if self.rendering == "dialect":
-            return [begin]
-        usual = list(self.tokenizer("a")["input_ids"])
-        return [begin] if usual[:1] == [begin] else []
+            begin = self.tokenizer.bos_token_id
+            return [begin] if isinstance(begin, int) else []
+        usual, bare = list(self.tokenizer("a")["input_ids"]), self._ids("a")
+        starts = [i for i in range(len(usual) - len(bare) + 1) if usual[i : i + len(bare)] == bare]
+        return usual[: starts[0]] if starts else []
 
-    def _check_begin(self, prompt: Prompt) -> None:
-        begin = self.tokenizer.bos_token_id
-        if not isinstance(begin, int) or begin == self.tokenizer.eos_token_id:
-            return  # the same id may stand between messages
-        pieces = [prompt.context, *prompt.questions, *prompt.alone, *prompt.golds]
-        found = sum(piece.count(begin) for piece in pieces)
-        allowed = 1 if self.bos or prompt.context[:1] == [begin] else 0
-        if found != allowed or (allowed and prompt.context[0] != begin):
+    def _check_special(self, prompt: Prompt, episode: Episode) -> None:
+        """Compare the special tokens of a prompt with those of the same conversation about nothing.
+
+        How many there are says little: a template may open every message with the begin token (ChatML where it is
+        ``<|im_start|>``, Llama 2). What the template puts around plain words is its own; what is there beyond it comes
+        from the texts.
+        """
+        plain = self._pieces(_about_nothing(episode))
+        begin = self._begins or [self.tokenizer.bos_token_id]
+        if plain.context[: 2 * len(begin)] == [*begin, *begin]:
             raise UsageError(
-                f"the prompt holds {found} begin tokens instead of {allowed}; chat template and tokenizer both add "
-                "one, or the text spells it: use --chat off, or fix the template or the text"
+                f"the prompt begins with two begin tokens ({' '.join(self.tokenizer.convert_ids_to_tokens(begin))}): "
+                "chat template and tokenizer both add one, or the template does so twice; use --chat off, or fix the "
+                "template"
             )
+        places = ("context", "questions", "alone", "golds")
+        names = ("the context", "a question", "a question", "an answer")
+        for place, name in zip(places, names, strict=True):
+            ours, theirs = getattr(prompt, place), getattr(plain, place)
+            pieces = [(ours, theirs)] if place == "context" else zip(ours, theirs, strict=True)
+            for piece, usual in pieces:
+                beyond = Counter(filter(self._special.__contains__, piece)) - Counter(usual)
+                if beyond:
+                    token = self.tokenizer.convert_ids_to_tokens(next(iter(beyond)))
+                    raise UsageError(
+                        f"{name} spells the special token {token!r}, which this tokenizer reads as a control token and "
+                        "not as text; use other data, or a model whose tokenizer has no such token"
+                    )
+
+    def _special_ids(self) -> frozenset[int]:
+        """Ids of control tokens. The one for unknown text is none: any text may hold it."""
+        tokenizer = self.tokenizer
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        found = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+        return frozenset(found - {tokenizer.unk_token_id})
 
     def _overhead(self) -> int:
         """Tokens beside context, questions and answers: the begin token, or what the chat template
