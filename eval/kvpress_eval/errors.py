@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from kvpress.errors import KVPressError
 
-__all__ = ["EpisodeError", "StorageError", "UsageError", "choose", "suggest"]
+__all__ = ["EpisodeError", "StorageError", "TooShortError", "UsageError", "choose", "suggest"]
 
 
 class UsageError(KVPressError):
@@ -16,6 +16,21 @@ class UsageError(KVPressError):
 
 class EpisodeError(UsageError):
     """An episode does not fit the length asked for."""
+
+
+class TooShortError(EpisodeError):
+    """A session takes more tokens than were asked for, even without filler. ``least`` is what it takes."""
+
+    def __init__(self, task: str, turns: int, least: int, length: int) -> None:
+        super().__init__(
+            f"task {task!r} with {turns} turns needs a length of at least {least} tokens, got {length}; ask for fewer "
+            "turns or a greater length"
+        )
+        self.least = least
+        self._made_of = (task, turns, least, length)
+
+    def __reduce__(self) -> tuple[type[TooShortError], tuple[str, int, int, int]]:
+        return TooShortError, self._made_of  # it may come out of a worker process
 
 
 class StorageError(KVPressError, OSError):

@@ -87,7 +87,6 @@ class Prompter:
         self._special = self._special_ids()
         self._begins = self._begin()
         self.bos = [] if self.chat else self._begins  # a template writes the beginning itself
-        self.overhead = self._overhead()
 
     def count(self, text: str) -> int:
         """Tokens of ``text``, without special ones."""
@@ -112,14 +111,21 @@ class Prompter:
         Raises:
             UsageError: where the beginning is doubled or a text spells a special token.
         """
-        prompt = self._pieces(episode)
+        prompt = self.pieces(episode)
         self._check_special(prompt, episode)
         return prompt
 
-    def _pieces(self, episode: Episode) -> Prompt:
+    def pieces(self, episode: Episode) -> Prompt:
+        """The ids of an episode, unchecked."""
         if self.chat:
             return self._chat(episode)
         return self._plain(episode, _DIALECT if self.rendering == "dialect" else episode.joints)
+
+    def context(self, episode: Episode) -> list[int]:
+        """The ids of its context alone, whatever is asked."""
+        if self.chat:
+            return self._ids(self._before(episode, episode.context))
+        return [*self.bos, *self._ids(episode.context)]
 
     def _plain(self, episode: Episode, joints: Joints) -> Prompt:
         turns = episode.turns
@@ -129,7 +135,7 @@ class Prompter:
         # what ends an answer of the dialect is fed with the next question
         end = f" {STOP}" if self.rendering == "dialect" else ""
         return Prompt(
-            context=[*self.bos, *self._ids(episode.context)],
+            context=self.context(episode),
             questions=[first, *later],
             alone=alone,
             golds=[self._after(joints.answer + turn.answer.removesuffix(end)) for turn in turns],
@@ -141,9 +147,7 @@ class Prompter:
         The context is rendered once. A short text stands for it in the other renderings.
         """
         joints = episode.joints
-        shared = joints.question if joints.question == joints.alone else ""
-        context, _ = self._cut(self._render([_user(episode.context + shared + _CUT)]))
-        opening, _ = self._cut(self._render([_user(_CONTEXT + shared + _CUT)]))
+        context, opening = self._before(episode, episode.context), self._before(episode, _CONTEXT)
         alone, questions, golds = list[str](), list[str](), list[str]()
         messages: list[dict[str, str]] = []
         fed = rest = ""
@@ -170,6 +174,12 @@ class Prompter:
             [self._after(text, before) for text in alone],
             [self._after(text, questions[t][-_TAIL:]) for t, text in enumerate(golds)],
         )
+
+    def _before(self, episode: Episode, context: str) -> str:
+        """What the template makes of a context, up to where a question goes on."""
+        joints = episode.joints
+        shared = joints.question if joints.question == joints.alone else ""
+        return self._cut(self._render([_user(context + shared + _CUT)]))[0]
 
     def _answered(self, messages: list[dict[str, str]], shown: str, following: tuple[Turn, ...]) -> tuple[str, str]:
         """What the template puts between the model's turn and an answer, and between the answer and the next
@@ -246,7 +256,7 @@ class Prompter:
         ``<|im_start|>``, Llama 2). What the template puts around plain words is its own; what is there beyond it comes
         from the texts.
         """
-        plain = self._pieces(_about_nothing(episode))
+        plain = self.pieces(_about_nothing(episode))
         begin = self._begins or [self.tokenizer.bos_token_id]
         if plain.context[: 2 * len(begin)] == [*begin, *begin]:
             raise UsageError(
@@ -274,16 +284,3 @@ class Prompter:
         added = getattr(tokenizer, "added_tokens_decoder", {})
         found = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
         return frozenset(found - {tokenizer.unk_token_id})
-
-    def _overhead(self) -> int:
-        """Tokens beside context, questions and answers: the begin token, or what the chat template
-        adds per turn.
-        """
-        if not self.chat:
-            return len(self.bos)
-        one = len(self._ids(self._render([{"role": "user", "content": "a"}])))
-        return one + 8
-
-    def overhead_for(self, turns: int) -> int:
-        """Tokens that are neither context, question nor answer in a session of ``turns`` turns."""
-        return self.overhead * turns if self.chat else self.overhead

@@ -65,8 +65,8 @@ def room(episode: Episode, prompter: Prompter, reference: bool, alone: bool, tur
         more = 0
     else:
         answers = zip(episode.turns, prompt.golds, strict=True)
-        more = _SLACK
-        taken = len(prompt.context) + sum(map(len, prompt.questions)) + more
+        more = _SLACK + 1  # a whole context is joined to nothing, and takes the place of the one counted here
+        taken = len(prompt.context) + sum(map(len, prompt.questions)) + _SLACK
         taken += sum(max(turn.max_new_tokens or episode.max_new_tokens, len(gold)) for turn, gold in answers)
         head = (episode.length - taken) // 2
         tail = episode.length - taken - head

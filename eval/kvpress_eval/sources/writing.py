@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from ..episode import Count, Rendering, Request
+from ..episode import Request
 from ..errors import UsageError
 from ..models import BUNDLED, load
 from ..prompt import Prompter
+from ..ruler import asking
 from ..tasks import build, get_task
 from .stored import as_row
 
@@ -35,7 +38,7 @@ def write(
             raise UsageError(f"{name} must be at least 1, got {value}")
     for task in tasks:
         get_task(task)
-    rendering, count, overhead = _counting(model, turns)
+    make = _requests(model)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for task in tasks:
@@ -45,7 +48,7 @@ def write(
         try:
             with part.open("w", encoding="utf-8") as file:
                 for session in range(sessions):
-                    request = Request(task, rendering, length, turns, seed, session, count, overhead)
+                    request = make(task, length, turns, seed, session)
                     file.write(json.dumps(as_row(build(request), suite), ensure_ascii=False) + "\n")
             part.replace(path)
         finally:
@@ -54,13 +57,12 @@ def write(
     return written
 
 
-def _counting(model: str, turns: int) -> tuple[Rendering, Count, int]:
-    """The rendering, how to count its tokens, and how many a session has beside its text."""
+def _requests(model: str) -> Callable[[str, int, int, int, int], Request]:
+    """What makes the request for a task, length, turns, seed and session."""
     if not model:
-        return "natural", lambda text: -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES), 1
+        return _counted
     if model in BUNDLED:
-        loaded = load(model)
-        return loaded.rendering, loaded.prompter.count, loaded.prompter.overhead_for(turns)
+        return partial(asking, load(model).prompter)
     from transformers import AutoTokenizer
 
     try:
@@ -68,4 +70,13 @@ def _counting(model: str, turns: int) -> tuple[Rendering, Count, int]:
     except (OSError, ValueError) as error:
         told = " ".join(str(error).split())[:200]
         raise UsageError(f"cannot load the tokenizer of {model!r}: {told}; give a folder or a hub id") from None
-    return "natural", prompter.count, prompter.overhead_for(turns)
+    return partial(asking, prompter)
+
+
+def _counted(task: str, length: int, turns: int, seed: int, session: int) -> Request:
+    """Where no tokenizer counts."""
+    return Request(task, "natural", length, turns, seed, session, _tokens)
+
+
+def _tokens(text: str) -> int:
+    return -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from ..episode import Episode, Request, Span, Turn
-from ..errors import EpisodeError
+from ..errors import EpisodeError, TooShortError
 from ..tiny import dialect
 from ..tiny.words import CONSONANTS, NUMBERS
 from .base import no_depth
@@ -43,10 +43,7 @@ def _build(request: Request, kinds: Sequence[str], filler: float, names: Sequenc
     taken = sum(_QUESTION[kind] + _ANSWER[kind] + 1 for kind in asked)
     room = request.length - taken
     if room < 32:
-        raise EpisodeError(
-            f"task {request.task!r} with {request.turns} turns needs a length of at least "
-            f"{taken + 32} tokens, got {request.length}; ask for fewer turns or a greater length"
-        )
+        raise TooShortError(request.task, request.turns, taken + 32, request.length)
     for draw in range(_DRAWS):
         doc = dialect.document(request.rng(f"document {draw}"), room, kinds, filler)
         chosen = _choose(doc, request, request.rng(f"questions {draw}"), asked)
