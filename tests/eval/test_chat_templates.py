@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from chat_families import FAMILIES, SYSTEM, tokenizer
 from kvpress_eval.episode import Episode, Turn
 from kvpress_eval.errors import UsageError
 from kvpress_eval.prompt import Prompter
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from tests.eval.chat_families import FAMILIES, SYSTEM, tokenizer
 
 
 def episode(*answers: str, context: str = "Some context.") -> Episode:

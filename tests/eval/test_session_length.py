@@ -6,13 +6,14 @@ import pickle
 from dataclasses import replace
 
 import pytest
-from chat_families import FAMILIES, tokenizer
 from kvpress_eval.episode import Episode
 from kvpress_eval.errors import TooShortError
 from kvpress_eval.prompt import Prompter
 from kvpress_eval.ruler import asking
 from kvpress_eval.tasks import TASKS, build
 from kvpress_eval.tasks.fitting import best_sum
+
+from tests.eval.chat_families import FAMILIES, tokenizer
 
 LENGTH = 12007  # tokens of one byte: an entry of any task is less than a percent
 NATURAL = [name for name, task in TASKS.items() if "natural" in task.build]
