@@ -130,7 +130,7 @@ class Request:
     ``length`` bounds all tokens of the session: context, every question, every answer at its limit, and what stands
     between them. ``ruler`` measures them exactly, for the model at hand. Without one the texts are counted by
     ``count``, and ``overhead`` tokens more are taken (a begin token). ``depth`` (0 the beginning, 1 the end) puts
-    every turn's evidence at one place; None spreads it.
+    every turn's evidence at one place; None spreads it. ``bare``: nothing is made; TooShortError says the least length.
     """
 
     task: str
@@ -143,6 +143,7 @@ class Request:
     overhead: int = 1
     depth: float | None = None
     ruler: Ruler | None = None
+    bare: bool = False
 
     def rng(self, stream: str) -> random.Random:
         """The random numbers of a named stream. One stream per purpose: a longer context keeps its

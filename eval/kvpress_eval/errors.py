@@ -7,15 +7,19 @@ from collections.abc import Iterable
 
 from kvpress.errors import KVPressError
 
-__all__ = ["EpisodeError", "StorageError", "TooShortError", "UsageError", "choose", "suggest"]
+__all__ = ["CellError", "EpisodeError", "StorageError", "TooShortError", "UsageError", "choose", "suggest"]
 
 
 class UsageError(KVPressError):
     """What was asked for cannot be run: says what happened, what was expected and what to do."""
 
 
-class EpisodeError(UsageError):
-    """An episode does not fit the length asked for."""
+class CellError(UsageError):
+    """A cell that cannot be built, as its model, task and length are: alone a mistake, in a sweep one failed row."""
+
+
+class EpisodeError(CellError):
+    """An episode that cannot be made."""
 
 
 class TooShortError(EpisodeError):
@@ -23,8 +27,8 @@ class TooShortError(EpisodeError):
 
     def __init__(self, task: str, turns: int, least: int, length: int) -> None:
         super().__init__(
-            f"task {task!r} with {turns} turns needs a length of at least {least} tokens, got {length}; ask for fewer "
-            "turns or a greater length"
+            f"task {task!r} with {turns} turn{'' if turns == 1 else 's'} needs a length of at least {least} tokens, got "
+            f"{length}; ask for {'' if turns == 1 else 'fewer turns or '}a greater length"
         )
         self.least = least
         self._made_of = (task, turns, least, length)

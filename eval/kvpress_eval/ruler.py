@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from .episode import Episode, Request, Turn
 from .prompt import Prompter
 
-__all__ = ["SessionRuler", "asking"]
+__all__ = ["SessionRuler", "asking", "guessing"]
+
+_BYTES = 4  # of UTF-8 a token, where no tokenizer counts
 
 
 @dataclass(frozen=True)
@@ -49,3 +51,12 @@ def asking(
         depth=depth,
         ruler=SessionRuler(prompter) if prompter.rendering == "natural" else None,
     )
+
+
+def guessing(task: str, length: int, turns: int, seed: int, session: int, depth: float | None = None) -> Request:
+    """The request for a session of natural text where no tokenizer counts: four bytes are a token."""
+    return Request(task, "natural", length, turns, seed, session, _tokens, depth=depth)
+
+
+def _tokens(text: str) -> int:
+    return -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES)

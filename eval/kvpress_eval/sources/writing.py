@@ -12,14 +12,11 @@ from ..episode import Request
 from ..errors import UsageError
 from ..models import BUNDLED, load
 from ..prompt import Prompter
-from ..ruler import asking
+from ..ruler import asking, guessing
 from ..tasks import build, get_task
 from .stored import as_row
 
 __all__ = ["write"]
-
-_BYTES = 4  # of UTF-8 a token, where no tokenizer counts
-
 
 def write(
     tasks: list[str], folder: Path, length: int, sessions: int, turns: int, seed: int, model: str = ""
@@ -60,7 +57,7 @@ def write(
 def _requests(model: str) -> Callable[[str, int, int, int, int], Request]:
     """What makes the request for a task, length, turns, seed and session."""
     if not model:
-        return _counted
+        return guessing
     if model in BUNDLED:
         return partial(asking, load(model).prompter)
     from transformers import AutoTokenizer
@@ -71,12 +68,3 @@ def _requests(model: str) -> Callable[[str, int, int, int, int], Request]:
         told = " ".join(str(error).split())[:200]
         raise UsageError(f"cannot load the tokenizer of {model!r}: {told}; give a folder or a hub id") from None
     return partial(asking, prompter)
-
-
-def _counted(task: str, length: int, turns: int, seed: int, session: int) -> Request:
-    """Where no tokenizer counts."""
-    return Request(task, "natural", length, turns, seed, session, _tokens)
-
-
-def _tokens(text: str) -> int:
-    return -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES)

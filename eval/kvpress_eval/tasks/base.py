@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from ..episode import Episode, Rendering, Request, Span, Turn
-from ..errors import UsageError
+from ..errors import EpisodeError
 from .fitting import Fillable, Filling, fit, limits
 
 __all__ = [
@@ -194,10 +194,10 @@ def no_depth(request: Request, why: str) -> None:
     """Refuse a depth, for tasks whose evidence cannot be put at one; ``why`` says where it is instead.
 
     Raises:
-        UsageError: where the request names one.
+        EpisodeError: where the request names one.
     """
     if request.depth is not None:
-        raise UsageError(
+        raise EpisodeError(
             f"task {request.task!r} ({request.rendering}) cannot put its evidence at a depth: {why}; leave depth out, "
             "or choose a task that can, such as needle_grid"
         )

@@ -42,7 +42,7 @@ def _build(request: Request, kinds: Sequence[str], filler: float, names: Sequenc
     # + 1: the end of an answer, which is fed with the next question
     taken = sum(_QUESTION[kind] + _ANSWER[kind] + 1 for kind in asked)
     room = request.length - taken
-    if room < 32:
+    if request.bare or room < 32:
         raise TooShortError(request.task, request.turns, taken + 32, request.length)
     for draw in range(_DRAWS):
         doc = dialect.document(request.rng(f"document {draw}"), room, kinds, filler)

@@ -82,11 +82,11 @@ def fit(request: Request, turns: Sequence[Turn], context: Fillable) -> Filling:
     say little about the others: the search goes by what two longer texts took.
 
     Raises:
-        TooShortError: where the facts alone do not fit.
+        TooShortError: where the facts alone do not fit, and of a bare request.
     """
     beside, size = _beside(request, turns), _Sizes(request, context)
     room = request.length - beside
-    if size(Filling(0)) > room:
+    if request.bare or size(Filling(0)) > room:
         raise TooShortError(request.task, len(turns), size(Filling(0)) + beside, request.length)
     n = _first(size, room, context.uneven)
     if request.ruler is None:
