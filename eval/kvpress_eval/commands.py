@@ -19,7 +19,8 @@ from . import sweep_command
 from .config import DTYPES, RunConfig, with_press
 from .errors import UsageError, choose
 from .launch.worker import be_quiet
-from .models import BUNDLED
+from .models import BUNDLED, PRETRAINED
+from .models.command import models
 from .printing import bytes_text, cell_text, difference, print_row, two_columns
 from .rows import Row, load_rows
 from .sweep import Watcher, check_presses, run_sweep
@@ -121,7 +122,13 @@ def _list(options: argparse.Namespace) -> int:
     found = {
         "presses": _presses(),
         "tasks": {task.name: task.about for task in TASKS.values()},
-        "models": {**BUNDLED, "a folder": "that save_pretrained wrote", "org/name": "any causal LM of the hub"},
+        "models": {
+            **BUNDLED,
+            **{name: f"{entry.about}; see `kvpress models`" for name, entry in PRETRAINED.items()},
+            "file.gguf": "any GGUF file of yours",
+            "a folder": "that save_pretrained wrote",
+            "org/name": "any causal LM of the hub",
+        },
     }
     for title, items in found.items():
         if options.what in ("all", title):
@@ -225,6 +232,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
     "data": _data,
     "show": _show,
     "list": _list,
+    "models": models,
     "doctor": _doctor,
     "fit": _fit,
     "check": _check,

