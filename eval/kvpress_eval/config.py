@@ -5,13 +5,14 @@ the right one.
 from __future__ import annotations
 
 import itertools
-import re
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from .config_values import amount, check_distinct, check_type, check_vary, convert, expand, expansions, names, read_yaml
 from .episode import SUITE, VERSION
 from .errors import UsageError, choose
 from .sources import GENERATED, check_source
@@ -21,6 +22,7 @@ __all__ = [
     "DEVICES",
     "DTYPES",
     "HISTORIES",
+    "LARGE",
     "MODES",
     "SCHEDULES",
     "RunConfig",
@@ -34,12 +36,10 @@ SCHEDULES = ("after_context", "after_turn1_prompt", "every_turn_prompt")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PROMPTS = ("corrected", "reference")
-
-
-def amount(text: str) -> str:
-    """An amount of bytes written one way: ``12.50 %`` is ``12.5%``; what is none stays as it is."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z%]*)\s*", text)
-    return text.strip() if found is None else f"{float(found[1]):.12g}{found[2]}"
+TURNS = 5
+"""Questions of a generated session, where no number is given."""
+LARGE = 50_000
+"""Cells of the largest sweep that is run, or listed cell by cell."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class RunConfig:
     dense cache ("12.5%") or an amount ("512MiB") that the press's free parameter is solved for, on
     what is compressed in the first session: its context, with the first question where that is visible.
     ``source`` is where the sessions come from: ``generated``, ``scbench`` (the real data, by its hub id), another hub
-    id, or a folder of JSONL or parquet files in SCBench's schema. ``turns`` questions are asked in a session (0: 5 of
-    generated ones, all that a row of data has). ``prompts`` are the released ones (``reference``) or
+    id, or a folder of JSONL or parquet files in SCBench's schema. ``turns`` questions are asked in a session: 5 of
+    generated ones by default, all that a row of data has (0). ``prompts`` are the released ones (``reference``) or
     those without their faults. ``depth`` (percent) puts all evidence at one place, -1 spreads it.
     """
 
@@ -66,7 +66,7 @@ class RunConfig:
     mode: str = "multi-turn"
     length: int = 1024
     sessions: int = 20
-    turns: int = 0
+    turns: int | None = None  # never None afterwards
     seed: int = 0
     schedule: str = "default"
     history: str = "gold"
@@ -82,6 +82,13 @@ class RunConfig:
     depth: int = -1
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            check_type(f.name, getattr(self, f.name), str(f.type))
+        for name in ("model", "press"):
+            if not getattr(self, name).strip():
+                raise UsageError(f"{name} must name something, got an empty text")
+        if self.turns is None:
+            object.__setattr__(self, "turns", TURNS if self.source == GENERATED else 0)
         get_task(self.task)
         choose("prompts", self.prompts, PROMPTS)
         choose("mode", self.mode, MODES)
@@ -94,7 +101,7 @@ class RunConfig:
         for name, least in (
             ("length", 1),
             ("sessions", 1),
-            ("turns", 0),
+            ("turns", 1 if self.source == GENERATED else 0),
             ("chunk", 0),
             ("batch", 0),
             ("depth", -1),
@@ -106,8 +113,6 @@ class RunConfig:
                 f"depth is in percent of the context, 0 to 100 (-1 spreads the evidence), got {self.depth}"
             )
         check_source(self)
-        if not self.turns and self.source == GENERATED:
-            object.__setattr__(self, "turns", 5)
         if self.mode == "multi-request" and self.schedule not in ("default", "after_context"):
             raise UsageError(
                 f"schedule {self.schedule!r} needs mode 'multi-turn': multi-request compresses "
@@ -181,7 +186,7 @@ class SweepConfig:
     seeds: Sequence[int] = (0,)
     vary: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     sessions: int = 20
-    turns: int = 0
+    turns: int | None = None
     schedule: str = "default"
     history: str = "gold"
     device: str = "auto"
@@ -206,21 +211,49 @@ class SweepConfig:
         values: dict[str, Any] = {}
         for key, value in data.items():
             kind = types[choose("key", str(key), types)]
-            values[key] = _convert(str(key), value, kind)
+            values[key] = convert(str(key), value, kind)
         return cls(**values)
 
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            if str(f.type).startswith("Sequence") and f.name != "bytes":
+                check_distinct(f.name, getattr(self, f.name))
+        check_vary(self.presses, self.vary)
+        if self.bytes:
+            check_distinct("bytes", [amount(text) for text in self.bytes])
+
+    @property
+    def _tasks(self) -> list[str]:
+        return list(dict.fromkeys(task for name in self.tasks for task in suite(name) or [name]))
+
+    def count(self) -> int:
+        """How many cells there are, without making them."""
+        presses = expansions(self.presses, self.vary)
+        if presses <= LARGE:  # two may come out the same
+            presses = len(set(expand(self.presses, self.vary)) - {"full"})
+        sized = 1 + presses * max(1, len(self.bytes))
+        lists = (self.models, self.lengths, self.seeds, self._tasks, self.depths, self.modes)
+        return math.prod(map(len, lists)) * sized
+
     def cells(self) -> list[RunConfig]:
-        """Every cell once, the full cache first of its kind (others are compared with it)."""
-        presses = list(dict.fromkeys(["full", *_expand(self.presses, self.vary)]))
+        """Every cell once, the full cache first of its kind (others are compared with it).
+
+        Raises:
+            UsageError: for a value that no cell can have, or more than :data:`LARGE` cells.
+        """
+        if (count := self.count()) > LARGE:
+            raise UsageError(
+                f"the sweep has {count:,} cells, more than {LARGE:,}; give it shorter lists, or make several of it"
+            )
+        presses = list(dict.fromkeys(["full", *expand(self.presses, self.vary)]))
         shared = {f.name for f in fields(RunConfig)} & {f.name for f in fields(self)} - {"bytes"}
         base = {name: getattr(self, name) for name in shared}
-        sized = [(press, amount) for press in presses for amount in (("",) if press == "full" else self.bytes or ("",))]
-        tasks = [task for name in self.tasks for task in suite(name) or [name]]
+        sized = [(press, size) for press in presses for size in (("",) if press == "full" else self.bytes or ("",))]
         # presses last: they are asked the same sessions, which are made or read once
-        grid = itertools.product(self.models, self.lengths, self.seeds, tasks, self.depths, self.modes, sized)
+        grid = itertools.product(self.models, self.lengths, self.seeds, self._tasks, self.depths, self.modes, sized)
         found = []
-        for model, length, seed, task, depth, mode, (press, amount) in grid:
-            own = base | {"bytes": amount, "depth": depth}
+        for model, length, seed, task, depth, mode, (press, size) in grid:
+            own = base | {"bytes": size, "depth": depth}
             if mode == "multi-request":
                 own |= {"schedule": "default", "history": "gold"}
             found.append(RunConfig(**own, model=model, press=press, task=task, mode=mode, length=length, seed=seed))
@@ -232,69 +265,16 @@ def with_press(config: RunConfig, press: str) -> RunConfig:
     return replace(config, press=press, bytes="" if press == "full" else config.bytes)
 
 
-def _expand(presses: Sequence[str], vary: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Presses with every ``{name}`` replaced by each of its values."""
-    found = []
-    for text in presses:
-        names = list(dict.fromkeys(re.findall(r"\{(\w+)\}", text)))
-        for name in names:
-            choose("vary name", name, vary or {"(none defined)": ()})
-        for combination in itertools.product(*(vary[name] for name in names)):
-            filled = text
-            for name, value in zip(names, combination, strict=True):
-                filled = filled.replace("{" + name + "}", str(value))
-            found.append(filled)
-    return found
-
-
-def _convert(key: str, value: Any, kind: str) -> Any:
-    if kind.startswith("Mapping"):
-        if not isinstance(value, Mapping):
-            raise UsageError(f"{key} must map names to lists, for example {key}.keep=[0.5,0.25], got {value!r}")
-        return {str(k): tuple(v) if isinstance(v, (list, tuple)) else (v,) for k, v in value.items()}
-    if kind.startswith("Sequence"):
-        items = value if isinstance(value, (list, tuple)) else [value]
-        if not items:
-            raise UsageError(f"{key} must not be empty")
-        return tuple(_scalar(key, item, "int" if "int" in kind else "str") for item in items)
-    return _scalar(key, value, kind)
-
-
-def _scalar(key: str, value: Any, kind: str) -> Any:
-    if kind == "int" and (isinstance(value, bool) or not isinstance(value, int)):
-        raise UsageError(f"{key} must be a whole number, got {value!r}")
-    if kind == "str":
-        if isinstance(value, bool):  # YAML reads on and off as truth values
-            value = "on" if value else "off"
-        if not isinstance(value, str):
-            raise UsageError(f"{key} must be text, got {value!r}")
-    return value
-
-
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     """The sweep of a YAML file with ``key=value`` overrides in OmegaConf syntax.
 
     Raises:
         UsageError: for a missing or damaged file, an unknown key or a value of the wrong type.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError  # type: ignore[import-untyped]
-
-    if not path.is_file():
-        raise UsageError(f"no such sweep file: {path}; eval/configs/ holds examples")
-    for text in overrides:
-        if "=" not in text:
-            raise UsageError(f"{text!r} is no override; write key=value, for example sessions=10")
-    try:
-        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
-        data = OmegaConf.to_container(merged, resolve=True)
-    except (OmegaConfBaseException, YAMLError, ValueError, TypeError) as error:
-        raise UsageError(f"cannot read {path} with {list(overrides)}: {_one_line(error)}") from None
-    if not isinstance(data, dict):
-        raise UsageError(f"{path} must hold key: value lines")
-    return SweepConfig.from_mapping({str(key): value for key, value in data.items()})
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    own, data = read_yaml(path, overrides)
+    vary, used = data.get("vary"), names(data.get("presses"))
+    if isinstance(vary, Mapping) and set(used) <= set(vary):
+        # other presses on the command line leave names of the file without a use: no mistake
+        unused = set(names(own.get("presses"))) - set(used)
+        data["vary"] = {name: values for name, values in vary.items() if name not in unused}
+    return SweepConfig.from_mapping(data)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Cell", "prepare", "reason"]
 
+FILLED = 2
+"""How generated natural text fills a length: 1 (no part of a run id) counted a chat template once per turn."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -122,6 +125,8 @@ def prepare(config: RunConfig, loaded: Loaded) -> Cell:
     source = open_source(config, loaded)
     if source.digest:
         resolved["source"] = f"data {source.digest}"  # what the rows hold, not where they lie
+    elif loaded.rendering == "natural":
+        resolved["filled"] = FILLED
     cell = Cell(config, loaded, press, run_id(config.identity(press.spec(), resolved)), problem)
     _check_scorers(cell)
     with cell.informed(cell.episode(0)):  # an oracle whose evidence is not known is refused here

@@ -10,8 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ..episode import Episode, Request
+from ..episode import Episode
 from ..errors import UsageError
+from ..ruler import asking
 from ..tasks import build
 from . import files, hub, sessions
 from .records import SCBENCH_TASKS, Record, record
@@ -103,17 +104,8 @@ class _Generated:
         config, prompter = self.config, self.loaded.prompter
         key = (config.task, config.length, config.turns, config.seed, config.depth, session)
         if key not in self.loaded.episodes:
-            request = Request(
-                task=config.task,
-                rendering=self.loaded.rendering,
-                length=config.length,
-                turns=config.turns,
-                seed=config.seed,
-                session=session,
-                count=prompter.count,
-                overhead=prompter.overhead_for(config.turns),
-                depth=None if config.depth < 0 else config.depth / 100,
-            )
+            depth = None if config.depth < 0 else config.depth / 100
+            request = asking(prompter, config.task, config.length, config.turns, config.seed, session, depth)
             _keep(self.loaded, key, build(request))
         return self.loaded.episodes[key]
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from ..episode import Count, Rendering, Request
+from ..episode import Request
 from ..errors import UsageError
 from ..models import BUNDLED, load, locate
 from ..prompt import Prompter
+from ..ruler import asking, guessing
 from ..tasks import build, get_task
 from .stored import as_row
 
 __all__ = ["write"]
-
-_BYTES = 4  # of UTF-8 a token, where no tokenizer counts
-
 
 def write(
     tasks: list[str], folder: Path, length: int, sessions: int, turns: int, seed: int, model: str = ""
@@ -35,7 +35,7 @@ def write(
             raise UsageError(f"{name} must be at least 1, got {value}")
     for task in tasks:
         get_task(task)
-    rendering, count, overhead = _counting(model, turns)
+    make = _requests(model)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for task in tasks:
@@ -45,7 +45,7 @@ def write(
         try:
             with part.open("w", encoding="utf-8") as file:
                 for session in range(sessions):
-                    request = Request(task, rendering, length, turns, seed, session, count, overhead)
+                    request = make(task, length, turns, seed, session)
                     file.write(json.dumps(as_row(build(request), suite), ensure_ascii=False) + "\n")
             part.replace(path)
         finally:
@@ -54,13 +54,12 @@ def write(
     return written
 
 
-def _counting(model: str, turns: int) -> tuple[Rendering, Count, int]:
-    """The rendering, how to count its tokens, and how many a session has beside its text."""
+def _requests(model: str) -> Callable[[str, int, int, int, int], Request]:
+    """What makes the request for a task, length, turns, seed and session."""
     if not model:
-        return "natural", lambda text: -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES), 1
+        return guessing
     if model in BUNDLED:
-        loaded = load(model)
-        return loaded.rendering, loaded.prompter.count, loaded.prompter.overhead_for(turns)
+        return partial(asking, load(model).prompter)
     from transformers import AutoTokenizer
 
     place = locate(model)
@@ -69,4 +68,4 @@ def _counting(model: str, turns: int) -> tuple[Rendering, Count, int]:
     except (OSError, ValueError) as error:
         told = " ".join(str(error).split())[:200]
         raise UsageError(f"cannot load the tokenizer of {model!r}: {told}; see `kvpress models`") from None
-    return "natural", prompter.count, prompter.overhead_for(turns)
+    return partial(asking, prompter)

@@ -68,14 +68,13 @@ def build(request: Request) -> Episode:
     """The episode of a request, checked: the solver finds every answer in the context.
 
     Raises:
-        EpisodeError: where it does not fit the length.
-        UsageError: where the task has no such rendering.
+        EpisodeError: where it does not fit the length, or the task has no such rendering.
         AssertionError: for a fault of the generator.
     """
     task = get_task(request.task)
     if request.rendering not in task.build:
         able = ", ".join(name for name, other in TASKS.items() if request.rendering in other.build)
-        raise UsageError(
+        raise EpisodeError(
             f"task {task.name!r} has no {request.rendering} rendering, which is what this model reads; choose "
             f"from {able}, or another --model"
         )
