@@ -17,6 +17,7 @@ _EXIT = "exit codes: 0 done, 1 a cell or check failed, 2 a mistake in what was a
 _RUN = """examples:
   kvpress run --press "snapkv(keep=0.25)" --task kv --length 1024 --sessions 20
   kvpress run --press "snapkv(keep=0.25) | kivi(bits=2)" --task vt --mode multi-request
+  kvpress run --press "snapkv(keep=0.25)" --task lm_dialect --sessions 12
   kvpress run --model Qwen/Qwen2.5-0.5B-Instruct --press "kivi(bits=4)" --task needle --length 4096
 """
 _SWEEP = """examples:
@@ -225,6 +226,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "turns": "questions per context (5; of --source data: all of a row)",
         "seed": "of the episodes (0)",
         "chunk": "feed prompts in pieces of this many tokens (0: at once)",
+        "forced": "tokens after the prefix of --length that tasks lm_* force (256)",
+        "forced-step": "of them at a time: 1 as while decoding (0: all in one forward)",
         "depth": "percent of the context where all evidence stands (spread)",
         "batch": "questions answered at once in multi-request mode (0: all if bundled, else 1)",
     }
@@ -232,6 +235,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", help=about)
     for name, about in numbers.items():
         parser.add_argument(f"--{name}", type=int, metavar="N", help=about)
+    parser.add_argument("--text", nargs="+", metavar="FILE", help="texts of your own that task lm_text continues")
     _add_output(parser)
 
 

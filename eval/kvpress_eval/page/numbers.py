@@ -35,6 +35,21 @@ def span(low: float, high: float, *, sign: bool = False) -> str:
     return f"[{points(low, sign=sign)}, {points(high, sign=sign)}]"
 
 
+def nats(value: float | None, *, sign: bool = False) -> str:
+    """A divergence or a log-probability: four decimals, `1.2e-5` for what they would not show."""
+    rounded = snap(value, 12)
+    if rounded is not None and 0 < abs(rounded) < 5e-4:
+        return f"{rounded:{'+' if sign else ''}.1e}".replace("e-0", "e-").replace("-", MINUS)
+    return fixed(value, 4, sign=sign)
+
+
+def nats_span(low: float, high: float, *, sign: bool = False) -> str:
+    """An interval of such: `[0.0021, 0.0045]`; empty when there is none."""
+    if snap(low) is None or snap(high) is None:
+        return ""
+    return f"[{nats(low, sign=sign)}, {nats(high, sign=sign)}]"
+
+
 def probability(value: float | None) -> str:
     """A p-value: two decimals and more where they matter."""
     rounded = snap(value)
