@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .asking import Answers
@@ -48,9 +49,7 @@ def run_passages(cell: Cell, passages: Passages, tick: Callable[[int], None] | N
                 tick(number)
     found.peak = peak.read()
     for passage, ours in zip(passages.found, states, strict=True):
-        full = cell.loaded.bases.get(
-            _key(cell, passage), lambda ours=ours, passage=passage: _full(cell, head, passage, ours)
-        )
+        full = cell.loaded.bases.get(_key(cell, passage), partial(_full, cell, head, passage, ours))
         values = compare(head, full, ours, passage.ids)
         for name, value in means({name: getattr(values, name) for name in MEASURES}).items():
             found.measures.setdefault(name, []).append([value])

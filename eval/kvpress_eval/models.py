@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from kvpress import Press
 
+    from .forcing import States
     from .sources.passages import Passages
 
 __all__ = ["BUNDLED", "Loaded", "Solutions", "load", "resolve_device"]
@@ -56,7 +57,7 @@ class Loaded:
     episodes: dict[tuple[object, ...], Episode] = field(default_factory=dict, compare=False)
     solved: Solutions = field(default_factory=dict, compare=False)
     passages: dict[tuple[object, ...], Passages] = field(default_factory=dict, compare=False)
-    bases: Bases = field(default_factory=Bases, compare=False)
+    bases: Bases[States] = field(default_factory=Bases, compare=False)
 
     def check_length(self, length: int) -> None:
         """Raise UsageError for more tokens than the model has positions."""

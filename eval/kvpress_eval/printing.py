@@ -65,15 +65,17 @@ def difference(row: Row, full: Row) -> str:
 def _change_of_nll(row: Row, full: Row) -> str:
     from .stats import bootstrap_interval, paired_differences
 
-    sides = (
-        {i: [v for v in values if v is not None] for i, values in zip(r.session_ids, r.measures["nll"], strict=True)}
-        for r in (row, full)
-    )
-    found = bootstrap_interval([paired_differences(*sides)])
+    ours, theirs = (_by_session(one, "nll") for one in (row, full))
+    found = bootstrap_interval([paired_differences(ours, theirs)])
     if not found.n:
         return "no passage in common with the full cache's row"
     span = nats_span(found.low, found.high, sign=True)
     return f"NLL {nats(found.mean, sign=True)} {span} (95 %, {found.n} passages paired)"
+
+
+def _by_session(row: Row, name: str) -> dict[str, list[float]]:
+    values = zip(row.session_ids, row.measures[name], strict=True)
+    return {session: [value for value in known if value is not None] for session, known in values}
 
 
 def print_row(console: Console, row: Row, path: Path, against: str) -> None:

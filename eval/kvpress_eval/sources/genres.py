@@ -24,6 +24,7 @@ Document = tuple[str, str]
 """A name, and the text."""
 
 _TABLES = re.compile(r"^(encodings/|pydoc_data/|.*_sysconfigdata|html/entities|.*/_?generated|msilib/|unicodedata)")
+_FIELDS = ("text", "content", "document", "article")
 _PART = 1 << 20  # characters of a document: a longer text is several
 _READ = 1 << 26  # characters of a data set that are looked at
 _SHORT = 400  # characters: nothing worth reading
@@ -132,8 +133,8 @@ def _texts(rows: Iterable[files.Located], source: str) -> Iterator[str]:
     for where, row in rows:
         if not field:
             strings = [name for name, value in row.items() if isinstance(value, str)]
-            known = [name for name in ("text", "content", "document", "article") if name in strings]
-            field = (known or (strings if len(strings) == 1 else [""]))[0]
+            usual = [name for name in _FIELDS if name in strings]
+            field = usual[0] if usual else strings[0] if len(strings) == 1 else ""
         value = row.get(field)
         if not isinstance(value, str):
             raise UsageError(f"{where} of {source} has no text; expected a field text, it has {', '.join(row)[:80]}")
