@@ -13,7 +13,7 @@ from ..prompt import Prompter
 from ..tasks import build, get_task
 from .stored import as_row
 
-__all__ = ["write"]
+__all__ = ["tokens_of", "write"]
 
 _BYTES = 4  # of UTF-8 a token, where no tokenizer counts
 
@@ -58,14 +58,22 @@ def _counting(model: str, turns: int) -> tuple[Rendering, Count, int]:
     """The rendering, how to count its tokens, and how many a session has beside its text."""
     if not model:
         return "natural", lambda text: -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES), 1
+    prompter = tokens_of(model)
+    return prompter.rendering, prompter.count, prompter.overhead_for(turns)
+
+
+def tokens_of(model: str) -> Prompter:
+    """The tokenizer of a model by name, folder or hub id; its weights are not read, but for a bundled one.
+
+    Raises:
+        UsageError: where it cannot be had.
+    """
     if model in BUNDLED:
-        loaded = load(model)
-        return loaded.rendering, loaded.prompter.count, loaded.prompter.overhead_for(turns)
+        return load(model).prompter
     from transformers import AutoTokenizer
 
     try:
-        prompter = Prompter(AutoTokenizer.from_pretrained(str(Path(model).expanduser())), "natural")
+        return Prompter(AutoTokenizer.from_pretrained(str(Path(model).expanduser())), "natural")
     except (OSError, ValueError) as error:
         told = " ".join(str(error).split())[:200]
         raise UsageError(f"cannot load the tokenizer of {model!r}: {told}; give a folder or a hub id") from None
-    return "natural", prompter.count, prompter.overhead_for(turns)
