@@ -1,8 +1,8 @@
 """Passages as JSON lines, for harnesses that measure the same text in an environment of their own.
 
-One line a passage: what a peer has to feed and what its result has to say. ``prefix_ids`` are those to read and compress,
-``forced_ids`` those to force after them; both with the begin token where the tokenizer puts one. The fields of ``row`` go
-into the result unchanged: rows whose fields differ never stand in one table (see ``importers.peer``).
+One line a passage: what a peer has to feed and what its result has to say. ``prefix_ids`` are to be read and
+compressed, the begin token among them where the tokenizer puts one; ``forced_ids`` are to be forced after them. ``row``
+goes into the result unchanged: rows that differ in it never stand in one table (see ``importers.peer``).
 """
 
 from __future__ import annotations
