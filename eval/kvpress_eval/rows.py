@@ -47,6 +47,11 @@ class Row:
     ``step_bytes`` what a decoding step reads of the cache, ``decode_length`` at how many tokens seen (mean), and
     ``session_bytes`` the most that a session's cache held with an answer: what a further row of a batch needs, the
     prompt while it is read not counted.
+
+    ``measures`` are further measures by name: a list for each session, in the order of ``session_ids``, of one value a
+    question, None where a question has none. On tasks that ask nothing a session is a passage with one value: "kl" and
+    "nll" in nats a token, "agree" as a share, and "kl@2-16" of the tokens at these distances from the cut. ``forced``
+    tokens of each were forced there, ``forced_step`` at a time (0: at once).
     """
 
     run_id: str
@@ -88,7 +93,7 @@ class Row:
     peak_memory: int | None = None
     peak_kind: str | None = None
     ttft_s: float = 0.0
-    tpot_s: float = 0.0
+    tpot_s: float | None = 0.0
     press_s: float | None = None
     prefill_s: float = 0.0
     seconds: float = 0.0
@@ -123,6 +128,9 @@ class Row:
     not_measured: str = ""
     chat: bool | None = None
     premises: list[dict[str, Any]] = field(default_factory=list)
+    measures: dict[str, list[list[float | None]]] = field(default_factory=dict)
+    forced: int = 0
+    forced_step: int = 0
 
     def __post_init__(self) -> None:
         self.asked = self.asked or self.press  # rows of before there were amounts do not say

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..bases import Bases
 from ..episode import Episode, Rendering
 from ..errors import UsageError
 from ..prompt import Prompter
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from kvpress import Press
+
+    from ..forcing import States
+    from ..sources.passages import Passages
 
 __all__ = ["BUNDLED", "Loaded", "Location", "Solutions", "load", "locate", "note_of", "resolve_device"]
 
@@ -40,7 +44,8 @@ class Loaded:
     ``weights`` is a hash of a sample of every parameter: a model trained again under the same name is another one.
     ``max_positions`` is None where the configuration names none. ``episodes`` are those built so
     far: every press asks the same ones. ``solved`` are the presses found for an amount of bytes, by press, amount and
-    context length; where none was found, the text of why.
+    context length; where none was found, the text of why. ``passages`` are the texts of the tasks that force one, and
+    ``bases`` what the full cache predicts of them.
     """
 
     name: str
@@ -56,6 +61,8 @@ class Loaded:
     weights: str
     episodes: dict[tuple[object, ...], Episode] = field(default_factory=dict, compare=False)
     solved: Solutions = field(default_factory=dict, compare=False)
+    passages: dict[tuple[object, ...], Passages] = field(default_factory=dict, compare=False)
+    bases: Bases[States] = field(default_factory=Bases, compare=False)
 
     def check_length(self, length: int) -> None:
         """Raise UsageError for more tokens than the model has positions."""

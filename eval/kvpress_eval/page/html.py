@@ -10,17 +10,18 @@ from typing import Any
 
 from ..stats import Interval
 from .assemble import assemble
-from .claims import Analysis, Cell, Contrast, method_of, table_of, table_order
+from .claims import Analysis, Cell, Contrast, Table, method_of, table_of, table_order
 from .equal import Matrix, matrices
 from .gates import Gate, tally
-from .numbers import points, snap
+from .measures import Forced, forced
+from .numbers import nats, nats_span, points, snap
 from .presses import family, spaced, sweep
 from .row import Row
 from .suites import title
 
 SCRIPTS = (
     *("dom.js", "core.js", "plot.js", "charts.js", "speed.js"),
-    *("tables.js", "runs.js", "depth.js", "equal.js", "main.js"),
+    *("tables.js", "forced.js", "runs.js", "depth.js", "equal.js", "main.js"),
 )
 _TITLE = b"<title>kvpress results: quality against bytes</title>"
 _HEAD_BYTES = 2048  # the title stands before anything that the rows say
@@ -70,6 +71,7 @@ def page_data(analysis: Analysis, gates: Sequence[Gate]) -> dict[str, Any]:
         "families": sorted({family(press) for press in presses} - {"full"}),
         "cells": _pack([{"table": index[cell.table], **_cell(cell)} for cell in analysis.cells]),
         "equal": [_equal(m, index[m.table], place) for task in ("", *tasks) for m in matrices(analysis, task)],
+        "forced": [_forced(f, index, place) for task in ("", *tasks) for f in forced(analysis, task)],
         "rows": _pack([{"table": index[table_of(row)], **_row(row, analysis)} for row in analysis.rows]),
         "tally": tally(gates),
         "gates": [
@@ -132,7 +134,7 @@ def _equal(matrix: Matrix, table: int, place: Mapping[int, int]) -> dict[str, An
             "family": family(line.asked),
             "firing": line.firing,
             "entries": [
-                {"cell": place[id(e.cell)] if e.cell else None, "best": e.best, "reason": e.reason}
+                {"cell": place[id(e.cell)] if e.cell else None, "best": e.best, "reason": e.reason, "text": e.text}
                 for e in line.entries
             ],
         }
@@ -141,6 +143,28 @@ def _equal(matrix: Matrix, table: int, place: Mapping[int, int]) -> dict[str, An
     full = None if matrix.full is None else place[id(matrix.full)]
     targets = [spaced(target) for target in matrix.targets]
     return {"table": table, "task": matrix.task, "targets": targets, "full": full, "lines": lines}
+
+
+def _forced(found: Forced, index: Mapping[Table, int], place: Mapping[int, int]) -> dict[str, Any]:
+    """Forced texts; numbers are sorted by, the texts beside them are shown."""
+    lines = [
+        {
+            "cell": place[id(line.cell)],
+            "origin": line.cell.table.origin,
+            "kl": [snap(line.kl.mean, 12), nats(line.kl.mean), nats_span(line.kl.low, line.kl.high)],
+            "nll": [
+                snap(line.nll.difference.mean, 12),
+                nats(line.nll.difference.mean, sign=True),
+                nats_span(line.nll.difference.low, line.nll.difference.high, sign=True),
+            ]
+            if line.nll
+            else None,
+            "bins": [[snap(value, 12), nats(value)] for value in line.bins],
+        }
+        for line in found.lines
+    ]
+    tables = sorted({index[line.cell.table] for line in found.lines})
+    return {"tables": tables, "task": found.task, "bins": list(found.bins), "lines": lines}
 
 
 def _row(row: Row, analysis: Analysis) -> dict[str, Any]:

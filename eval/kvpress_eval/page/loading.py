@@ -53,9 +53,16 @@ def _with_variants(rows: list[Row]) -> list[Row]:
     told = []
     for row in rows:
         older = bool(row.weights) and row.weights != newest[row.model, row.dtype]
-        parts = [f"weights {row.weights}" if older else "", "chat template" if row.chat else ""]
+        parts = [f"weights {row.weights}" if older else "", "chat template" if row.chat else "", _forced(row)]
         told.append(replace(row, variant=", ".join(filter(None, parts))))
     return told
+
+
+def _forced(row: Row) -> str:
+    """How much text was forced, and how."""
+    if not row.forced:
+        return ""
+    return f"{row.forced} forced" + (f", {row.forced_step} at a time" if row.forced_step else "")
 
 
 def _is_output(name: str) -> bool:
@@ -109,6 +116,9 @@ def parse_row(data: Any, path: str) -> Row:
         subtasks=_means(data, "subtasks") if ok else {},
         extras=_means(data, "extras") if ok else {},
         unmet=_unmet(data),
+        measures=_measures(data) if ok else {},
+        forced=_integer(data.get("forced")) or 0,
+        forced_step=_integer(data.get("forced_step")) or 0,
         reload_exact=exact if ok and isinstance(exact, bool) else None,
         **values,
     )
@@ -172,6 +182,24 @@ def _turn_tasks(data: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     if not lists or len(tasks) != len(ids):
         raise ValueError("turn_tasks is not a list of names for each session")
     return {str(i): tuple(map(_text, turns)) for i, turns in zip(ids, tasks, strict=True)}
+
+
+def _measures(data: dict[str, Any]) -> dict[str, dict[str, tuple[float | None, ...]]]:
+    measures = data.get("measures")
+    if not measures:
+        return {}
+    if not isinstance(measures, dict):
+        raise ValueError("measures is not an object of lists")
+    ids, found = data["session_ids"], dict[str, dict[str, tuple[float | None, ...]]]()
+    for name in sorted(measures):
+        lists = measures[name]
+        if not isinstance(lists, list) or len(lists) != len(ids) or not all(isinstance(v, list) for v in lists):
+            raise ValueError(f"measure {_text(name)[:40]} is not a list of values for each session")
+        if any(value is not None and _number(value) is None for values in lists for value in values):
+            raise ValueError(f"a value of measure {_text(name)[:40]} is not a number")
+        pairs = zip(ids, lists, strict=True)
+        found[_text(name)] = {str(i): tuple(None if v is None else float(v) for v in values) for i, values in pairs}
+    return found
 
 
 def _means(data: dict[str, Any], name: str) -> dict[str, float]:

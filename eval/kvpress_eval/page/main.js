@@ -39,7 +39,7 @@ function draw() {
   document.documentElement.style.scrollPaddingTop = innerWidth > 760 ? `${byId("filters").offsetHeight + 8}px` : "0"; // they stay on top
   // The heat map follows the text filter too: which press of which table has a run that matches.
   shownCells.cache = new Set((words().length ? shownRows() : rows.filter(inFacet)).map((r) => `${r.facet} ${r.method}`));
-  for (const step of [drawCounts, drawQuality, drawSpeed, drawMethods, drawEqual, drawTurns, drawLengths, drawLoading, drawHeat, drawDepths, drawRows]) step();
+  for (const step of [drawCounts, drawQuality, drawSpeed, drawForced, drawMethods, drawEqual, drawTurns, drawLengths, drawLoading, drawHeat, drawDepths, drawRows]) step();
 }
 
 function drawFilters() {

@@ -44,6 +44,25 @@ def span(low: float, high: float, *, sign: bool = False) -> str:
     return f"[{points(low, sign=sign)}, {points(high, sign=sign)}]"
 
 
+def nats(value: float | None, *, sign: bool = False, digits: int = 3) -> str:
+    """A divergence or a log-probability by its leading digits: `1.14`, `0.0272`, `2.71e-5`."""
+    rounded = snap(value, 12)
+    if not rounded:
+        return NONE if rounded is None else "0"
+    shown = f"{rounded:{'+' if sign else ''}.{digits - 1}e}"
+    size = int(shown.partition("e")[2])
+    if size > -4:
+        shown = f"{rounded:{'+' if sign else ''}.{max(0, digits - 1 - size)}f}"
+    return shown.replace("e-0", "e-").replace("-", MINUS)
+
+
+def nats_span(low: float, high: float, *, sign: bool = False, digits: int = 3) -> str:
+    """An interval of such: `[0.00211, 0.00453]`; empty when there is none."""
+    if snap(low) is None or snap(high) is None:
+        return ""
+    return f"[{nats(low, sign=sign, digits=digits)}, {nats(high, sign=sign, digits=digits)}]"
+
+
 def probability(value: float | None) -> str:
     """A p-value: two decimals and more where they matter."""
     held = snap(value)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 SCBENCH, GENERATED, CORRECTED, REFERENCE = "scbench", "generated", "corrected", "reference"
+AGREEMENT = "agreement"  # the scorer of forced texts: most likely tokens that are those of the full cache
 
 
 def usual_scorer(rendering: str) -> str:
@@ -23,6 +24,8 @@ class Row:
     ("" = this harness). `variant` tells apart what must not be compared though all else agrees: other `weights` under
     the same name, the chat template; "" is the usual. `not_measured` is why a measure of the cache's life is missing.
     `unmet` says which premises of the press do not hold on the model, one line each.
+    `measures` map a name and a session's id to the value of each question, None where it has none; `forced` tokens of a
+    text were forced, `forced_step` at a time (0: at once).
     A `twin` is the same run under the released scorer: a row of its own, in tables of their own.
     """
 
@@ -99,6 +102,9 @@ class Row:
     session_bytes: int | None = None
     not_measured: str = ""
     unmet: tuple[str, ...] = ()
+    measures: Mapping[str, Mapping[str, tuple[float | None, ...]]] = field(default_factory=dict, repr=False)
+    forced: int = 0
+    forced_step: int = 0
 
     @property
     def ok(self) -> bool:

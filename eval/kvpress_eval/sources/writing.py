@@ -16,7 +16,8 @@ from ..ruler import asking, guessing
 from ..tasks import build, get_task
 from .stored import as_row
 
-__all__ = ["write"]
+__all__ = ["tokens_of", "write"]
+
 
 def write(
     tasks: list[str], folder: Path, length: int, sessions: int, turns: int, seed: int, model: str = ""
@@ -58,14 +59,22 @@ def _requests(model: str) -> Callable[[str, int, int, int, int], Request]:
     """What makes the request for a task, length, turns, seed and session."""
     if not model:
         return guessing
+    return partial(asking, tokens_of(model))
+
+
+def tokens_of(model: str) -> Prompter:
+    """The tokenizer of a model by name, folder or hub id; its weights are not read, but for a bundled one.
+
+    Raises:
+        UsageError: where it cannot be had.
+    """
     if model in BUNDLED:
-        return partial(asking, load(model).prompter)
+        return load(model).prompter
     from transformers import AutoTokenizer
 
     place = locate(model)
     try:
-        prompter = Prompter(AutoTokenizer.from_pretrained(place.source, **place.options), "natural")
+        return Prompter(AutoTokenizer.from_pretrained(place.source, **place.options), "natural")
     except (OSError, ValueError) as error:
         told = " ".join(str(error).split())[:200]
         raise UsageError(f"cannot load the tokenizer of {model!r}: {told}; see `kvpress models`") from None
-    return partial(asking, prompter)
