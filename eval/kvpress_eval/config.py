@@ -263,7 +263,7 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            if str(f.type).startswith("Sequence") and f.name != "bytes":
+            if str(f.type).startswith("Sequence") and f.name != "bytes" and (f.name != "text" or self.text):
                 check_distinct(f.name, getattr(self, f.name))
         check_vary(self.presses, self.vary)
         if self.bytes:
