@@ -83,7 +83,9 @@ def _row(path: Path) -> Any:
     missing = [name for name in ("length", "seed", "source") if name not in settings]
     if missing:
         raise Damaged(f"its row has no {' and no '.join(missing)}")
-    identity: dict[str, Any] = {name: settings[name] for name in ("dtype", "device", "target", "forced_step") if name in settings}
+    identity: dict[str, Any] = {
+        name: settings[name] for name in ("dtype", "device", "target", "forced_step") if name in settings
+    }
     if not continues:
         return _with_measures(make_row(settings, [_asked(one) for one in sessions], identity), sessions)
     settings["forced"] = _whole(row.get("forced"))
