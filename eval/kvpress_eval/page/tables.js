@@ -130,7 +130,7 @@ function drawMethods() {
     add("detects", "points", (c) => c.detectable, (c) => points(c.detectable), "smallest true difference found with power 80 %");
     add("retained", "of full", (c) => c.retention, (c) => percent(c.retention), "score / score of the full cache, where that is at least 20");
     if (group.some((c) => c.facet === facet && c.flips)) add("flips", "lost won", (c) => c.flips && -c.flips[0], flips, "answers right with the full cache and wrong now, and the reverse");
-    if (data.tables[facet].mode !== "multi-request") { // there the order of questions means nothing
+    if (data.tables[facet].mode === "multi-turn") { // there the order of questions means nothing
       add("first", "turn", (c) => c.first, (c) => points(c.first));
       add("later", "turns", (c) => c.later, (c) => (laterTasks(c) ? el("span", { title: laterTasks(c).trim() }, points(c.later)) : points(c.later)));
     }
