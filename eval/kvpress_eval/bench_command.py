@@ -20,6 +20,7 @@ from .bench import DENSE, HQQ, PRESSES, QUARTER, Timing, decode, peak, prefill
 from .errors import UsageError
 from .long_prompt import LongPrompt, long_prompts
 from .random_model import LAYERS, random_model
+from .threads import choose
 
 __all__ = ["main"]
 
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=_count, default=48, help="decode steps counted (default 48)")
     parser.add_argument("--prompt", type=_count, default=4096, help="tokens of the prefill timings (default 4096)")
     parser.add_argument("--layers", type=_count, default=LAYERS)
-    parser.add_argument("--threads", type=_count, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=_count, default=choose(), help="(OMP_NUM_THREADS, else all cores)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--only", choices=PARTS, help="one part; long, sweep and kills only when asked")
