@@ -10,8 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from . import disturbance
 from .config import RunConfig
 from .estimate import Estimator, time_text
+from .page.numbers import DISTURBED
 from .page.presses import named, spaced
 from .rows import Row
 
@@ -102,23 +104,30 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
         yield "while answering", _loading(row)
         if row.save_s is not None and row.load_s is not None:
             same = "exact" if row.reload_exact else "NOT the same afterwards"
-            times = f"saved in {1e3 * row.save_s:.1f} ms, loaded in {1e3 * row.load_s:.1f} ms, {same}"
+            times = f"saved in {_time(row, 1e3 * row.save_s)} ms, loaded in {_time(row, 1e3 * row.load_s)} ms, {same}"
             yield "prefix on disk", f"{bytes_text(row.file_bytes)}, {times}"
         if row.not_measured:
             yield "not measured", row.not_measured
         yield "peak memory", f"{bytes_text(row.peak_memory)} {row.peak_kind or ''}".strip()
-        press_s = "not measured" if row.press_s is None else f"{1e3 * row.press_s:.1f} ms"
+        press_s = "not measured" if row.press_s is None else f"{_time(row, 1e3 * row.press_s)} ms"
         yield (
             "times",
-            f"first token {1e3 * row.ttft_s:.1f} ms ({row.prefill_tps:,.0f} prompt tokens/s), "
-            f"further tokens {1e3 * row.tpot_s:.2f} ms, "
-            f"compression {press_s}, all {row.seconds:.1f} s on {row.device}, {row.dtype}",
+            f"first token {_time(row, 1e3 * row.ttft_s)} ms ({_time(row, row.prefill_tps, 0)} prompt tokens/s), "
+            f"further tokens {_time(row, 1e3 * row.tpot_s, 2)} ms, "
+            f"compression {press_s}, all {_time(row, row.seconds)} s on {row.device}, {row.dtype}",
         )
+        if row.quiet is False:
+            yield f"{DISTURBED} disturbed", f"{disturbance.about(row.disturbance)}: compare no time of this row"
+
+
+def _time(row: Row, value: float, digits: int = 1) -> str:
+    """A time or a rate, marked where other programs disturbed it."""
+    return f"{value:,.{digits}f}{DISTURBED if row.quiet is False else ''}"
 
 
 def _loading(row: Row) -> str:
     read = f"a step reads {bytes_text(row.step_bytes)} at {row.decode_length:,.0f} tokens seen"
-    fork = "" if row.fork_s is None else f"; a fork takes {1e3 * row.fork_s:.1f} ms"
+    fork = "" if row.fork_s is None else f"; a fork takes {_time(row, 1e3 * row.fork_s)} ms"
     return f"{read}{fork}; at most {bytes_text(row.session_bytes)} a session"
 
 
@@ -128,7 +137,7 @@ def row_line(row: Row, ran: bool) -> str:
     what = escape(f"{row.task} {row.mode} {row.length} {row.press}{solved}")
     if row.status != "ok":
         return f"[red]failed[/] {what}: {escape(row.error or '')}"
-    state = f"{row.seconds:5.1f} s" if ran else "present"
+    state = f"{row.seconds:5.1f} s{DISTURBED if row.quiet is False else ''}" if ran else "present"
     return f"{state}  {100 * row.score:5.1f}  {100 * row.bytes_ratio:5.1f} % bytes  {what}"
 
 

@@ -47,6 +47,9 @@ class Row:
     ``step_bytes`` what a decoding step reads of the cache, ``decode_length`` at how many tokens seen (mean), and
     ``session_bytes`` the most that a session's cache held with an answer: what a further row of a batch needs, the
     prompt while it is read not counted.
+
+    ``disturbance`` is what other programs did meanwhile (see ``disturbance.Disturbance``); ``quiet`` says whether the
+    times can be believed, and is None where nothing tells, as in rows of before. Scores do not depend on it.
     """
 
     run_id: str
@@ -122,6 +125,8 @@ class Row:
     session_bytes: int = 0
     not_measured: str = ""
     chat: bool | None = None
+    disturbance: dict[str, float] = field(default_factory=dict)
+    quiet: bool | None = None
 
     def __post_init__(self) -> None:
         self.asked = self.asked or self.press  # rows of before there were amounts do not say

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 import torch
 
 from .asking import Answers, ask
+from .disturbance import Disturbance, quiet, spread
 from .environment import Peak, commit, versions
 from .episode import Episode
 from .life import live
@@ -82,9 +83,12 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
         return row
     clock, peak = time.perf_counter(), Peak(loaded.device)
     try:
+        disturbance = Disturbance(loaded.device, len(cell.source))
         _live(row, cell)
         peak.start()
-        episodes, answers = _sessions(cell, tick)
+        episodes, answers = _sessions(cell, disturbance.probe, tick)
+        row.disturbance = disturbance.read()
+        row.quiet = quiet(row.disturbance)
         row.peak_memory, row.peak_kind = peak.read()
         _fill(row, cell, episodes, answers)
     except Exception as error:  # whatever it is, it is this cell's result
@@ -107,7 +111,7 @@ def _live(row: Row, cell: Cell) -> None:
         setattr(row, name, value)
 
 
-def _sessions(cell: Cell, tick: Tick | None) -> tuple[list[Episode], list[Answers]]:
+def _sessions(cell: Cell, probe: Callable[[], None], tick: Tick | None) -> tuple[list[Episode], list[Answers]]:
     model = cell.loaded.model
     generation = getattr(model, "generation_config", None)
     ends = getattr(generation, "eos_token_id", None)
@@ -122,6 +126,7 @@ def _sessions(cell: Cell, tick: Tick | None) -> tuple[list[Episode], list[Answer
             with cell.informed(episode):
                 answers.append(ask(model, session, prompt, cell.config, stops, most, cell.batch))
             episodes.append(episode)
+            probe()
             if tick is not None:
                 tick(number + 1)
     return episodes, answers
@@ -163,6 +168,8 @@ def _fill(row: Row, cell: Cell, episodes: list[Episode], answers: list[Answers])
     row.session_bytes = max(a.session_bytes for a in answers)
     row.ttft_s = sum(a.first_s for a in answers) / n
     row.tpot_s = sum(a.decode_s for a in answers) / max(1, sum(a.steps for a in answers))
+    if (apart := spread([a.decode_s / a.steps for a in answers if a.steps])) is not None:
+        row.disturbance["spread"] = apart
 
 
 def _score(row: Row, episode: Episode, texts: list[str], stopped: list[bool]) -> None:

@@ -6,6 +6,7 @@ import math
 
 MINUS = "\u2212"
 NONE = "\u2013"
+DISTURBED = "\u2021"  # marks a time that other programs disturbed
 
 
 def snap(value: float | None, digits: int = 6) -> float | None:
@@ -21,6 +22,11 @@ def fixed(value: float | None, digits: int = 1, *, sign: bool = False) -> str:
     if rounded is None:
         return NONE
     return f"{rounded:{'+' if sign and rounded else ''}.{digits}f}".replace("-", MINUS)
+
+
+def marked(time: str, disturbed: bool) -> str:
+    """A time as `fixed` wrote it, marked where it was disturbed."""
+    return f"{time} {DISTURBED}" if disturbed and time != NONE else time
 
 
 def points(value: float | None, *, sign: bool = False) -> str:

@@ -22,6 +22,7 @@ class Row:
     place of all evidence in percent of the context, None where it is spread. `origin` says whose measurement it is
     ("" = this harness). `variant` tells apart what must not be compared though all else agrees: other `weights` under
     the same name, the chat template; "" is the usual. `not_measured` is why a measure of the cache's life is missing.
+    `quiet` says whether the times can be believed, for the measures in `disturbance`; rows of before do not know.
     A `twin` is the same run under the released scorer: a row of its own, in tables of their own.
     """
 
@@ -97,6 +98,8 @@ class Row:
     decode_length: float | None = None
     session_bytes: int | None = None
     not_measured: str = ""
+    disturbance: Mapping[str, float] = field(default_factory=dict)
+    quiet: bool | None = None
 
     @property
     def ok(self) -> bool:
