@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..config import RunConfig
 from ..rows import Row
+from ..threads import threads_text
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -106,6 +107,12 @@ class Launcher(ABC):
         ``take`` is asked again after each result. ``tick`` is told the sessions done of a cell that runs in this
         process.
         """
+
+    def told(self) -> str:
+        """How cells are computed, in a line."""
+        import torch
+
+        return threads_text(torch.get_num_threads())
 
     @abstractmethod
     def close(self) -> None:
