@@ -19,6 +19,7 @@ from kvpress.reach import storages
 
 from .clock import Clock
 from .config import RunConfig
+from .forced import Forced, forced
 from .life import step_bytes
 from .prompt import Prompt
 
@@ -38,6 +39,7 @@ class Answers:
     first prompt). ``read_tokens`` were read in ``prefill_s``; ``forks`` copies took ``fork_s``. For each answer
     ``step_bytes`` is what a decoding step reads of the cache, ``decode_lengths`` the tokens seen by then.
     ``session_bytes`` is the most that one session held with an answer, ``fired`` how often the press was applied.
+    ``golds[t]`` says how likely the gold answer to question t was where the model answered it, None without one.
     """
 
     ids: list[list[int]] = field(default_factory=list)
@@ -57,6 +59,7 @@ class Answers:
     decode_lengths: list[int] = field(default_factory=list)
     session_bytes: int = 0
     fired: int = 0
+    golds: list[Forced | None] = field(default_factory=list)
 
 
 @dataclass
@@ -106,6 +109,10 @@ class _Asking:
         """What a step will read, per answer of the batch."""
         self.answers.step_bytes += [step_bytes(cache) // rows] * rows
         self.answers.decode_lengths += [int(cache.get_seq_length())] * rows
+
+    def force(self, cache: PressCache, logits: Tensor, golds: Sequence[Sequence[int]], mask: Tensor | None) -> None:
+        """How likely the gold answers are, on a copy that is thrown away; in no time that is counted."""
+        self.answers.golds += forced(self.model, cache.fork(), logits, golds, mask)
 
     def after_decoding(self, cache: PressCache) -> None:
         """What the session holds with this answer, and how often the press was applied by now."""
@@ -162,8 +169,11 @@ def _multi_turn(asking: _Asking, prompt: Prompt) -> None:
             again = schedule == "every_turn_prompt" or asking.continuous
             cache = asking.feed([*pending, *prompt.questions[t]], cache, compress=again)
             first_token = int(_first_tokens(cache)[0, 0])
+        logits = cache.next_logits
+        assert logits is not None
         fork = asking.fork(cache)
         asking.before_decoding(fork)
+        asking.force(fork, logits, prompt.golds[t : t + 1], None)
         first = torch.tensor([[first_token]], device=asking.model.device)
         new, stopped = _decode(asking, fork, first, asking.max_new[t : t + 1])
         asking.after_decoding(fork)
@@ -192,6 +202,8 @@ def _multi_request(asking: _Asking, prompt: Prompt, batch: int) -> None:
         if start == 0:
             answers.first_s = answers.prefill_s + clock.seconds()
         asking.before_decoding(fork, len(questions))
+        assert fork.next_logits is not None
+        asking.force(fork, fork.next_logits, prompt.golds[start : start + batch], mask)
         new, stopped = _decode(asking, fork, first, asking.max_new[start : start + batch], mask)
         if len(questions) == 1:
             asking.after_decoding(fork)

@@ -47,6 +47,10 @@ class Row:
     ``step_bytes`` what a decoding step reads of the cache, ``decode_length`` at how many tokens seen (mean), and
     ``session_bytes`` the most that a session's cache held with an answer: what a further row of a batch needs, the
     prompt while it is read not counted.
+
+    ``measures`` are measured of every question beside its score, by name: one list a session, one value a question,
+    None where there is none. ``gold_logprob`` is the mean log-probability of the gold answer's tokens (natural
+    logarithm), ``gold_argmax`` 1 where each of them was the likeliest, else 0 (see ``forced``).
     """
 
     run_id: str
@@ -122,6 +126,7 @@ class Row:
     session_bytes: int = 0
     not_measured: str = ""
     chat: bool | None = None
+    measures: dict[str, list[list[float | None]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.asked = self.asked or self.press  # rows of before there were amounts do not say

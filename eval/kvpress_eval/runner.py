@@ -143,6 +143,7 @@ def _fill(row: Row, cell: Cell, episodes: list[Episode], answers: list[Answers])
     row.turns = sum(row.n_by_turn)
     row.subtasks = _subtasks(row)
     row.extras = extras(episodes, said)
+    row.measures = _measures(answers)
     row.cut = sum(episode.cut for episode in episodes) / n
     row.evidence_cut = sum(turn.cut for episode in episodes for turn in episode.turns) / row.turns
     row.score = sum(map(sum, row.session_scores)) / row.turns
@@ -177,6 +178,17 @@ def _score(row: Row, episode: Episode, texts: list[str], stopped: list[bool]) ->
         row.reference_scores.append([score(*pair, "reference") for pair in pairs])
     if any(turn.task for turn in episode.turns):
         row.turn_tasks.append([turn.task for turn in episode.turns])
+
+
+def _measures(answers: list[Answers]) -> dict[str, list[list[float | None]]]:
+    """What is measured of every question, rounded so that a row stays readable; nothing where no question has it."""
+    golds = [got.golds for got in answers]
+    if not any(gold for session in golds for gold in session):
+        return {}
+    return {
+        "gold_logprob": [[gold and round(gold.logprob, 6) for gold in session] for session in golds],
+        "gold_argmax": [[gold and float(gold.argmax) for gold in session] for session in golds],
+    }
 
 
 def _subtasks(row: Row) -> dict[str, float]:
