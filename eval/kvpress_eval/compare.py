@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.table import Table as Grid
@@ -14,6 +14,7 @@ from .config import amount
 from .errors import UsageError
 from .page.analysis import superseded
 from .page.claims import Table, dtype_of, precedence, run_key, table_order
+from .page.measures import SHOWN, shown
 from .page.numbers import percent, points, probability, span
 from .page.presses import falling, named
 from .page.row import Row
@@ -31,6 +32,16 @@ class Comparison:
     tasks: tuple[str, ...]
     scores: tuple[float, float]
     bytes_ratio: tuple[float, float]
+    difference: stats.Interval
+    p: float
+    measures: Mapping[str, Shift] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A measure beside the score in the same sessions and turns: means of both, and first minus second."""
+
+    means: tuple[float, float]
     difference: stats.Interval
     p: float
 
@@ -125,7 +136,20 @@ def _compare(table: Table, turns: str, part: slice, pairs: Sequence[tuple[Row, R
         (ratio(0), ratio(1)),
         stats.bootstrap_interval(strata),
         stats.sign_flip_p(strata),
+        _shifts([by_task[task] for task in found], part),
     )
+
+
+def _shifts(tasks: Sequence[Sequence[tuple[Row, Row]]], part: slice) -> dict[str, Shift]:
+    """What both sides measure beside the score in every task."""
+    found = {}
+    for name in shown(row for pairs in tasks for pair in pairs for row in pair):
+        both = [paired(pairs, part, name) for pairs in tasks]
+        if all(one.differences.size for one in both):
+            strata = [one.differences for one in both]
+            means = (_mean([float(one.ours.mean()) for one in both]), _mean([float(one.theirs.mean()) for one in both]))
+            found[name] = Shift(means, stats.bootstrap_interval(strata), stats.sign_flip_p(strata))
+    return found
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -139,10 +163,7 @@ def print_comparisons(found: Sequence[Comparison], first: Asked, second: Asked, 
     for key in dict.fromkeys(one.table._replace(mode="") for one in found):
         setting = [key.model, key.tokens, dtype_of(key, [one.table for one in found]), *key.special]
         console.print(Text(", ".join(part for part in setting if part)))
-        grid = Grid(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
-        grid.add_column("mode, turns", no_wrap=True)
-        for name in ("first", "second", "diff.", "95 %", "p", "bytes/dense"):
-            grid.add_column(name, justify="right", no_wrap=True)
+        grid = _grid("mode, turns", ("first", "second", "diff.", "95 %", "p", "bytes/dense"))
         for one in found:
             if one.table._replace(mode="") == key:
                 few = len(one.tasks) < whole[one.table]  # tasks of one question have no later turns
@@ -157,5 +178,32 @@ def print_comparisons(found: Sequence[Comparison], first: Asked, second: Asked, 
                     f"{percent(one.bytes_ratio[0])}, {percent(one.bytes_ratio[1])}",
                 )
         console.print(grid)
+        here = [one for one in found if one.table._replace(mode="") == key]
+        for name in [name for name in SHOWN if any(name in one.measures for one in here)]:
+            console.print(_measured(name, here))
     tasks = ", ".join(dict.fromkeys(task for one in found for task in one.tasks))
     console.print(f"mean over {tasks}; paired by session, bootstrap over sessions, p by sign flips", style="dim")
+
+
+def _grid(first: str, names: Sequence[str]) -> Grid:
+    grid = Grid(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
+    grid.add_column(first, no_wrap=True)
+    for name in names:
+        grid.add_column(name, justify="right", no_wrap=True)
+    return grid
+
+
+def _measured(name: str, found: Sequence[Comparison]) -> Grid:
+    """A measure beside the score, a line per mode and choice of turns."""
+    measure = SHOWN[name]
+    grid = _grid(measure.title, ("first", "second", "diff.", "95 %", "p"))
+    for one in found:
+        if (shift := one.measures.get(name)) is not None:
+            grid.add_row(
+                f"{one.table.mode}, {one.turns}",
+                *map(measure.text, shift.means),
+                measure.text(shift.difference.mean, sign=True),
+                measure.span(shift.difference, sign=True),
+                probability(shift.p),
+            )
+    return grid

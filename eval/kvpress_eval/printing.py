@@ -51,12 +51,26 @@ def difference(row: Row, full: Row) -> str:
     found = bootstrap_interval([paired_differences(ours, theirs)])
     if not found.n:
         return "no session in common with the full cache's row"
+    gold = _gold_difference(row, full)
     if math.isnan(found.low):
-        return f"{100 * found.mean:+.1f} points (too few sessions for an interval)"
+        return f"{100 * found.mean:+.1f} points (too few sessions for an interval){gold}"
     return (
         f"{100 * found.mean:+.1f} points [{100 * found.low:+.1f}, {100 * found.high:+.1f}] "
-        f"(95 %, {found.n} sessions paired with the full cache's {100 * full.score:.1f})"
+        f"(95 %, {found.n} sessions paired with the full cache's {100 * full.score:.1f}){gold}"
     )
+
+
+def _gold_difference(row: Row, full: Row) -> str:
+    """The same of the log-probability of the gold answers; empty where one of the rows does not have it."""
+    from .page.measures import SHOWN
+    from .stats import bootstrap_interval, paired_differences
+
+    measure = SHOWN["gold_logprob"]
+    ours, theirs = (
+        dict(zip(one.session_ids, one.measures.get("gold_logprob", []), strict=False)) for one in (row, full)
+    )
+    found = bootstrap_interval([paired_differences(ours, theirs)])
+    return f"; {measure.title} {measure.difference(found)}" if found.n else ""
 
 
 def print_row(console: Console, row: Row, path: Path, against: str) -> None:
@@ -91,6 +105,8 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
         yield "against full", against
         if row.extras:
             yield "beside the score", ", ".join(f"{name} {100 * mean:.1f}" for name, mean in row.extras.items())
+        if gold := _gold(row):
+            yield "gold answers", gold
         if row.hit_limit or row.empty:
             yield (
                 "answers",
@@ -114,6 +130,17 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
             f"further tokens {1e3 * row.tpot_s:.2f} ms, "
             f"compression {press_s}, all {row.seconds:.1f} s on {row.device}, {row.dtype}",
         )
+
+
+def _gold(row: Row) -> str:
+    """How likely the gold answers were."""
+    named = {"gold_logprob": "log-probability {:.3f} a token", "gold_argmax": "likeliest throughout in {:.0%}"}
+    parts = []
+    for name, words in named.items():
+        values = [value for turns in row.measures.get(name, []) for value in turns if value is not None]
+        if values:
+            parts.append(words.format(sum(values) / len(values)))
+    return ", ".join(parts)
 
 
 def _loading(row: Row) -> str:

@@ -76,9 +76,7 @@ def test_turn_by_turn_it_is_that_of_the_whole_conversation(loaded: Loaded, histo
 
 @pytest.mark.parametrize("piece", [2, 3, 32])
 @pytest.mark.parametrize("batch", [1, 2, 3])
-def test_a_padded_batch_of_questions(
-    loaded: Loaded, batch: int, piece: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_padded_batch_of_questions(loaded: Loaded, batch: int, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forced, "_PIECE", piece)
     asked = config(mode="multi-request", task="kv")
     prompt = loaded.prompter.prompt(prepare(asked, loaded).episode(1))
@@ -120,9 +118,7 @@ PRESSES = ["snapkv(keep=0.4, window=5)", "kivi(bits=4)", "streaming_llm(keep=0.3
 
 @pytest.mark.parametrize("press", PRESSES)
 @pytest.mark.parametrize("mode", ["multi-turn", "multi-request"])
-def test_nothing_else_of_a_row_changes(
-    loaded: Loaded, press: str, mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_else_of_a_row_changes(loaded: Loaded, press: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cell = prepare(config(press=press, mode=mode, history="own" if mode == "multi-turn" else "gold"), loaded)
     row = run_cell(cell)
     monkeypatch.setattr(asking, "forced", lambda forward, cache, logits, golds, mask: [None] * len(golds))

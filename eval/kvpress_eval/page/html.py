@@ -11,6 +11,7 @@ from .assemble import assemble
 from .claims import Analysis, Cell, Contrast, method_of, table_of, table_order
 from .equal import Matrix, matrices
 from .gates import Gate, tally
+from .measures import SHOWN, Measured, shown
 from .numbers import points, snap
 from .presses import family, spaced, sweep
 from .row import Row
@@ -59,6 +60,7 @@ def page_data(analysis: Analysis, gates: Sequence[Gate]) -> dict[str, Any]:
         "tables": [{**table._asdict(), "special": table.special} for table in tables],
         "notes": {row.model: row.model_note for row in analysis.rows if row.model_note},
         "tasks": tasks,
+        "measures": {name: vars(SHOWN[name]) for name in shown(analysis.rows)},
         "families": sorted({family(press) for press in presses} - {"full"}),
         "cells": _pack([{"table": index[cell.table], **_cell(cell)} for cell in analysis.cells]),
         "equal": [_equal(m, index[m.table], place) for task in ("", *tasks) for m in matrices(analysis, task)],
@@ -113,6 +115,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "session_bytes": cell.session_bytes,
         "subtasks": {name: snap(score, 5) for name, score in cell.by_subtask().items()},
         "control": cell.control,
+        "measures": _measured(cell.measures),
     }
 
 
@@ -152,8 +155,13 @@ def _row(row: Row, analysis: Analysis) -> dict[str, Any]:
         "later": snap(sum(later) / len(later), 5) if later else None,
         "subtasks": _named(row.by_subtask()),
         "extras": _named(row.extras),
+        "measures": _measured(analysis.measures.get(row.path, {})),
         "kinds": "; ".join(f"{kind} {size:,}" for kind, size in row.bytes_by_kind.items()),
     }
+
+
+def _measured(found: Mapping[str, Measured]) -> dict[str, Any]:
+    return {name: [_interval(one.mean), _interval(one.diff)] for name, one in found.items()}
 
 
 def _named(means: Mapping[str, float]) -> str:

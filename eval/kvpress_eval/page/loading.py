@@ -107,6 +107,7 @@ def parse_row(data: Any, path: str) -> Row:
         turn_tasks=_turn_tasks(data) if ok else {},
         subtasks=_means(data, "subtasks") if ok else {},
         extras=_means(data, "extras") if ok else {},
+        measures=_measures(data) if ok else {},
         reload_exact=exact if ok and isinstance(exact, bool) else None,
         **values,
     )
@@ -171,6 +172,27 @@ def _means(data: dict[str, Any], name: str) -> dict[str, float]:
     if not isinstance(value, dict) or any(_number(mean) is None for mean in value.values()):
         raise ValueError(f"{name} is not an object of numbers")
     return {_text(key): float(value[key]) for key in sorted(value)}
+
+
+def _measures(data: dict[str, Any]) -> dict[str, dict[str, tuple[float | None, ...]]]:
+    """Of every measure the values of each session, which need not be as many as its scores."""
+    value = data.get("measures")
+    if not value:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError("measures is not an object of lists")
+    ids, found = data["session_ids"], {}
+    for name in sorted(value):
+        sessions = value[name]
+        if not isinstance(sessions, list) or len(sessions) != len(ids):
+            raise ValueError(f"the measure {_text(name)} has not a list for each session")
+        if any(not isinstance(turns, list) for turns in sessions):
+            raise ValueError(f"the measure {_text(name)} has not a list for each session")
+        if any(turn is not None and _number(turn) is None for turns in sessions for turn in turns):
+            raise ValueError(f"a value of the measure {_text(name)} is not a number")
+        pairs = zip(ids, sessions, strict=True)
+        found[_text(name)] = {str(i): tuple(map(_number, turns)) for i, turns in pairs}
+    return found
 
 
 def _required_text(data: dict[str, Any], name: str) -> str:

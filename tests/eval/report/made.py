@@ -141,6 +141,19 @@ def make_row(
     return {**row, **changes}
 
 
+def with_gold(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with log-probabilities of gold answers: a press loses in proportion to what it forgets."""
+    ratio, _, later = PRESSES[row["press"]]
+    logprob = []
+    for s in range(row["sessions"]):
+        full = random.Random(f"{row['task']}{row['mode']}{s}")  # the same for all presses
+        lost = random.Random(f"{row['press']}{row['task']}{row['mode']}{s}")
+        kept = 0.0 if ratio == 1 else 1 - later
+        logprob.append([-2 * full.random() - kept * (0.5 + lost.random()) for _ in row["session_scores"][s]])
+    argmax = [[float(value > -0.5) for value in turns] for turns in logprob]
+    return {**row, "measures": {"gold_logprob": logprob, "gold_argmax": argmax, "unknown": logprob}}
+
+
 def failed(row: dict[str, Any], error: str) -> dict[str, Any]:
     """The row of a run that did not finish."""
     nothing = {"session_ids": [], "session_scores": [], "score_by_turn": [], "bytes_by_kind": {}}
@@ -192,6 +205,7 @@ def suites() -> list[dict[str, Any]]:
             if task == "repoqa_and_kv":
                 row["turn_tasks"] = [["repoqa", "kv", "repoqa", "kv", "kv"]] * row["sessions"]
             rows.append(row)
+            rows[-1] = with_gold(row)
             gpu = make_row(press, task, device="cuda (H100)", suite="scbench", dtype="bfloat16")
             rows.append({**gpu, "run_id": gpu["run_id"] + "-gpu", "tpot_s": gpu["tpot_s"] / 9})
         rows += [
