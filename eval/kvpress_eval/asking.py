@@ -21,6 +21,7 @@ from .clock import Clock
 from .config import RunConfig
 from .forced import Forced, forced
 from .life import step_bytes
+from .places import share_kept
 from .prompt import Prompt
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class Answers:
     first prompt). ``read_tokens`` were read in ``prefill_s``; ``forks`` copies took ``fork_s``. For each answer
     ``step_bytes`` is what a decoding step reads of the cache, ``decode_lengths`` the tokens seen by then.
     ``session_bytes`` is the most that one session held with an answer, ``fired`` how often the press was applied.
-    ``golds[t]`` says how likely the gold answer to question t was where the model answered it, None without one.
+    ``golds[t]`` says how likely the gold answer to question t was where the model answered it, None without one;
+    ``kept[t]`` how much was left there of the slots of its evidence (see ``places.share_kept``).
     """
 
     ids: list[list[int]] = field(default_factory=list)
@@ -60,6 +62,7 @@ class Answers:
     session_bytes: int = 0
     fired: int = 0
     golds: list[Forced | None] = field(default_factory=list)
+    kept: list[float | None] = field(default_factory=list)
 
 
 @dataclass
@@ -71,6 +74,7 @@ class _Asking:
     config: RunConfig
     stops: frozenset[int]
     max_new: Sequence[int]
+    evidence: Sequence[Sequence[int]] = ()
     answers: Answers = field(default_factory=Answers)
 
     def feed(self, ids: Sequence[int], cache: PressCache | None, compress: bool) -> PressCache:
@@ -106,7 +110,9 @@ class _Asking:
         return fork
 
     def before_decoding(self, cache: PressCache, rows: int = 1) -> None:
-        """What a step will read, per answer of the batch."""
+        """What a step will read, and how much of its evidence is left, per answer of the batch."""
+        asked = len(self.answers.kept)
+        self.answers.kept += share_kept(cache, [*self.evidence, *[()] * (asked + rows)][asked : asked + rows])
         self.answers.step_bytes += [step_bytes(cache) // rows] * rows
         self.answers.decode_lengths += [int(cache.get_seq_length())] * rows
 
@@ -128,6 +134,7 @@ def ask(
     stops: frozenset[int],
     max_new: Sequence[int],
     batch: int,
+    evidence: Sequence[Sequence[int]] = (),
 ) -> Answers:
     """Answers to every question of ``prompt``, in its order.
 
@@ -135,8 +142,9 @@ def ask(
         session: the press's session, entered on ``model``.
         max_new: tokens each answer may have, its stop token included.
         batch: questions answered at once in multi-request mode.
+        evidence: for each question the numbers of the prompt's tokens that hold its answer, where they are known.
     """
-    asking = _Asking(model, session, config, stops, max_new)
+    asking = _Asking(model, session, config, stops, max_new, evidence)
     with torch.no_grad():
         if config.mode == "multi-turn":
             _multi_turn(asking, prompt)

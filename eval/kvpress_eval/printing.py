@@ -112,6 +112,8 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
                 "answers",
                 f"{100 * row.hit_limit:.0f} % hit the length limit, {100 * row.empty:.0f} % empty",
             )
+        if row.answers:
+            yield "read them", row.answers.get("cut") or f"kvpress answers {row.run_id}"
         kinds = ", ".join(f"{kind} {bytes_text(n)}" for kind, n in row.bytes_by_kind.items())
         share = f"{100 * row.bytes_ratio:.1f} % of dense {bytes_text(row.bytes_dense)}"
         yield "cache", f"{bytes_text(row.bytes)}, {share} ({kinds})"

@@ -11,9 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
-from .files import write_whole
+from .files import write_all
 
-__all__ = ["FORMAT", "Row", "load_row", "load_rows", "row_path", "run_id", "write_row"]
+__all__ = [
+    "FORMAT",
+    "Row",
+    "answers_path",
+    "load_row",
+    "load_rows",
+    "row_path",
+    "run_id",
+    "write_pair",
+    "write_row",
+]
 
 FORMAT = 1
 
@@ -51,6 +61,9 @@ class Row:
     ``measures`` are measured of every question beside its score, by name: one list a session, one value a question,
     None where there is none. ``gold_logprob`` is the mean log-probability of the gold answer's tokens (natural
     logarithm), ``gold_argmax`` 1 where each of them was the likeliest, else 0 (see ``forced``).
+
+    ``answers`` is what the row claims of the file of answers beside it (see ``answers``); nothing where it has none.
+    ``transcript`` is that file until it is written; a row that was read from disk does not have it.
     """
 
     run_id: str
@@ -127,13 +140,15 @@ class Row:
     not_measured: str = ""
     chat: bool | None = None
     measures: dict[str, list[list[float | None]]] = field(default_factory=dict)
+    answers: dict[str, Any] = field(default_factory=dict)
+    transcript: bytes = field(default=b"", repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.asked = self.asked or self.press  # rows of before there were amounts do not say
 
     def to_dict(self) -> dict[str, Any]:
         """The row as JSON holds it."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "transcript"}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Row:
@@ -144,7 +159,7 @@ class Row:
         """
         if data.get("format") != FORMAT:
             raise UsageError(f"row format {data.get('format')!r} is not {FORMAT}; run the cell again")
-        names = {f.name for f in fields(cls)}
+        names = {f.name for f in fields(cls)} - {"transcript"}
         try:
             return cls(**{key: value for key, value in data.items() if key in names})
         except TypeError as error:
@@ -169,15 +184,40 @@ def row_path(results: Path, model: str, run: str) -> Path:
 
 
 def write_row(row: Row, results: Path) -> Path:
-    """Write ``row`` so that a reader sees the old file or the whole new one, never a part; returns
-    the path.
+    """Write ``row`` and its answers so that a reader sees the old file or the whole new one, never a part; returns the
+    path of the row.
+
+    The answers are there before the row that claims them. Those of a row that is replaced by one without go last.
 
     Raises:
         StorageError: where there is no room for it.
     """
     path = row_path(results, row.model, row.run_id)
-    write_whole(path, json.dumps(row.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(row.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_pair(path, text.encode("utf-8"), row.transcript or None, bool(row.answers))
     return path
+
+
+def write_pair(path: Path, row: bytes, answers: bytes | None, claimed: bool) -> None:
+    """Write a row to ``path`` and its answers beside it, so that no row is there before the answers it claims.
+
+    Args:
+        answers: None where there are none to write: those of a row that claims some may be there already.
+        claimed: whether the row claims answers; those beside one that does not are removed.
+
+    Raises:
+        StorageError: where there is no room for them.
+    """
+    beside = answers_path(path)
+    # both are on the disk before either is renamed: a full disk leaves the old pair
+    write_all([*([] if answers is None else [(beside, answers)]), (path, row)])
+    if not claimed:
+        beside.unlink(missing_ok=True)
+
+
+def answers_path(row: Path) -> Path:
+    """Where the answers of a row are: ``<run_id>.answers.jsonl.gz`` beside ``<run_id>.json``."""
+    return row.with_name(row.name.removesuffix(".json") + ".answers.jsonl.gz")
 
 
 def load_row(path: Path) -> Row | None:

@@ -11,15 +11,18 @@ from datetime import datetime, timezone
 
 import torch
 
+from .answers import seal
 from .asking import Answers, ask
 from .environment import Peak, commit, versions
 from .episode import Episode
 from .life import live
 from .metrics import exact, score
+from .places import known_tokens
 from .prepare import Cell, reason
 from .rows import Row
 from .tasks import get_task
 from .tasks.extras import extras
+from .transcript import Asked, asked, records
 
 __all__ = ["blank_row", "run_cell"]
 
@@ -84,9 +87,9 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
     try:
         _live(row, cell)
         peak.start()
-        episodes, answers = _sessions(cell, tick)
+        sessions, answers = _sessions(cell, tick)
         row.peak_memory, row.peak_kind = peak.read()
-        _fill(row, cell, episodes, answers)
+        _fill(row, sessions, answers)
     except Exception as error:  # whatever it is, it is this cell's result
         row.status, row.error = "failed", reason(error)
     row.seconds = time.perf_counter() - clock
@@ -107,34 +110,36 @@ def _live(row: Row, cell: Cell) -> None:
         setattr(row, name, value)
 
 
-def _sessions(cell: Cell, tick: Tick | None) -> tuple[list[Episode], list[Answers]]:
+def _sessions(cell: Cell, tick: Tick | None) -> tuple[list[Asked], list[Answers]]:
     model = cell.loaded.model
     generation = getattr(model, "generation_config", None)
     ends = getattr(generation, "eos_token_id", None)
     ends = [ends] if isinstance(ends, int) else list(ends or [])
     stops = cell.loaded.prompter.stops(ends)
-    episodes, answers = [], []
+    sessions, answers = [], []
+    prompter = cell.loaded.prompter
     with cell.session() as session:
         for number in range(len(cell.source)):
             episode = cell.episode(number)
-            prompt = cell.loaded.prompter.prompt(episode)
+            prompt = prompter.prompt(episode)
             most = [turn.max_new_tokens or episode.max_new_tokens for turn in episode.turns]
+            evidence = known_tokens(prompter, episode, prompt.context)
             with cell.informed(episode):
-                answers.append(ask(model, session, prompt, cell.config, stops, most, cell.batch))
-            episodes.append(episode)
+                got = ask(model, session, prompt, cell.config, stops, most, cell.batch, evidence or ())
+            answers.append(got)
+            sessions.append(asked(prompter, cell.config, episode, prompt, evidence, got))
             if tick is not None:
                 tick(number + 1)
-    return episodes, answers
+    return sessions, answers
 
 
-def _fill(row: Row, cell: Cell, episodes: list[Episode], answers: list[Answers]) -> None:
-    flat_stops, said = list[bool](), list[list[str]]()
-    for episode, got in zip(episodes, answers, strict=True):
-        texts = [cell.loaded.prompter.text(ids) for ids in got.ids]
+def _fill(row: Row, sessions: list[Asked], answers: list[Answers]) -> None:
+    episodes, said = [session.episode for session in sessions], [session.said for session in sessions]
+    flat_stops = list[bool]()
+    for episode, texts, got in zip(episodes, said, answers, strict=True):
         row.session_ids.append(episode.id)
         _score(row, episode, texts, got.stopped)
         flat_stops += got.stopped
-        said.append(texts)
     n = len(answers)
     width = max(len(scores) for scores in row.session_scores)
     columns = [[s[t] for s in row.session_scores if len(s) > t] for t in range(width)]
@@ -164,6 +169,7 @@ def _fill(row: Row, cell: Cell, episodes: list[Episode], answers: list[Answers])
     row.session_bytes = max(a.session_bytes for a in answers)
     row.ttft_s = sum(a.first_s for a in answers) / n
     row.tpot_s = sum(a.decode_s for a in answers) / max(1, sum(a.steps for a in answers))
+    seal(row, records(row, sessions, answers))
 
 
 def _score(row: Row, episode: Episode, texts: list[str], stopped: list[bool]) -> None:

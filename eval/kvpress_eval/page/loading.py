@@ -58,8 +58,10 @@ def _with_variants(rows: list[Row]) -> list[Row]:
 
 
 def _is_output(name: str) -> bool:
-    """Whether it is what the report itself writes, perhaps next to the rows."""
-    return name == "README.md" or ("/" not in name and name.endswith(".html"))
+    """Whether it is what the report itself writes, perhaps next to the rows, or the answers of a row."""
+    page = "/" not in name and name.endswith(".html")
+    answers = name.endswith(".answers.jsonl.gz") or (name.startswith("answers/") and name.endswith(".js"))
+    return name == "README.md" or page or answers
 
 
 def parse_row(data: Any, path: str) -> Row:
@@ -108,6 +110,7 @@ def parse_row(data: Any, path: str) -> Row:
         subtasks=_means(data, "subtasks") if ok else {},
         extras=_means(data, "extras") if ok else {},
         measures=_measures(data) if ok else {},
+        answers=_answers(data) if ok else {},
         reload_exact=exact if ok and isinstance(exact, bool) else None,
         **values,
     )
@@ -193,6 +196,16 @@ def _measures(data: dict[str, Any]) -> dict[str, dict[str, tuple[float | None, .
         pairs = zip(ids, sessions, strict=True)
         found[_text(name)] = {str(i): tuple(map(_number, turns)) for i, turns in pairs}
     return found
+
+
+def _answers(data: dict[str, Any]) -> dict[str, str | int]:
+    claimed = data.get("answers")
+    if not claimed:
+        return {}
+    if not isinstance(claimed, dict) or not isinstance(claimed.get("sha256"), str):
+        raise ValueError("answers is not what a row says of its answers")
+    counts = {name: _integer(claimed.get(name)) or 0 for name in ("questions", "of")}
+    return {"sha256": _text(claimed["sha256"]), **counts, "cut": _text(claimed.get("cut"))}
 
 
 def _required_text(data: dict[str, Any], name: str) -> str:

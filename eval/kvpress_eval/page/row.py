@@ -23,7 +23,8 @@ class Row:
     ("" = this harness). `variant` tells apart what must not be compared though all else agrees: other `weights` under
     the same name, the chat template; "" is the usual. `not_measured` is why a measure of the cache's life is missing.
     A `twin` is the same run under the released scorer: a row of its own, in tables of their own. `measures` are taken
-    of every question beside its score: name -> session id -> a value for each turn, None where it has none.
+    of every question beside its score: name -> session id -> a value for each turn, None where it has none. `answers`
+    is what it claims of the file of its answers; empty where it has none.
     """
 
     path: str
@@ -85,6 +86,7 @@ class Row:
     subtasks: Mapping[str, float] = field(default_factory=dict)
     extras: Mapping[str, float] = field(default_factory=dict)
     measures: Mapping[str, Mapping[str, tuple[float | None, ...]]] = field(default_factory=dict, repr=False)
+    answers: Mapping[str, str | int] = field(default_factory=dict, repr=False)
     twin: bool = False
     cut: float | None = None
     evidence_cut: float | None = None
