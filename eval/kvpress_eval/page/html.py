@@ -16,10 +16,11 @@ from .numbers import points, snap
 from .presses import family, spaced, sweep
 from .row import Row
 from .suites import title
+from .told import Told
 
 SCRIPTS = (
     *("dom.js", "core.js", "plot.js", "charts.js", "speed.js"),
-    *("tables.js", "runs.js", "depth.js", "equal.js", "main.js"),
+    *("tables.js", "told.js", "runs.js", "depth.js", "equal.js", "main.js"),
 )
 _TITLE = b"<title>kvpress results: quality against bytes</title>"
 _HEAD_BYTES = 2048  # the title stands before anything that the rows say
@@ -34,10 +35,14 @@ _ROW_FIELDS = (
 )
 
 
-def render_html(analysis: Analysis, gates: Sequence[Gate], suite: str, names: Mapping[str, str]) -> str:
-    """The page of a suite as text; `names` maps all suites to the files of their pages."""
-    data = {**page_data(analysis, gates), "suites": _suites(suite, names)}
-    return assemble("template.html", ("page.css",), SCRIPTS, data)
+def render_html(
+    analysis: Analysis, gates: Sequence[Gate], suite: str, names: Mapping[str, str], answers: Told | None = None
+) -> str:
+    """The page of a suite as text; `names` maps all suites to the files of their pages. The scripts of `answers` are
+    beside it.
+    """
+    data = {**page_data(analysis, gates, answers), "suites": _suites(suite, names)}
+    return assemble("template.html", ("page.css",), SCRIPTS, data, beside=True)
 
 
 def is_page(path: Path) -> bool:
@@ -49,7 +54,7 @@ def is_page(path: Path) -> bool:
         return False
 
 
-def page_data(analysis: Analysis, gates: Sequence[Gate]) -> dict[str, Any]:
+def page_data(analysis: Analysis, gates: Sequence[Gate], answers: Told | None = None) -> dict[str, Any]:
     """What the scripts get: scores in fractions, times in seconds, sizes in bytes, rounded."""
     tables = sorted({table_of(row) for row in analysis.rows}, key=table_order)
     index = {table: i for i, table in enumerate(tables)}
@@ -64,7 +69,9 @@ def page_data(analysis: Analysis, gates: Sequence[Gate]) -> dict[str, Any]:
         "families": sorted({family(press) for press in presses} - {"full"}),
         "cells": _pack([{"table": index[cell.table], **_cell(cell)} for cell in analysis.cells]),
         "equal": [_equal(m, index[m.table], place) for task in ("", *tasks) for m in matrices(analysis, task)],
-        "rows": _pack([{"table": index[table_of(row)], **_row(row, analysis)} for row in analysis.rows]),
+        "rows": _pack(
+            [{"table": index[table_of(row)], **_row(row, analysis, answers or Told())} for row in analysis.rows]
+        ),
         "tally": tally(gates),
         "gates": [
             {
@@ -138,7 +145,7 @@ def _equal(matrix: Matrix, table: int, place: Mapping[int, int]) -> dict[str, An
     return {"table": table, "task": matrix.task, "targets": targets, "full": full, "lines": lines}
 
 
-def _row(row: Row, analysis: Analysis) -> dict[str, Any]:
+def _row(row: Row, analysis: Analysis, answers: Told) -> dict[str, Any]:
     first = [turns[0] for turns in row.scores.values()]
     later = [sum(t[1:]) / len(t[1:]) for t in row.scores.values() if len(t) > 1]
     reference = analysis.references.get(row.path)
@@ -151,6 +158,7 @@ def _row(row: Row, analysis: Analysis) -> dict[str, Any]:
         **_contrast(analysis.contrasts.get(row.path)),
         "reference": reference.run_id if reference else None,
         "superseded": row.path in analysis.superseded,
+        "answers": answers.name(row),
         "first": snap(sum(first) / len(first), 5) if first else None,
         "later": snap(sum(later) / len(later), 5) if later else None,
         "subtasks": _named(row.by_subtask()),

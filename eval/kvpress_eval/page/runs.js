@@ -46,6 +46,7 @@ ROW_COLUMNS.splice(at + 2, 0, ...MEASURES.flatMap((m) => [
 ROW_COLUMNS.splice(1, 0, {
   group: "copy", name: "command", show: (r) => (r.command ? copyButton(r) : NONE),
 });
+if (rows.some((r) => r.answers)) ROW_COLUMNS.splice(2, 0, { group: "copy", name: "answers", show: (r) => (r.answers ? answersButton(r) : NONE) });
 const copyButton = (r) => el("button", { type: "button", class: "copy", "aria-label": `Copy the command of ${r.press} on ${r.task}`, onclick: (e) => copy(r.command, e.target) }, "Copy");
 const rowGroups = { setting: true, quality: true, memory: true, speed: true, life: true, provenance: false };
 
