@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 FORMAT = 1
+_File = bytes  # a row has a field of that name
 
 
 @dataclass
@@ -141,7 +142,7 @@ class Row:
     chat: bool | None = None
     measures: dict[str, list[list[float | None]]] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
-    transcript: bytes = field(default=b"", repr=False, compare=False)
+    transcript: _File = field(default=b"", repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.asked = self.asked or self.press  # rows of before there were amounts do not say

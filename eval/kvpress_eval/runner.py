@@ -189,11 +189,11 @@ def _score(row: Row, episode: Episode, texts: list[str], stopped: list[bool]) ->
 def _measures(answers: list[Answers]) -> dict[str, list[list[float | None]]]:
     """What is measured of every question, rounded so that a row stays readable; nothing where no question has it."""
     golds = [got.golds for got in answers]
-    if not any(gold for session in golds for gold in session):
+    if all(one is None for session in golds for one in session):
         return {}
     return {
-        "gold_logprob": [[gold and round(gold.logprob, 6) for gold in session] for session in golds],
-        "gold_argmax": [[gold and float(gold.argmax) for gold in session] for session in golds],
+        "gold_logprob": [[None if one is None else round(one.logprob, 6) for one in session] for session in golds],
+        "gold_argmax": [[None if one is None else float(one.argmax) for one in session] for session in golds],
     }
 
 

@@ -63,7 +63,7 @@ function question(q, other) {
   const said = (one) => el("div", {}, el("div", { class: `said ${right(one) ? "good" : "bad"}` }, shownText(one.answer) || "(empty)", one.finish === "length" && el("span", { class: "ci" }, " cut by the limit")), el("div", { class: "ci" }, facts(one)));
   const pair = (name, content) => [el("dt", {}, name), el("dd", {}, content)];
   return el("section", {}, el("h3", {}, `${shownText(q.session)} turn ${shownText(q.turn)}${q.task ? `, ${shownText(q.task)}` : ""}`), el("dl", {},
-    pair("prompt ends", el("span", { class: "soft" }, shownText(q.prompt))), pair("gold", shownText(q.gold)), has(q.expected) && pair("expected", shownText(q.expected)),
+    pair("prompt", el("span", { class: "soft" }, shownText(q.prompt))), pair("gold", shownText(q.gold)), has(q.expected) && pair("expected", shownText(q.expected)),
     pair("answer", said(q)), other && pair("full cache", has(other.answer) ? said(other) : "not asked")));
 }
 function facts(q) {
