@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from kvpress_eval import asking, forced
+from kvpress_eval import asking, clock, forced
+from kvpress_eval.answers import unpacked
 from kvpress_eval.config import RunConfig
 from kvpress_eval.models import Loaded, load
 from kvpress_eval.prepare import prepare
@@ -125,12 +127,38 @@ def test_nothing_else_of_a_row_changes(loaded: Loaded, press: str, mode: str, mo
     without = run_cell(cell)
     assert (row.status, without.measures) == ("ok", {})
     assert [len(session) for session in row.measures["gold_logprob"]] == [3, 3]
-    other = ("measures", "seconds", "started", "threads", "peak_memory", "prefill_tps")
+    other = ("measures", "answers", "seconds", "started", "threads", "peak_memory", "prefill_tps")
 
     def judged(row: Row) -> dict[str, Any]:
         return {k: v for k, v in row.to_dict().items() if k not in other and not k.endswith("_s")}
 
     assert judged(row) == judged(without)
+    texts = [unpacked(one.transcript).decode().splitlines()[1:] for one in (row, without)]
+    ours, theirs = ([{**json.loads(line), "gold_logprob": 0, "gold_argmax": 0} for line in lines] for lines in texts)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("mode", ["multi-turn", "multi-request"])
+def test_it_is_in_no_time_that_is_counted(loaded: Loaded, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = config(mode=mode)
+    prompt = loaded.prompter.prompt(prepare(asked, loaded).episode(0))
+    late = 0.0
+
+    def slow(function: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            nonlocal late
+            late += 1000
+            return function(*arguments)
+
+        return call
+
+    now = time.perf_counter
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now() + late)
+    for name in ("forced", "share_kept"):
+        monkeypatch.setattr(asking, name, slow(getattr(asking, name)))
+    got = answers(loaded, asked, prompt)
+    assert late >= 4000 and len(got.kept) == len(got.golds) == 3
+    assert max(got.prefill_s, got.first_s, got.decode_s, got.fork_s) < 1000
 
 
 def test_a_row_of_before_has_no_measures(loaded: Loaded) -> None:
