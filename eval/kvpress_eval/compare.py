@@ -13,8 +13,8 @@ from . import stats
 from .config import amount
 from .errors import UsageError
 from .page.analysis import superseded
+from .page.beside import SHOWN, shown
 from .page.claims import Table, dtype_of, precedence, run_key, table_order
-from .page.measures import SHOWN, shown
 from .page.numbers import percent, points, probability, span
 from .page.presses import falling, named
 from .page.row import Row

@@ -62,7 +62,7 @@ def difference(row: Row, full: Row) -> str:
 
 def _gold_difference(row: Row, full: Row) -> str:
     """The same of the log-probability of the gold answers; empty where one of the rows does not have it."""
-    from .page.measures import SHOWN
+    from .page.beside import SHOWN
     from .stats import bootstrap_interval, paired_differences
 
     measure = SHOWN["gold_logprob"]

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from .. import stats
+from .beside import summary
 from .claims import (
     NAN,
     Analysis,
@@ -25,7 +26,6 @@ from .claims import (
     table_of,
     table_order,
 )
-from .measures import summary
 from .row import Ignored, Row
 from .sessions import Paired, averaged, paired, scores
 

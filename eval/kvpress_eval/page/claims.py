@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import stats
-from .measures import Measured
+from .beside import Measured
 from .presses import keeps_everything, named, solved_range
 from .row import CORRECTED, GENERATED, REFERENCE, SCBENCH, Ignored, Row, usual_scorer
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from ..stats import Interval
 from .assemble import assemble
+from .beside import SHOWN, Measured, shown
 from .claims import Analysis, Cell, Contrast, method_of, table_of, table_order
 from .equal import Matrix, matrices
 from .gates import Gate, tally
-from .measures import SHOWN, Measured, shown
 from .numbers import points, snap
 from .presses import family, spaced, sweep
 from .row import Row

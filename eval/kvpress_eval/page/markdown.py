@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable, Sequence
 
 from ..stats import Flips, Interval
+from .beside import SHOWN, shown
 from .claims import Analysis, Cell, Table, dtype_of, method_of
 from .equal import Entry, Matrix, matrices
 from .gates import Gate, tally
 from .legend import HOW_TO_READ
-from .measures import SHOWN, shown
 from .numbers import MINUS, NONE, fixed, percent, points, probability, span
 from .presses import spaced
 from .row import Row

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from .beside import SHOWN, shown
 from .claims import Analysis, Cell, Method, Table, dtype_of
 from .gates import Gate, tally
-from .measures import SHOWN, shown
 from .numbers import NONE, fixed, percent, points
 
 
