@@ -129,6 +129,9 @@ def test_a_row_names_the_model_and_runs_again(fetched: str, tmp_path: Path, caps
     )
     assert main(["sweep", str(sweep), "--results", str(results)]) == 0
     assert "1 run, 1 already there" in capsys.readouterr().out
+    from kvpress_eval.page.loading import read_rows
+
+    assert {row.model_label for row in read_rows(results)[0]} == {"small (Q4_1 weights)"}
     assert main(["report", "--results", str(results), "--out", str(tmp_path)]) == 0
     readme = (tmp_path / "README.md").read_text()
     assert "Q4\\_1 weights" in readme and "Q4_1 weights" in (tmp_path / "index.html").read_text()
