@@ -113,6 +113,12 @@ class Row:
     quiet: bool | None = None
 
     @property
+    def model_label(self) -> str:
+        """The model as it stands beside a figure: with how its weights are stored, where that matters."""
+        label = self.model_note.partition(":")[0]
+        return label if label.startswith(f"{self.model} (") else self.model
+
+    @property
     def ok(self) -> bool:
         """Whether the run finished; only then are there scores."""
         return self.status == "ok"
