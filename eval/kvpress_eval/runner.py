@@ -87,7 +87,7 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
     clock, peak = time.perf_counter(), Peak(loaded.device)
     try:
         if isinstance(cell.source, Passages):
-            _continued(row, run_passages(cell, cell.source, tick))
+            _continued(row, run_passages(cell, cell.source, tick), cell.config.sessions)
         else:
             _live(row, cell)
             peak.start()
@@ -134,7 +134,7 @@ def _sessions(cell: Cell, tick: Tick | None) -> tuple[list[Episode], list[Answer
     return episodes, answers
 
 
-def _continued(row: Row, found: Continued) -> None:
+def _continued(row: Row, found: Continued, asked: int) -> None:
     """The score of a passage is the share of tokens at which the full cache has the same most likely one."""
     row.session_ids, row.measures = found.ids, found.measures
     row.session_scores = [[float(share or 0.0) for share in shares] for shares in found.measures["agree"]]
@@ -144,6 +144,8 @@ def _continued(row: Row, found: Continued) -> None:
     row.peak_memory, row.peak_kind = found.peak
     _costs(row, found.answers)
     row.not_measured = "compressing alone, files: a prefix is read once"
+    if len(found.ids) < asked:
+        row.not_measured += f"; {asked - len(found.ids)} of {asked} passages: the text has no more"
     if row.forced_step != 1:
         row.tpot_s = None  # no token was decoded by itself
 
