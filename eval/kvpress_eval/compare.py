@@ -138,12 +138,10 @@ def _compare(table: Table, turns: str, part: slice, pairs: Sequence[tuple[Row, R
 
 
 def _measures(score: Comparison, pairs: Sequence[tuple[Row, Row]]) -> Iterator[Comparison]:
-    """The same of every measure that both sides have, those of single bins left out."""
-    names = sorted({name for pair in pairs for name in pair[0].measures.keys() & pair[1].measures.keys()})
-    for name in names:
-        mine = [pair for pair in pairs if pair[0].task in score.tasks]
-        # what is measured may be the score itself
-        if "@" in name or name == "agree" or (found := between(mine, name)) is None:
+    """The same of the measures of forced texts that both sides have."""
+    mine = [pair for pair in pairs if pair[0].task in score.tasks]
+    for name in MEANING:
+        if (found := between(mine, name)) is None:
             continue
         sides = (found.first, found.second)
         yield replace(score, scores=sides, difference=found.difference, p=found.p, measure=name)
