@@ -218,7 +218,8 @@ def row_line(row: Row, ran: bool) -> str:
         colour = "red" if row.status == "failed" else "yellow"
         return f"[{colour}]{escape(row.status)}[/] {what}: {escape(row.error or '')}"
     state = f"{row.seconds:5.1f} s{DISTURBED if row.quiet is False else ''}" if ran else "present"
-    return f"{state}  {100 * row.score:5.1f}  {100 * row.bytes_ratio:5.1f} % bytes  {what}"
+    kl = f"  KL {nats(_mean(row.measures['kl'])):>8}" if "kl" in row.measures else ""
+    return f"{state}  {100 * row.score:5.1f}{kl}  {100 * row.bytes_ratio:5.1f} % bytes  {what}"
 
 
 def plan_table(configs: Sequence[RunConfig], there: Sequence[bool], judge: Estimator) -> Table:
