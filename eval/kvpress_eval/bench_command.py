@@ -19,6 +19,7 @@ from . import sweep_proof
 from .bench import DENSE, HQQ, PRESSES, QUARTER, Timing, decode, peak, prefill
 from .errors import UsageError
 from .long_prompt import LongPrompt, long_prompts
+from .parser import Parser
 from .random_model import LAYERS, random_model
 
 __all__ = ["main"]
@@ -34,7 +35,7 @@ def _count(text: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `kvpress bench`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="kvpress bench",
         description="Time and memory of presses as ratios to DynamicCache, measured in one process.",
         epilog="example: kvpress bench --contexts 1024 16384 --batches 1 --presses full 'snapkv(keep=0.25)'. "

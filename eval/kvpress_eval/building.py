@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from .config import RunConfig
-from .episode import Request
+from .episode import Request, Turn
 from .errors import CellError, TooShortError, UsageError
-from .models import BUNDLED
-from .prompt import Prompter, rendering_of
-from .ruler import asking, guessing
+from .models import BUNDLED, PRETRAINED
+from .models.hub import cached
+from .models.loading import check_positions, locate, rendering_of
+from .prompt import Prompter
+from .ruler import asking
 from .sources import GENERATED
 from .tasks import build
 
-__all__ = ["Unbuildable", "check_built", "check_positions", "unbuildable"]
+__all__ = ["Unbuildable", "check_built", "unbuildable"]
 
+_TEMPLATE = 18  # tokens of a chat template in each turn
 _NEAR = 1.3  # sessions of a task differ by less in the length they need
 
 
@@ -49,7 +55,7 @@ def _check(
     needed = 0
     for session in range(sessions):
         if prompter is None:
-            request = guessing(task, length, turns, seed, session, depth)
+            request = Request(task, "natural", length, turns, seed, session, _guess, depth=depth, ruler=_Guess())
         else:
             request = asking(prompter, task, length, turns, seed, session, depth)
         needed = max(needed, _least(request))
@@ -59,6 +65,22 @@ def _check(
         raise TooShortError(task, turns, needed, length)
 
 
+def _guess(text: str) -> int:
+    """About the tokens of a text where no tokenizer counts: four letters each, or a digit, a sign, line ends."""
+    pieces = re.findall(r"[A-Za-z]+|\n+|\S", text)
+    return sum(math.ceil(len(piece) / 4) if piece[0].isascii() and piece[0].isalpha() else 1 for piece in pieces)
+
+
+class _Guess:
+    """The ruler of a model whose tokenizer is not here, with a chat template of a usual size."""
+
+    def context(self, text: str) -> int:
+        return _TEMPLATE + _guess(text)
+
+    def beside(self, turns: Sequence[Turn], most: Sequence[int]) -> int:
+        return sum(most) + sum(_TEMPLATE + _guess(turn.question + turn.opening) for turn in turns)
+
+
 def _least(request: Request) -> int:
     """Tokens of the session without filler."""
     try:
@@ -66,14 +88,6 @@ def _least(request: Request) -> int:
     except TooShortError as error:
         return error.least
     raise AssertionError(f"task {request.task!r} does not say what it needs")
-
-
-def check_positions(name: str, limit: int | None, length: int) -> None:
-    """Raise CellError for more tokens than a model has positions."""
-    if limit is not None and length > limit:
-        raise CellError(
-            f"length {length} is more than model {name!r} has positions ({limit}); use --length {limit} or less"
-        )
 
 
 def unbuildable(configs: Sequence[RunConfig]) -> tuple[list[Unbuildable], list[str]]:
@@ -102,29 +116,24 @@ def _prompter(model: str, chat: str) -> Prompter | None:
     """The prompter of a model, without its weights; None where its tokenizer is not on this machine."""
     from transformers import AutoTokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(_folder(model), local_files_only=True)
-    except (OSError, ValueError, ImportError, UsageError):
-        return None
-    return Prompter(tokenizer, rendering_of(tokenizer), chat)
+    tokenizer = _read(model, AutoTokenizer)
+    return None if tokenizer is None else Prompter(tokenizer, rendering_of(tokenizer), chat)
 
 
 @lru_cache(maxsize=64)
 def _positions(model: str) -> int | None:
     from transformers import AutoConfig
 
+    config = _read(model, AutoConfig)
+    return None if config is None else getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def _read(model: str, kind: Any) -> Any:
+    """What is not the weights of a model, where it is on this machine."""
+    if not (model in BUNDLED or model in PRETRAINED or Path(model).expanduser().exists() or cached(model)):
+        return None
     try:
-        config = AutoConfig.from_pretrained(_folder(model), local_files_only=True)
+        place = locate("tiny" if model in BUNDLED else model)
+        return kind.from_pretrained(place.source, local_files_only=True, **place.options)
     except (OSError, ValueError, ImportError, UsageError):
         return None
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
-
-
-def _folder(model: str) -> str:
-    """Where the files of a model are: a folder, or a hub id that may be in the cache."""
-    if model in BUNDLED:
-        from .tiny import weights_path
-
-        return str(weights_path())
-    folder = Path(model).expanduser()
-    return str(folder) if folder.is_dir() else model

@@ -84,7 +84,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         for f in fields(self):
             check_type(f.name, getattr(self, f.name), str(f.type))
-        for name in ("model", "press"):
+        for name in ("model", "press", "attn", "source"):
             if not getattr(self, name).strip():
                 raise UsageError(f"{name} must name something, got an empty text")
         if self.turns is None:
@@ -95,7 +95,10 @@ class RunConfig:
         choose("history", self.history, HISTORIES)
         choose("schedule", self.schedule, ("default", *SCHEDULES))
         choose("dtype", self.dtype, DTYPES)
-        choose("device", self.device.split(":")[0], DEVICES)
+        kind, colon, number = self.device.partition(":")
+        choose("device", kind, DEVICES)
+        if colon and not number.isdecimal():
+            raise UsageError(f"device {self.device!r} has no number after its colon; write for example cuda:1")
         choose("chat", self.chat, ("auto", "on", "off"))
         object.__setattr__(self, "bytes", amount(self.bytes))
         for name, least in (
@@ -234,6 +237,15 @@ class SweepConfig:
         sized = 1 + presses * max(1, len(self.bytes))
         lists = (self.models, self.lengths, self.seeds, self._tasks, self.depths, self.modes)
         return math.prod(map(len, lists)) * sized
+
+    def examples(self) -> list[RunConfig]:
+        """Cells with every value of every list, one list at a time, but of ``vary`` the first values only."""
+        lists = ("models", "lengths", "seeds", "tasks", "modes", "depths")
+        firsts = {name: values[:1] for name, values in self.vary.items()}
+        one = replace(self, vary=firsts, **{name: getattr(self, name)[:1] for name in lists})
+        full = replace(one, presses=("full",), vary={}, bytes=())
+        longer = (replace(full, **{name: getattr(self, name)}) for name in lists)
+        return [config for sweep in (one, *longer) for config in sweep.cells()]
 
     def cells(self) -> list[RunConfig]:
         """Every cell once, the full cache first of its kind (others are compared with it).

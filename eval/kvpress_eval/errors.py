@@ -27,8 +27,8 @@ class TooShortError(EpisodeError):
 
     def __init__(self, task: str, turns: int, least: int, length: int) -> None:
         super().__init__(
-            f"task {task!r} with {turns} turn{'' if turns == 1 else 's'} needs a length of at least {least} tokens, got "
-            f"{length}; ask for {'' if turns == 1 else 'fewer turns or '}a greater length"
+            f"task {task!r} with {turns} turn{'' if turns == 1 else 's'} needs a length of at least {least} tokens, "
+            f"got {length}; ask for {'' if turns == 1 else 'fewer turns or '}a greater length"
         )
         self.least = least
         self._made_of = (task, turns, least, length)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +11,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from .config import RunConfig
-from .estimate import Estimator, time_text
 from .page.presses import named, spaced
 from .rows import Row
 
@@ -19,7 +18,6 @@ __all__ = [
     "bytes_text",
     "cell_text",
     "difference",
-    "plan_table",
     "print_row",
     "row_line",
     "two_columns",
@@ -130,24 +128,6 @@ def row_line(row: Row, ran: bool) -> str:
         return f"[red]failed[/] {what}: {escape(row.error or '')}"
     state = f"{row.seconds:5.1f} s" if ran else "present"
     return f"{state}  {100 * row.score:5.1f}  {100 * row.bytes_ratio:5.1f} % bytes  {what}"
-
-
-def plan_table(configs: Sequence[RunConfig], there: Sequence[bool], judge: Estimator) -> Table:
-    """The cells of a sweep, with the time and bytes that rows like them suggest."""
-    table = Table(title=f"{len(configs)} cells, {sum(there)} finished")
-    for name in ("model", "press", "task", "mode", "length", "seed", "questions", "time", "cache", "state"):
-        table.add_column(name, overflow="fold")
-    for config, done in zip(configs, there, strict=True):
-        questions = f"{config.sessions} x {config.turns or 'all'}"
-        numbers = (str(config.length), str(config.seed), questions)
-        words = (config.model, named(config.press, config.bytes), config.task, config.mode, *numbers)
-        seconds, size = judge.seconds(config), judge.cache_bytes(config)
-        about = (
-            "" if done or seconds is None else "< 1 s" if seconds < 1 else time_text(seconds),
-            "" if size is None else bytes_text(size),
-        )
-        table.add_row(*map(escape, words), *about, "finished" if done else "to run")
-    return table
 
 
 def two_columns(console: Console, title: str, items: Mapping[str, str]) -> None:

@@ -18,6 +18,7 @@ from .stored import as_row
 
 __all__ = ["write"]
 
+
 def write(
     tasks: list[str], folder: Path, length: int, sessions: int, turns: int, seed: int, model: str = ""
 ) -> list[Path]:

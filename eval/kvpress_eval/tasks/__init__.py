@@ -5,7 +5,7 @@ any tokenizer).
 from __future__ import annotations
 
 from ..episode import Episode, Request
-from ..errors import UsageError, choose
+from ..errors import EpisodeError, choose
 from . import (
     choice_eng,
     kv,
