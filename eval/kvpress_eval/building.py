@@ -19,6 +19,7 @@ from .models.loading import check_positions, locate, rendering_of
 from .prompt import Prompter
 from .ruler import asking
 from .sources import GENERATED
+from .sources.passages import cut
 from .tasks import build
 
 __all__ = ["Unbuildable", "check_built", "unbuildable"]
@@ -39,9 +40,9 @@ class Unbuildable:
 def check_built(config: RunConfig, prompter: Prompter | None) -> None:
     """Raise CellError where a session of a cell cannot be built; without a prompter, by an estimate.
 
-    Sessions of data that was not generated are not looked at.
+    Sessions of data that was not generated, and texts that are continued, are not looked at.
     """
-    if config.source != GENERATED:
+    if config.source != GENERATED or config.continues:
         return
     assert config.turns is not None
     depth = None if config.depth < 0 else config.depth / 100
@@ -63,6 +64,12 @@ def _check(
             return  # and so would all others
     if needed > length:
         raise TooShortError(task, turns, needed, length)
+
+
+@lru_cache(maxsize=128)
+def _cut(prompter: Prompter, config: RunConfig) -> None:
+    """Raise CellError where the text of a cell has no passage of its length."""
+    cut(config, prompter)
 
 
 def _guess(text: str) -> int:
@@ -99,11 +106,14 @@ def unbuildable(configs: Sequence[RunConfig]) -> tuple[list[Unbuildable], list[s
     found, unknown = list[Unbuildable](), dict[str, None]()
     for config in configs:
         prompter = _prompter(config.model, config.chat)
-        if prompter is None:
+        if prompter is None and not config.continues:
             unknown[config.model] = None
         try:
-            check_positions(config.model, _positions(config.model), config.length)
+            longest = config.length + (config.forced if config.continues else 0)
+            check_positions(config.model, _positions(config.model), longest)
             check_built(config, prompter)
+            if config.continues and config.source == GENERATED and prompter is not None:
+                _cut(prompter, replace(config, press="full", bytes=""))
         except TooShortError as error:
             found.append(Unbuildable(config, f"needs a length of at least {error.least}", error.least))
         except CellError as error:

@@ -20,6 +20,7 @@ from .config import DTYPES, RunConfig, with_press
 from .errors import UsageError, choose
 from .launch.worker import be_quiet
 from .models import BUNDLED, PRETRAINED
+from .models.command import check as models_here
 from .models.command import models
 from .printing import bytes_text, cell_text, difference, print_row, two_columns
 from .rows import Row, load_rows
@@ -106,9 +107,26 @@ def _data(options: argparse.Namespace) -> int:
     be_quiet()
     tasks = [name for given in options.task for name in suite(given) or [given]]
     sizes = options.length, options.sessions, options.turns, options.seed
-    for path in write(tasks, options.out, *sizes, options.model):
+    asking = [task for task in tasks if get_task(task).kind == "questions"]
+    written = write(asking, options.out, *sizes, options.model) if asking else []
+    for path in [*written, *_passages([task for task in tasks if task not in asking], options)]:
         Console().print(f"written: {path}", highlight=False, soft_wrap=True, markup=False)
     return 0
+
+
+def _passages(tasks: Sequence[str], options: argparse.Namespace) -> list[Path]:
+    """The files of tasks that force a text, as token ids."""
+    from .sources.exported import write_passages
+    from .sources.writing import tokens_of
+
+    if not tasks:
+        return []
+    if not options.model:
+        raise UsageError(f"the passages of {tasks[0]} are token ids; say whose with --model")
+    sizes = {"length": options.length, "sessions": options.sessions, "seed": options.seed, "forced": options.forced}
+    texts = {"lm_text": tuple(options.text)}
+    configs = [RunConfig(model=options.model, task=task, text=texts.get(task, ()), **sizes) for task in tasks]
+    return write_passages(configs, tokens_of(options.model), options.out)
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -152,7 +170,7 @@ def _presses() -> dict[str, str]:
 def _doctor(options: argparse.Namespace) -> int:
     import kvpress.doctor
 
-    return _print_checks(Console(), kvpress.doctor.run())
+    return _print_checks(Console(), [*kvpress.doctor.run(), models_here()])
 
 
 def _check(options: argparse.Namespace) -> int:

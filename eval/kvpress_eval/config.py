@@ -31,6 +31,9 @@ __all__ = [
 ]
 
 MODES = ("multi-turn", "multi-request")
+CONTINUATION = "continuation"
+"""The mode of tasks that ask nothing: it follows from the task."""
+LM_TEXT = "lm_text"
 HISTORIES = ("gold", "own")
 SCHEDULES = ("after_context", "after_turn1_prompt", "every_turn_prompt")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -58,6 +61,11 @@ class RunConfig:
     id, or a folder of JSONL or parquet files in SCBench's schema. ``turns`` questions are asked in a session: 5 of
     generated ones by default, all that a row of data has (0). ``prompts`` are the released ones (``reference``) or
     those without their faults. ``depth`` (percent) puts all evidence at one place, -1 spreads it.
+
+    Tasks of suite ``lm`` ask nothing, so that mode, schedule, history and turns are what they are: a prefix of
+    ``length`` tokens is read and compressed, and the ``forced`` tokens that follow it are forced, in one forward
+    (``forced_step`` 0) or that many at a time (1: as while decoding). ``text`` are the files of task ``lm_text``, which
+    may also name a ``source``; ``sessions`` are passages.
     """
 
     model: str = "tiny"
@@ -80,18 +88,24 @@ class RunConfig:
     source: str = "generated"
     prompts: str = "corrected"
     depth: int = -1
+    forced: int = 256
+    forced_step: int = 0
+    text: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for f in fields(self):
             check_type(f.name, getattr(self, f.name), str(f.type))
+        object.__setattr__(self, "text", tuple(self.text))
         for name in ("model", "press", "attn", "source"):
             if not getattr(self, name).strip():
                 raise UsageError(f"{name} must name something, got an empty text")
-        if self.turns is None:
+        if self.continues:
+            self._continue()
+        elif self.turns is None:
             object.__setattr__(self, "turns", TURNS if self.source == GENERATED else 0)
         get_task(self.task)
         choose("prompts", self.prompts, PROMPTS)
-        choose("mode", self.mode, MODES)
+        choose("mode", self.mode, (CONTINUATION,) if self.continues else MODES)
         choose("history", self.history, HISTORIES)
         choose("schedule", self.schedule, ("default", *SCHEDULES))
         choose("dtype", self.dtype, DTYPES)
@@ -108,6 +122,8 @@ class RunConfig:
             ("chunk", 0),
             ("batch", 0),
             ("depth", -1),
+            ("forced", 1),
+            ("forced_step", 0),
         ):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -115,6 +131,7 @@ class RunConfig:
             raise UsageError(
                 f"depth is in percent of the context, 0 to 100 (-1 spreads the evidence), got {self.depth}"
             )
+        self._check_forced()
         check_source(self)
         if self.mode == "multi-request" and self.schedule not in ("default", "after_context"):
             raise UsageError(
@@ -128,6 +145,23 @@ class RunConfig:
             object.__setattr__(self, "schedule", usual)
 
     @property
+    def continues(self) -> bool:
+        """Whether nothing is asked and the text that follows the context is forced."""
+        return get_task(self.task).kind == "continuation"
+
+    def _continue(self) -> None:
+        """What a continuation leaves no choice of, whatever a sweep says for its other tasks."""
+        for name, value in _CONTINUES.items():
+            object.__setattr__(self, name, value)
+        if self.chat == "on":
+            raise UsageError(f"task {self.task!r} reads raw text, without a chat template; leave --chat out")
+
+    def _check_forced(self) -> None:
+        for name in ("forced", "forced_step", "text"):
+            if not self.continues and getattr(self, name) != _DEFAULTS[name]:
+                raise UsageError(f"{name} is for the tasks of suite lm, and {self.task!r} is none; leave it out")
+
+    @property
     def question_visible(self) -> bool:
         """Whether the press sees a question when it fires."""
         return self.schedule != "after_context"
@@ -136,10 +170,11 @@ class RunConfig:
         """What the run id is made of: this cell with every value resolved, but no versions and no
         dates.
         """
-        default = RunConfig(mode=self.mode)
         # fields that came later are left out at their default: rows of before keep their ids
-        late = ("bytes", "source", "prompts", "depth")
-        own = {k: v for k, v in asdict(self).items() if k not in late or v != getattr(default, k)}
+        late = {"bytes", "source", "prompts", "depth", "forced", "forced_step", "text"}
+        if self.continues:
+            late -= {"forced", "forced_step"}
+        own = {k: v for k, v in asdict(self).items() if k not in late or v != _DEFAULTS[k]}
         return {
             **own,
             **resolved,
@@ -151,8 +186,7 @@ class RunConfig:
     def command(self) -> str:
         """The command that runs this cell again."""
         words = ["kvpress", "run"]
-        default = RunConfig(mode=self.mode)
-        always = (
+        always: tuple[str, ...] = (
             "model",
             "press",
             "task",
@@ -164,11 +198,20 @@ class RunConfig:
             "schedule",
             "history",
         )
+        if self.continues:
+            always = ("model", "press", "task", "length", "forced", "sessions", "seed")
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.name in always or value != getattr(default, f.name):
-                words += [f"--{f.name}", str(value)]
+            if f.name in always or (value != _DEFAULTS[f.name] and not (self.continues and f.name in _CONTINUES)):
+                words += [f"--{f.name.replace('_', '-')}", *(value if isinstance(value, tuple) else (str(value),))]
         return shlex.join(words)
+
+
+_DEFAULTS = {f.name: f.default for f in fields(RunConfig)}
+_CONTINUES = {
+    **{"mode": CONTINUATION, "schedule": "after_context", "history": "gold"},
+    **{"turns": 1, "depth": -1, "batch": 0},
+}
 
 
 @dataclass(frozen=True)
@@ -178,7 +221,8 @@ class SweepConfig:
     A press may hold names in braces that ``vary`` lists values for: ``snapkv(keep={keep})`` with
     ``vary: {keep: [0.5, 0.25]}``. A single value stands for a list of one. ``bytes`` lists amounts that
     every press is solved for. ``schedule`` is for multi-turn mode. The name of a suite among ``tasks`` stands
-    for all of its tasks; ``depths`` are those of RunConfig.depth.
+    for all of its tasks; ``depths`` are those of RunConfig.depth; ``forced``, ``forced_step`` and ``text`` are for the
+    tasks of suite lm.
     """
 
     models: Sequence[str] = ("tiny",)
@@ -202,6 +246,9 @@ class SweepConfig:
     source: str = "generated"
     prompts: str = "corrected"
     depths: Sequence[int] = (-1,)
+    forced: int = 256
+    forced_step: int = 0
+    text: Sequence[str] = ()
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> SweepConfig:
@@ -219,7 +266,7 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            if str(f.type).startswith("Sequence") and f.name != "bytes":
+            if str(f.type).startswith("Sequence") and f.name != "bytes" and (f.name != "text" or self.text):
                 check_distinct(f.name, getattr(self, f.name))
         check_vary(self.presses, self.vary)
         if self.bytes:
@@ -235,8 +282,10 @@ class SweepConfig:
         if presses <= LARGE:  # two may come out the same
             presses = len(set(expand(self.presses, self.vary)) - {"full"})
         sized = 1 + presses * max(1, len(self.bytes))
-        lists = (self.models, self.lengths, self.seeds, self._tasks, self.depths, self.modes)
-        return math.prod(map(len, lists)) * sized
+        continued = sum(get_task(task).kind == "continuation" for task in self._tasks)
+        # those have one mode and no depth
+        tasks = continued + (len(self._tasks) - continued) * len(self.depths) * len(self.modes)
+        return math.prod(map(len, (self.models, self.lengths, self.seeds))) * tasks * sized
 
     def examples(self) -> list[RunConfig]:
         """Cells with every value of every list, one list at a time, but of ``vary`` the first values only."""
@@ -261,15 +310,25 @@ class SweepConfig:
         shared = {f.name for f in fields(RunConfig)} & {f.name for f in fields(self)} - {"bytes"}
         base = {name: getattr(self, name) for name in shared}
         sized = [(press, size) for press in presses for size in (("",) if press == "full" else self.bytes or ("",))]
+        unused = {task: self._unused(task, self._tasks) for task in self._tasks}
         # presses last: they are asked the same sessions, which are made or read once
         grid = itertools.product(self.models, self.lengths, self.seeds, self._tasks, self.depths, self.modes, sized)
         found = []
         for model, length, seed, task, depth, mode, (press, size) in grid:
-            own = base | {"bytes": size, "depth": depth}
+            own = {k: v for k, v in base.items() if k not in unused[task]} | {"bytes": size, "depth": depth}
             if mode == "multi-request":
                 own |= {"schedule": "default", "history": "gold"}
             found.append(RunConfig(**own, model=model, press=press, task=task, mode=mode, length=length, seed=seed))
         return list(dict.fromkeys(found))
+
+    @staticmethod
+    def _unused(task: str, tasks: Sequence[str]) -> set[str]:
+        """What another of the tasks needs and this one has no use for; what none of them uses is refused."""
+        forced = {"forced", "forced_step", "text"}
+        kinds = {get_task(other).kind for other in tasks}
+        if len(kinds) > 1 and get_task(task).kind == "questions":
+            return forced
+        return {"text"} if task != LM_TEXT and LM_TEXT in tasks else set()
 
 
 def with_press(config: RunConfig, press: str) -> RunConfig:

@@ -32,8 +32,14 @@ _SETTINGS: tuple[tuple[str, Callable[[RunConfig], str]], ...] = (
     ("length", lambda config: f"{config.length} tokens"),
     ("seed", lambda config: f"seed {config.seed}"),
     ("depth", lambda config: "" if config.depth < 0 else f"depth {config.depth} %"),
-    ("questions", lambda config: f"{config.sessions} x {config.turns or 'all'} questions"),
+    ("questions", lambda config: _questions(config)),
 )
+
+
+def _questions(config: RunConfig) -> str:
+    if config.continues:
+        return f"{config.sessions} passages, {config.forced} tokens forced"
+    return f"{config.sessions} x {config.turns or 'all'} questions"
 
 
 def print_plan(

@@ -17,7 +17,7 @@ from .errors import CellError, UsageError
 from .metrics import score
 from .models import Loaded
 from .rows import run_id
-from .sources import Source, open_source
+from .sources import Passages, Source, Unread, open_source
 
 if TYPE_CHECKING:
     from kvpress import Press, Session
@@ -32,7 +32,8 @@ FILLED = 2
 class Cell:
     """A checked configuration with its model and press: nothing mistyped is left in it.
 
-    ``problem`` says why it cannot be built, or its press not hold the bytes asked for: it gives a failed row.
+    ``problem`` says why it cannot be run: ``unbuilt``, it cannot be made (a failed row); else its press cannot hold the
+    bytes asked for (an unreachable one).
     """
 
     config: RunConfig
@@ -40,6 +41,7 @@ class Cell:
     press: Press
     id: str
     problem: str = ""
+    unbuilt: bool = False
 
     def episode(self, session: int) -> Episode:
         """The episode of a session."""
@@ -48,14 +50,24 @@ class Cell:
     @cached_property
     def source(self) -> Source:
         """Where its sessions come from."""
-        return open_source(self.config, self.loaded)
+        try:
+            return open_source(self.config, self.loaded)
+        except CellError:
+            if self.unbuilt:
+                return Unread(self.config)
+            raise
+
+    @property
+    def chat(self) -> bool:
+        """Whether its prompts are in the tokenizer's chat template."""
+        return self.loaded.prompter.chat and not self.config.continues
 
     @contextmanager
     def session(self) -> Iterator[Session]:
         """The press entered on the model, with the instruction of presses that make it repeat a prompt."""
         with self.press(self.loaded.model) as session:
             if self.loaded.rendering == "natural":
-                session.instructions = instructions(self.loaded.prompter.tokenizer)
+                session.instructions = instructions(self.loaded.prompter.tokenizer, self.chat)
             yield session
 
     def informed(self, episode: Episode) -> AbstractContextManager[None]:
@@ -83,8 +95,7 @@ def _press(config: RunConfig, loaded: Loaded) -> tuple[Press, str]:
     if not config.bytes:
         return press, ""
     check(press, config.bytes)
-    prompt = loaded.prompter.prompt(Cell(config, loaded, press, "").episode(0))
-    length = len(prompt.context) + (len(prompt.questions[0]) if config.question_visible else 0)
+    length = _compressed(Cell(config, loaded, press, ""))
     key = (str(press), config.bytes, length)
     if key not in loaded.solved:
         try:
@@ -93,6 +104,14 @@ def _press(config: RunConfig, loaded: Loaded) -> tuple[Press, str]:
             loaded.solved[key] = reason(error)
     found = loaded.solved[key]
     return (press, found) if isinstance(found, str) else (found, "")
+
+
+def _compressed(cell: Cell) -> int:
+    """Tokens that the press of a cell sees when it fires."""
+    if isinstance(cell.source, Passages):
+        return len(cell.source.passage(0).prefix)
+    prompt = cell.loaded.prompter.prompt(cell.episode(0))
+    return len(prompt.context) + (len(prompt.questions[0]) if cell.config.question_visible else 0)
 
 
 def reason(error: Exception) -> str:
@@ -107,7 +126,7 @@ def prepare(config: RunConfig, loaded: Loaded) -> Cell:
         KVPressError: for an unknown press, one with wrong arguments, or bytes that cannot be read.
         CellError: for a cell that cannot be built, as by a length that the model or the task does not allow.
     """
-    loaded.check_length(config.length)
+    loaded.check_length(config.length + (config.forced if config.continues else 0))
     check_built(config, loaded.prompter)
     press, problem = _press(config, loaded)
     recipe = press.recipe
@@ -129,24 +148,24 @@ def unbuilt(config: RunConfig, loaded: Loaded, error: CellError) -> Cell:
     """The cell that could not be prepared: running it gives a failed row that says why."""
     from kvpress import Press
 
-    return _identified(config, loaded, Press.parse(config.press), reason(error))
+    return _identified(config, loaded, Press.parse(config.press), reason(error), unbuilt=True)
 
 
-def _identified(config: RunConfig, loaded: Loaded, press: Press, problem: str) -> Cell:
+def _identified(config: RunConfig, loaded: Loaded, press: Press, problem: str, unbuilt: bool = False) -> Cell:
     resolved: dict[str, Any] = {
         "device": loaded.device.type,
         "dtype": loaded.dtype,
         "attn": loaded.attn,
         "rendering": loaded.rendering,
-        "chat": loaded.prompter.chat,
+        "chat": loaded.prompter.chat and not config.continues,
         "weights": loaded.weights,
     }
-    source = open_source(config, loaded)
+    source = Cell(config, loaded, press, "", problem, unbuilt).source
     if source.digest:
         resolved["source"] = f"data {source.digest}"  # what the rows hold, not where they lie
-    elif loaded.rendering == "natural":
+    elif loaded.rendering == "natural" and not config.continues:
         resolved["filled"] = FILLED
-    return Cell(config, loaded, press, run_id(config.identity(press.spec(), resolved)), problem)
+    return Cell(config, loaded, press, run_id(config.identity(press.spec(), resolved)), problem, unbuilt)
 
 
 def _check_scorers(cell: Cell) -> None:
@@ -154,6 +173,8 @@ def _check_scorers(cell: Cell) -> None:
 
     Sessions of RepoQA may be in different languages; of other tasks the first one speaks for all.
     """
+    if cell.config.continues:
+        return
     all_of_them = cell.source.digest and cell.config.task.startswith("repoqa")
     for number in range(len(cell.source) if all_of_them else 1):
         episode = cell.episode(number)

@@ -28,8 +28,8 @@ class Row:
     answer token known (context, question and compression included), ``tpot_s`` the mean time of a
     further decoding step, ``press_s`` the time that compressing session 0's first prompt takes by
     itself. ``asked`` is the press as the user named it and ``target`` the bytes it was solved for ("12.5%"; ""
-    without): ``press`` then has the value that was found. A failed cell has ``status`` "failed", one line of
-    ``error`` and no scores.
+    without): ``press`` then has the value that was found. A failed cell has ``status`` "failed", one that cannot hold
+    ``target`` bytes "unreachable"; both have one line of ``error`` and no scores.
     ``peak_kind`` says what ``peak_memory`` is: "rss above loaded model" or "cuda allocated above
     model".
 
@@ -47,6 +47,11 @@ class Row:
     ``step_bytes`` what a decoding step reads of the cache, ``decode_length`` at how many tokens seen (mean), and
     ``session_bytes`` the most that a session's cache held with an answer: what a further row of a batch needs, the
     prompt while it is read not counted.
+
+    ``measures`` are further measures by name: a list for each session, in the order of ``session_ids``, of one value a
+    question, None where a question has none. On tasks that ask nothing a session is a passage with one value: "kl" and
+    "nll" in nats a token, "agree" as a share, and "kl@2-16" of the tokens at these distances from the cut. ``forced``
+    tokens of each were forced there, ``forced_step`` at a time (0: at once).
     """
 
     run_id: str
@@ -88,7 +93,7 @@ class Row:
     peak_memory: int | None = None
     peak_kind: str | None = None
     ttft_s: float = 0.0
-    tpot_s: float = 0.0
+    tpot_s: float | None = 0.0
     press_s: float | None = None
     prefill_s: float = 0.0
     seconds: float = 0.0
@@ -122,6 +127,10 @@ class Row:
     session_bytes: int = 0
     not_measured: str = ""
     chat: bool | None = None
+    premises: list[dict[str, Any]] = field(default_factory=list)
+    measures: dict[str, list[list[float | None]]] = field(default_factory=dict)
+    forced: int = 0
+    forced_step: int = 0
 
     def __post_init__(self) -> None:
         self.asked = self.asked or self.press  # rows of before there were amounts do not say
@@ -155,10 +164,10 @@ def run_id(config: Mapping[str, Any]) -> str:
 
 
 def row_path(results: Path, model: str, run: str) -> Path:
-    """``results/<model>/<run_id>.json``; a folder's name stands for its path, ``org/name`` becomes
+    """``results/<model>/<run_id>.json``; a name of a folder or file stands for its path, ``org/name`` becomes
     ``org--name``.
     """
-    is_path = model.startswith(("/", ".", "~")) or Path(model).expanduser().is_dir()
+    is_path = model.startswith(("/", ".", "~")) or Path(model).expanduser().is_dir() or model.endswith(".gguf")
     name = Path(model).expanduser().resolve().name if is_path else model.replace("/", "--")
     return results / (re.sub(r"[^A-Za-z0-9._-]+", "-", name) or "model") / f"{run}.json"
 

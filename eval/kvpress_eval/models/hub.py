@@ -24,8 +24,11 @@ def cached(name: str) -> bool:
         return False
 
 
-def check_reachable(name: str) -> None:
+def check_reachable(name: str, hint: str = "") -> None:
     """Ask the hub once, whatever it answers.
+
+    Args:
+        hint: what else may have been meant, for the message.
 
     Raises:
         UsageError: where it cannot be reached within seconds, or is not to be asked.
@@ -33,19 +36,18 @@ def check_reachable(name: str) -> None:
     from huggingface_hub import constants, get_session, hf_hub_url
     from huggingface_hub.errors import HFValidationError
 
+    missing = f"cannot load model {name!r}: it is not here{hint}"
     if constants.HF_HUB_OFFLINE:
-        raise UsageError(f"cannot load model {name!r}: it is not here, and HF_HUB_OFFLINE says not to ask the hub")
+        raise UsageError(f"{missing}, and HF_HUB_OFFLINE says not to ask the hub; see `kvpress models`")
     if os.environ.get(RETRY, "0") not in ("", "0"):
         return
     try:
         get_session().head(hf_hub_url(name, "config.json"), timeout=_SECONDS)
     except HFValidationError:
-        raise UsageError(
-            f"cannot load model {name!r}: there is no such file or folder, and no hub id looks like this"
-        ) from None
+        raise UsageError(f"{missing}, and no hub id looks like this; see `kvpress models`") from None
     except Exception as error:  # the session's library and its errors change with the hub's version
-        told = " ".join(str(error).split())[:80] or type(error).__name__
+        told = " ".join(str(error).split())[:60] or type(error).__name__
         raise UsageError(
-            f"cannot load model {name!r}: it is not here, and the hub ({constants.ENDPOINT}) cannot be reached ({told}); "
-            f"see `kvpress models`, or set {RETRY}=1 to wait for the hub"
+            f"{missing}, and the hub ({constants.ENDPOINT}) cannot be reached ({told}); see `kvpress models`, or set "
+            f"{RETRY}=1 to keep asking"
         ) from None

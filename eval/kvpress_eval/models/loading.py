@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..bases import Bases
 from ..episode import Episode, Rendering
 from ..errors import CellError, UsageError
 from ..prompt import Prompter
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
 
     from kvpress import Press
 
-__all__ = ["BUNDLED", "Loaded", "Solutions", "load", "locate", "resolve_device"]
+    from ..forcing import States
+    from ..sources.passages import Passages
+
+__all__ = ["BUNDLED", "Loaded", "Location", "Solutions", "load", "locate", "note_of", "resolve_device"]
 
 Solutions = dict[tuple[str, str, int], "Press | str"]
 
@@ -39,7 +44,8 @@ class Loaded:
     ``weights`` is a hash of a sample of every parameter: a model trained again under the same name is another one.
     ``max_positions`` is None where the configuration names none. ``episodes`` are those built so
     far: every press asks the same ones. ``solved`` are the presses found for an amount of bytes, by press, amount and
-    context length; where none was found, the text of why.
+    context length; where none was found, the text of why. ``passages`` are the texts of the tasks that force one, and
+    ``bases`` what the full cache predicts of them.
     """
 
     name: str
@@ -55,6 +61,8 @@ class Loaded:
     weights: str
     episodes: dict[tuple[object, ...], Episode] = field(default_factory=dict, compare=False)
     solved: Solutions = field(default_factory=dict, compare=False)
+    passages: dict[tuple[object, ...], Passages] = field(default_factory=dict, compare=False)
+    bases: Bases[States] = field(default_factory=Bases, compare=False)
 
     def check_length(self, length: int) -> None:
         """Raise CellError for more tokens than the model has positions."""
@@ -116,7 +124,7 @@ def load(name: str, device: str = "auto", dtype: str = "auto", attn: str = "auto
                 model.set_attn_implementation(attn)
         else:
             model, tokenizer = _load_any(name, dtype, attn)
-        note = _note(name)
+        note = note_of(name)
     except (OSError, ValueError, ImportError) as error:
         raise UsageError(f"cannot load model {name!r}: {_first_sentence(error)}") from None
     model = model.to(target).eval()
@@ -177,7 +185,8 @@ def locate(name: str, dtype: str = "auto") -> Location:
     if name.startswith(("/", ".", "~")):
         raise UsageError(f"cannot load model {name!r}: no such folder; give a folder, a hub id, or `tiny`")
     if not cached(name):
-        check_reachable(name)
+        near = difflib.get_close_matches(name, [*BUNDLED, *PRETRAINED], n=1)
+        check_reachable(name, f" (did you mean {near[0]!r}?)" if near else "")
     return Location(name)
 
 
@@ -206,12 +215,12 @@ def _load_any(name: str, dtype: str, attn: str) -> tuple[Any, Any]:
         return read(local=False)
 
 
-def _note(name: str) -> str:
+def note_of(name: str) -> str:
     """What stands beside the results of a model: where its weights come from."""
     if name in BUNDLED:
         return BUNDLED[name]
     if name in PRETRAINED:
-        return f"{PRETRAINED[name].label}: {PRETRAINED[name].note}"
+        return PRETRAINED[name].note
     path = Path(name).expanduser()
     if path.suffix.lower() == ".gguf" and path.is_file() and (weights := weights_of(path)):
         return f"{path.name} ({weights} weights, read back)"

@@ -19,7 +19,7 @@ __all__ = ["download"]
 _LOOK = 0.2  # seconds between two looks at how much has come
 _UNREACHABLE = re.compile(
     r"NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|ProxyError|SSLError|Max retries exceeded"
-    r"|Failed to establish|Connection refused|Connection reset|Network is unreachable|Retrying \(Retry"
+    r"|Failed to establish|Connection (broken|refused|reset)|IncompleteRead|Network is unreachable|Retrying \(Retry"
 )
 _NOT_FOUND = re.compile(r"No matching distribution found|Could not find a version")
 
@@ -92,8 +92,8 @@ def _problem(lines: list[str], wheels: Sequence[str], folder: Path) -> UsageErro
         )
     if _UNREACHABLE.search(text):
         return UsageError(
-            f"cannot reach the package index for {wheels[0]}; nothing was changed. Check the network, a proxy, and what "
-            "`pip config list` says, then try again"
+            f"cannot reach the package index for {wheels[0]}; nothing was changed. Check the network, a proxy, and "
+            "what `pip config list` says, then try again"
         )
     if _NOT_FOUND.search(text):
         return UsageError(

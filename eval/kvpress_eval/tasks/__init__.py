@@ -9,6 +9,7 @@ from ..errors import EpisodeError, choose
 from . import (
     choice_eng,
     kv,
+    lm,
     longgen,
     many_shot,
     mf,
@@ -47,7 +48,9 @@ TASKS: dict[str, Task] = {
     )
 }
 # the other suites
-TASKS |= {task.name: task for task in (*ruler.TASKS, needle.TASK, needle_grid.TASK, passkey.TASK, longgen.TASK)}
+TASKS |= {
+    task.name: task for task in (*ruler.TASKS, needle.TASK, needle_grid.TASK, passkey.TASK, longgen.TASK, *lm.TASKS)
+}
 
 
 def get_task(name: str) -> Task:
@@ -60,8 +63,10 @@ def get_task(name: str) -> Task:
 
 
 def suite(name: str) -> list[str]:
-    """Names of the tasks of a suite; empty where there is no such suite."""
-    return [task.name for task in TASKS.values() if task.suite == name]
+    """Names of the tasks of a suite; empty where there is no such suite. ``lm`` stands for the texts that every Python
+    holds: the others need files, or a model that reads the dialect.
+    """
+    return [task.name for task in TASKS.values() if task.suite == name and task.name not in lm.NAMED]
 
 
 def build(request: Request) -> Episode:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 from ..episode import Episode, Rendering, Request, Span, Turn
 from ..errors import EpisodeError
@@ -40,7 +40,8 @@ class Task:
     model cannot do it. ``build`` makes an episode. ``solve`` answers a question from the context alone by brute force
     (raising ``ValueError`` where the answer is not unique): the proof that the text holds what is
     asked. ``chance(rendering, turns)`` is what a guesser gets who sees the question and the gold
-    answers before it, but not the context.
+    answers before it, but not the context. ``kind`` "continuation": nothing is asked, the text that follows is forced
+    (see ``sources.passages``); ``build`` and ``solve`` are empty then.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Task:
     solve: Mapping[Rendering, Callable[[str, str], str]]
     chance: Callable[[Rendering, int], float]
     suite: str = "scbench"
+    kind: Literal["questions", "continuation"] = "questions"
 
 
 @dataclass(frozen=True)
