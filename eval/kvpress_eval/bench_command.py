@@ -23,6 +23,7 @@ from .long_prompt import LongPrompt, long_prompts
 from .models.loading import load, note_of
 from .parser import Parser
 from .random_model import LAYERS
+from .threads import choose
 
 __all__ = ["main"]
 
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompt", type=_count, help=f"tokens of the prefill timings (default {PROMPT})")
     parser.add_argument("--model", default="", help="see `kvpress models` (a random one of the bundled shape)")
     parser.add_argument("--layers", type=_count, help=f"of the random model (default {LAYERS})")
-    parser.add_argument("--threads", type=_count, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=_count, default=choose(), help="(OMP_NUM_THREADS, else all cores)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--only", choices=PARTS, help="one part; long, sweep and kills only when asked")

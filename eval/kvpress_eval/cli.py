@@ -5,12 +5,14 @@ asked, 130 stopped.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from .forks import warm_up
 from .launch_options import mistake, worker_threads
 from .parser import build_parser
+from .threads import settled, threads_text, waiting
 
 __all__ = ["main"]
 
@@ -20,14 +22,19 @@ EXTRA = ("omegaconf", "rich", "datasets", "pyarrow", "evaluate")  # what the ext
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; a user's mistake is one line on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
+    os.environ.update(waiting())  # read by OpenMP when torch is imported
     try:
         if words[:1] == ["bench"]:
             from .bench_command import main as bench
 
             return int(bench(words[1:]) or 0)
         if words[:1] == ["lm-eval"] and words[1:] not in (["-h"], ["--help"]):
+            threads = settled()
             from .lm_eval import main as lm_eval
 
+            if threads:
+                _compute_with(threads)
+                print(threads_text(threads), file=sys.stderr)
             return lm_eval(words[1:])
         return _dispatch(build_parser(), words)
     except SystemExit as exit_:  # argparse: --help or a mistake
@@ -68,10 +75,19 @@ def _dispatch(parser: argparse.ArgumentParser, words: list[str]) -> int:
             parser.error(problem)
         if (threads := worker_threads(*asked)) and not options.dry_run:
             warm_up(threads)  # workers import torch while this process does
+    threads = settled(getattr(options, "threads", None) or 0)
     # torch and transformers are imported here, so that --help is quick
     from .commands import ACTIONS
 
+    if threads:
+        _compute_with(threads)
     return ACTIONS[options.name](options)
+
+
+def _compute_with(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 
@@ -26,6 +27,7 @@ from .printing import bytes_text, cell_text, difference, print_row, two_columns
 from .rows import Row, load_rows
 from .sweep import Watcher, check_presses, run_sweep
 from .tasks import TASKS, get_task, suite
+from .threads import threads_text
 
 __all__ = ["ACTIONS"]
 
@@ -36,6 +38,7 @@ def _run(options: argparse.Namespace) -> int:
     check_presses([config])
     be_quiet()
     console = Console()
+    console.print(threads_text(torch.get_num_threads()), style="dim", highlight=False)
     got: list[tuple[Row, Path, bool]] = []
     with console.status(f"loading {escape(config.model)}") as status:
         told = escape(cell_text(config))
@@ -232,6 +235,7 @@ def _fit(options: argparse.Namespace) -> int:
     be_quiet()
     loaded = load(options.model, options.device, options.dtype)
     loaded.check_length(options.length)
+    Console(stderr=True).print(threads_text(torch.get_num_threads()), style="dim", highlight=False)
     found = largest_batch(press, loaded.model, options.length, memory)
     for name, rows, each in (
         (str(press), found.pressed, found.row_bytes),

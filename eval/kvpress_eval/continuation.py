@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .asking import Answers
 from .environment import Peak
@@ -27,10 +27,13 @@ class Continued:
     answers: list[Answers] = field(default_factory=list)
     measures: dict[str, list[list[float | None]]] = field(default_factory=dict)
     peak: tuple[int | None, str | None] = (None, None)
+    premises: list[dict[str, Any]] = field(default_factory=list)
 
 
-def run_passages(cell: Cell, passages: Passages, tick: Callable[[int], None] | None = None) -> Continued:
-    """Force every passage under the press of a cell.
+def run_passages(
+    cell: Cell, passages: Passages, probe: Callable[[], None], tick: Callable[[int], None] | None = None
+) -> Continued:
+    """Force every passage under the press of a cell; ``probe`` is called after each.
 
     The full cache of a passage is read once for all presses of a process. Peak memory is that of the press: nothing is
     compared before it is read.
@@ -45,8 +48,10 @@ def run_passages(cell: Cell, passages: Passages, tick: Callable[[int], None] | N
             states.append(one)
             found.ids.append(passage.id)
             found.answers.append(answers)
+            probe()
             if tick is not None:
                 tick(number)
+        found.premises = [one.to_dict() for one in session.premises or ()]
     found.peak = peak.read()
     for passage, ours in zip(passages.found, states, strict=True):
         full = cell.loaded.bases.get(_key(cell, passage), partial(_full, cell, head, passage, ours))

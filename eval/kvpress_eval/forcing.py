@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Head", "States", "compare", "force"]
 
+_AFTER = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 _CHUNK = 1 << 24  # bytes of predictions in double precision that are compared at once
 
 
@@ -58,8 +59,11 @@ class Head:
 
     def _is_plain(self) -> bool:
         """Whether the logits are what the output embedding gives, and nothing else."""
-        assert self.embedding is not None
-        ids = torch.zeros(1, 2, dtype=torch.long, device=self.model.device)
+        config = self.model.config.get_text_config()
+        if any(getattr(config, name, None) not in (None, 1, 1.0) for name in _AFTER):
+            return False  # of small logits a cap changes nothing: what is tried below may not show it
+        size = int(config.vocab_size)
+        ids = torch.tensor([[size // 3, size // 2]], device=self.model.device)  # not the padding, whose states are 0
         with self.watched() as seen:
             logits = self.model(input_ids=ids, use_cache=False).logits
         return len(seen) == 1 and seen[0].shape[:2] == (1, 2) and torch.equal(self._embedded(seen[0]), logits)

@@ -17,20 +17,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import get_context
 
-__all__ = ["METHOD", "cores", "inherited", "thread_variables", "warm_up"]
+from .threads import waiting
+
+__all__ = ["METHOD", "inherited", "thread_variables", "warm_up"]
 
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 _PRELOAD = ["kvpress_eval.launch.worker", "kvpress_eval.runner", "transformers.models.llama.modeling_llama"]
 
 
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def thread_variables(threads: int) -> dict[str, str]:
-    """What a process must find in its environment to compute with ``threads`` threads."""
-    return {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    """What a process must find in its environment to compute with ``threads`` threads that sleep while they wait."""
+    return {**dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)), **waiting()}
 
 
 def warm_up(threads: int) -> None:

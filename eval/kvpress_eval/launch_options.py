@@ -5,7 +5,7 @@ Imports the standard library only: it is looked at before anything slow is impor
 
 from __future__ import annotations
 
-from .forks import cores
+from .threads import choose
 
 __all__ = ["LAUNCHERS", "mistake", "worker_threads"]
 
@@ -27,5 +27,5 @@ def mistake(name: str, jobs: int | None, cpus: int, gpus: float, address: str | 
 def worker_threads(name: str, jobs: int | None, cpus: int, gpus: float) -> int:
     """Threads of each worker process of this machine; 0 where none is asked for."""
     if name == "local" or (name == "auto" and ((jobs or 1) > 1 or cpus or gpus)):
-        return cpus or max(1, cores() // (jobs or 1))
+        return choose(cpus, jobs or 1)
     return 0

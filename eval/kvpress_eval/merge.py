@@ -17,7 +17,8 @@ from .rows import Row
 __all__ = ["MEASURED", "Merged", "compared", "merge", "same_results"]
 
 MEASURED = frozenset(
-    {"seconds", "started", "threads", "peak_memory", "peak_kind", "prefill_tps", "not_measured", "versions", "commit"},
+    {"seconds", "started", "threads", "peak_memory", "peak_kind", "prefill_tps", "not_measured", "versions", "commit"}
+    | {"disturbance", "quiet"},
 )
 """What two runs of a cell need not share, beside names that end in ``_s`` (seconds): when, where and how fast."""
 

@@ -181,6 +181,7 @@ def build_parser() -> argparse.ArgumentParser:
     fit.add_argument("--memory", required=True, help="for caches alone, e.g. 512MiB or 8GiB")
     fit.add_argument("--device", default="auto", help=_DEVICE)
     fit.add_argument("--dtype", default="auto", help=_DTYPE)
+    _add_threads(fit)
     # only for --help: main hands everything after `bench` to kvpress_eval.bench_command
     add("bench", "measure speed and memory", "example:\n  kvpress bench --help\n")
     return parser
@@ -192,13 +193,25 @@ def _add_sweep_options(parser: argparse.ArgumentParser) -> None:
     add("--jobs", type=int, help="cells at the same time, one process each (1; with ray as many as there is room for)")
     add("--launcher", default="auto", help="local: processes; ray: tasks of a cluster; auto: local if jobs > 1 (auto)")
     add("--address", help="of the Ray cluster: host:port, ray://host:port or auto (the one that runs here, else alone)")
-    add("--cpus-per-cell", type=int, default=0, help="threads of a cell (an equal share of the cores; with ray 1)")
+    cpus = "CPU threads of a cell (OMP_NUM_THREADS, else an equal share of the cores; with ray 1)"
+    add("--cpus-per-cell", "--threads", type=int, default=0, dest="cpus_per_cell", metavar="N", help=cpus)
     add("--gpus-per-cell", type=float, default=0.0, help="GPUs of a cell; 0.5 shares one (0)")
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"folder of rows ({RESULTS})")
     parser.add_argument("--force", action="store_true", help="run again what is already there")
+
+
+def _add_threads(parser: argparse.ArgumentParser) -> None:
+    told = "CPU threads (OMP_NUM_THREADS, else all cores this process may use)"
+    parser.add_argument("--threads", type=_positive, metavar="N", help=told)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
 
 
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -248,6 +261,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     for name, about in numbers.items():
         parser.add_argument(f"--{name}", type=int, metavar="N", help=about)
     parser.add_argument("--text", nargs="+", metavar="FILE", help="texts of your own that task lm_text continues")
+    _add_threads(parser)
     _add_output(parser)
 
 
@@ -268,6 +282,7 @@ def _add_show_options(parser: argparse.ArgumentParser) -> None:
     for name, about in numbers.items():
         parser.add_argument(f"--{name}", type=int, metavar="N", help=about)
     parser.add_argument("--session", type=int, default=0, metavar="N", help="which session of the task (0)")
+    _add_threads(parser)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--text", help="a prompt of your own instead of a task's")
     source.add_argument("--file", type=Path, help="a prompt of your own, from a UTF-8 file")

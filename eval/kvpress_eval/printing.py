@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from . import disturbance
 from .config import RunConfig
-from .page.numbers import nats, nats_span
+from .page.numbers import DISTURBED, nats, nats_span
 from .page.presses import named, spaced
 from .rows import Row
 
@@ -128,17 +129,24 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
         yield "while answering", _loading(row)
         if row.save_s is not None and row.load_s is not None:
             same = "exact" if row.reload_exact else "NOT the same afterwards"
-            times = f"saved in {1e3 * row.save_s:.1f} ms, loaded in {1e3 * row.load_s:.1f} ms, {same}"
+            times = f"saved in {_time(row, 1e3 * row.save_s)} ms, loaded in {_time(row, 1e3 * row.load_s)} ms, {same}"
             yield "prefix on disk", f"{bytes_text(row.file_bytes)}, {times}"
         if row.not_measured:
             yield "not measured", row.not_measured
         yield "peak memory", f"{bytes_text(row.peak_memory)} {row.peak_kind or ''}".strip()
         yield (
             "times",
-            f"first token {1e3 * row.ttft_s:.1f} ms ({row.prefill_tps:,.0f} prompt tokens/s), "
-            f"further tokens {_milliseconds(row.tpot_s)}, "
-            f"compression {_milliseconds(row.press_s)}, all {row.seconds:.1f} s on {row.device}, {row.dtype}",
+            f"first token {_milliseconds(row, row.ttft_s, 1)} ({_time(row, row.prefill_tps, 0)} prompt tokens/s), "
+            f"further tokens {_milliseconds(row, row.tpot_s)}, compression {_milliseconds(row, row.press_s, 1)}, "
+            f"all {_time(row, row.seconds)} s on {row.device}, {row.dtype}",
         )
+        if row.quiet is False:
+            yield f"{DISTURBED} disturbed", f"{disturbance.about(row.disturbance)}: compare no time of this row"
+
+
+def _time(row: Row, value: float, digits: int = 1) -> str:
+    """A time or a rate, marked where other programs disturbed it."""
+    return f"{value:,.{digits}f}{DISTURBED if row.quiet is False else ''}"
 
 
 def premise_text(found: Mapping[str, Any]) -> str:
@@ -147,8 +155,8 @@ def premise_text(found: Mapping[str, Any]) -> str:
     return f"{found['says']}: {told} ({found['measures']} {found['figure']:.2f}, at least {found['bound']:.2f})"
 
 
-def _milliseconds(seconds: float | None) -> str:
-    return "not measured" if seconds is None else f"{1e3 * seconds:.2f} ms"
+def _milliseconds(row: Row, seconds: float | None, digits: int = 2) -> str:
+    return "not measured" if seconds is None else f"{_time(row, 1e3 * seconds, digits)} ms"
 
 
 def _forced(row: Row) -> Iterable[tuple[str, str]]:
@@ -167,7 +175,7 @@ def _mean(values: Sequence[Sequence[float | None]]) -> float:
 
 def _loading(row: Row) -> str:
     read = f"a step reads {bytes_text(row.step_bytes)} at {row.decode_length:,.0f} tokens seen"
-    fork = "" if row.fork_s is None else f"; a fork takes {1e3 * row.fork_s:.1f} ms"
+    fork = "" if row.fork_s is None else f"; a fork takes {_time(row, 1e3 * row.fork_s)} ms"
     return f"{read}{fork}; at most {bytes_text(row.session_bytes)} a session"
 
 
@@ -178,7 +186,7 @@ def row_line(row: Row, ran: bool) -> str:
     if row.status != "ok":
         colour = "red" if row.status == "failed" else "yellow"
         return f"[{colour}]{escape(row.status)}[/] {what}: {escape(row.error or '')}"
-    state = f"{row.seconds:5.1f} s" if ran else "present"
+    state = f"{row.seconds:5.1f} s{DISTURBED if row.quiet is False else ''}" if ran else "present"
     return f"{state}  {100 * row.score:5.1f}  {100 * row.bytes_ratio:5.1f} % bytes  {what}"
 
 

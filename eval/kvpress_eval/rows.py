@@ -52,6 +52,8 @@ class Row:
     question, None where a question has none. On tasks that ask nothing a session is a passage with one value: "kl" and
     "nll" in nats a token, "agree" as a share, and "kl@2-16" of the tokens at these distances from the cut. ``forced``
     tokens of each were forced there, ``forced_step`` at a time (0: at once).
+    ``disturbance`` is what other programs did meanwhile (see ``disturbance.Disturbance``); ``quiet`` says whether the
+    times can be believed, and is None where nothing tells, as in rows of before. Scores do not depend on it.
     """
 
     run_id: str
@@ -131,6 +133,8 @@ class Row:
     measures: dict[str, list[list[float | None]]] = field(default_factory=dict)
     forced: int = 0
     forced_step: int = 0
+    disturbance: dict[str, float] = field(default_factory=dict)
+    quiet: bool | None = None
 
     def __post_init__(self) -> None:
         self.asked = self.asked or self.press  # rows of before there were amounts do not say

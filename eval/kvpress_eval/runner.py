@@ -13,6 +13,7 @@ import torch
 
 from .asking import Answers, ask
 from .continuation import Continued, run_passages
+from .disturbance import Disturbance, quiet, spread
 from .environment import Peak, commit, versions
 from .episode import Episode
 from .life import live
@@ -86,14 +87,17 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
         return row
     clock, peak = time.perf_counter(), Peak(loaded.device)
     try:
+        disturbance = Disturbance(loaded.device, len(cell.source))
         if isinstance(cell.source, Passages):
-            _continued(row, run_passages(cell, cell.source, tick))
+            _continued(row, run_passages(cell, cell.source, disturbance.probe, tick))
         else:
             _live(row, cell)
             peak.start()
-            episodes, answers = _sessions(row, cell, tick)
+            episodes, answers = _sessions(row, cell, disturbance.probe, tick)
             row.peak_memory, row.peak_kind = peak.read()
             _fill(row, cell, episodes, answers)
+        row.disturbance |= disturbance.read()
+        row.quiet = quiet(row.disturbance)
     except Exception as error:  # whatever it is, it is this cell's result
         row.status, row.error = "failed", reason(error)
     row.seconds = time.perf_counter() - clock
@@ -114,7 +118,9 @@ def _live(row: Row, cell: Cell) -> None:
         setattr(row, name, value)
 
 
-def _sessions(row: Row, cell: Cell, tick: Tick | None) -> tuple[list[Episode], list[Answers]]:
+def _sessions(
+    row: Row, cell: Cell, probe: Callable[[], None], tick: Tick | None
+) -> tuple[list[Episode], list[Answers]]:
     model = cell.loaded.model
     generation = getattr(model, "generation_config", None)
     ends = getattr(generation, "eos_token_id", None)
@@ -129,6 +135,7 @@ def _sessions(row: Row, cell: Cell, tick: Tick | None) -> tuple[list[Episode], l
             with cell.informed(episode):
                 answers.append(ask(model, session, prompt, cell.config, stops, most, cell.batch))
             episodes.append(episode)
+            probe()
             if tick is not None:
                 tick(number + 1)
         row.premises = [found.to_dict() for found in session.premises or ()]
@@ -143,6 +150,7 @@ def _continued(row: Row, found: Continued) -> None:
     row.n_by_turn, row.score = [row.turns], sum(map(sum, row.session_scores)) / row.turns
     row.score_by_turn = [row.score]
     row.peak_memory, row.peak_kind = found.peak
+    row.premises = found.premises
     _costs(row, found.answers)
     row.not_measured = "compressing alone, files: a prefix is read once"
     if row.forced_step != 1:
@@ -192,6 +200,8 @@ def _costs(row: Row, answers: list[Answers]) -> None:
     row.session_bytes = max(a.session_bytes for a in answers)
     row.ttft_s = sum(a.first_s for a in answers) / n
     row.tpot_s = sum(a.decode_s for a in answers) / max(1, sum(a.steps for a in answers))
+    if (apart := spread([a.decode_s / a.steps for a in answers if a.steps])) is not None:
+        row.disturbance["spread"] = apart
 
 
 def _score(row: Row, episode: Episode, texts: list[str], stopped: list[bool]) -> None:

@@ -63,6 +63,7 @@ def _run_all(sweep: SweepConfig, options: argparse.Namespace) -> int:
     be_quiet()
     asked = (options.launcher, options.jobs, options.cpus_per_cell, options.gpus_per_cell, options.address)
     with launcher(*asked) as where:
+        console.print(where.told(), style="dim", highlight=False)
         remaining = Remaining(configs, before, where.slots)
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), _Left(remaining))
         with Progress(*columns, TextColumn("{task.description}"), console=console) as progress:

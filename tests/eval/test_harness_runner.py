@@ -152,6 +152,8 @@ def test_a_row_says_everything(loaded: Loaded, press: str, mode: str) -> None:
     assert set(row.versions) == {"python", "torch", "transformers", "kvpress"}
     assert row.peak_memory is None or row.peak_memory >= 0
     assert 0 <= row.hit_limit <= 1
+    assert {"slowed", "switches", "cpu"} <= row.disturbance.keys()
+    assert isinstance(row.quiet, bool)
 
 
 def test_both_modes_and_all_presses_ask_the_same_sessions(loaded: Loaded) -> None:

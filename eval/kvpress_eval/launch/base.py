@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ..config import RunConfig
 from ..errors import CellError
 from ..rows import Row
+from ..threads import threads_text
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -110,6 +111,12 @@ class Launcher(ABC):
         ``take`` is asked again after each result. ``tick`` is told the sessions done of a cell that runs in this
         process.
         """
+
+    def told(self) -> str:
+        """How cells are computed, in a line."""
+        import torch
+
+        return threads_text(torch.get_num_threads())
 
     @abstractmethod
     def close(self) -> None:

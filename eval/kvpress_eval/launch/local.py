@@ -23,6 +23,7 @@ from ..config import RunConfig
 from ..errors import UsageError
 from ..forks import METHOD, inherited, thread_variables, warm_up
 from ..launch_options import worker_threads
+from ..threads import threads_text
 from .base import RETRIES, Died, Done, Launcher, Take, Work, killed_text
 
 __all__ = ["Local", "gpus_of"]
@@ -52,6 +53,9 @@ class Local(Launcher):
         threads = thread_variables(self.threads)
         gpus = self._gpus[number]
         return threads if gpus is None else {**threads, "CUDA_VISIBLE_DEVICES": gpus}
+
+    def told(self) -> str:
+        return threads_text(self.threads, self.slots)
 
     @property
     def pids(self) -> list[int]:

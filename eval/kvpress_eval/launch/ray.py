@@ -62,6 +62,10 @@ class Ray(Launcher):
                 f"{sizes or 'none'}. Lower --cpus-per-cell or --gpus-per-cell"
             )
 
+    def told(self) -> str:
+        threads = f"{self._cpus} CPU thread{'s' if self._cpus > 1 else ''}"
+        return f"{threads} for each of {self.slots} cells at a time, on the nodes of the cluster"
+
     @property
     def slots(self) -> int:  # type: ignore[override]  # nodes come and go
         """Cells that the cluster has room for, or the jobs asked for."""

@@ -275,7 +275,7 @@ def _with_fronts(cells: list[Cell]) -> list[Cell]:
             continue
         if (size := cell.bytes_ratio) == size:
             small[cell.table, cell.task][i] = size
-        if cell.device and (time := cell.mean_of("tpot_s")) == time and time > 0:
+        if cell.device and not cell.disturbed and (time := cell.mean_of("tpot_s")) == time and time > 0:
             fast[cell.table, cell.task, cell.device][i] = time
     on_front = [{i for group in groups.values() for i in _front(cells, group)} for groups in (small, fast)]
     return [replace(cell, front=i in on_front[0], fast_front=i in on_front[1]) for i, cell in enumerate(cells)]

@@ -137,6 +137,11 @@ class Cell:
         return self.mean_of(name) if len({row.device for row in self.rows}) == 1 else NAN
 
     @property
+    def disturbed(self) -> bool:
+        """Whether other programs disturbed one of its rows: its times are shown marked, and compared with none."""
+        return any(row.quiet is False for row in self.rows)
+
+    @property
     def session_bytes(self) -> int | None:
         """The most that one session's cache took: what a further row of a batch needs."""
         sizes = [row.session_bytes for row in self.rows if row.session_bytes]

@@ -25,6 +25,8 @@ const chance = (p) => (!has(p) ? NONE : p < 0.001 ? "<0.001" : fixed(p, p >= 0.1
 const mebi = (v) => (has(v) ? (v / 2 ** 20).toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 }) : NONE);
 const seconds = (v) => fixed(v, 3);
 const millis = (v) => fixed(v, 1, 1000);
+// A time that other programs disturbed never stands bare.
+const time = (text, disturbed) => (disturbed && text !== NONE ? el("span", { title: "other programs disturbed this time: it compares with no other" }, `${text} ‡`) : text);
 const range = (i, show) => (i && has(i[1]) ? `[${show(i[1])}, ${show(i[2])}]` : "");
 const star = (c) => (has(c.p_holm) && c.p_holm < 0.05 ? "*" : "");
 const difference = (c) => (c.diff ? signedPoints(c.diff[0]) + star(c) : NONE);

@@ -12,15 +12,15 @@ function drawForced() {
   if (!found.length) return nothing("forced");
   fill("forced", found.map((f) => {
     const records = f.lines.map((line) => ({ ...cells[line.cell], ...line, agreed: cells[line.cell].score }));
-    const add = (name, value, show, unit) => ({ name, unit, num: true, value, show });
+    const add = (name, value, show, unit) => ({ name, unit, num: true, group: "all forced tokens", value, show });
     const columns = [
       { name: "press", value: (r) => r.press, show: (r) => pressCell(r, r.origin && el("span", { class: "ci" }, r.origin)) },
       add("bytes/dense", (r) => r.bytes_ratio, (r) => [has(r.bytes_ratio) ? percent(r.bytes_ratio) : "not measured", r.solved && el("span", { class: "ci" }, r.solved)]),
       add("KL", (r) => r.kl[0], (r) => withRange(r.kl[1], r.kl[2]), "95 %"),
       add("Δ NLL", (r) => r.nll && r.nll[0], (r) => (r.nll ? withRange(r.nll[1], r.nll[2]) : NONE), "95 %"),
+      add("passages", (r) => r.sessions, (r) => whole(r.sessions)),
       add("equal tokens", (r) => r.agreed[0], (r) => withRange(percent(r.agreed[0]), range(r.agreed, points)), "95 %"),
       ...f.bins.map((b, i) => ({ ...add(b, (r) => r.bins[i][0], (r) => r.bins[i][1]), group: "KL by distance" })),
-      add("passages", (r) => r.sessions, (r) => whole(r.sessions)),
     ];
     return el("div", {}, el("h3", {}, f.tables.map(facetTitle)[0]), sortable({ key: `forced${f.tables}`, label: "Forced text", columns, records, rowClass: (r) => (r.control ? "control" : null) }));
   }));

@@ -32,7 +32,7 @@ _ROW_FIELDS = (
     *("logical_length", "peak_memory", "peak_kind", "ttft_s", "tpot_s", "press_s", "prefill_s", "seconds"),
     *("device", "dtype", "attn", "threads", "versions", "commit", "started", "command", "path"),
     *("depth", "twin", "cut", "evidence_cut", "prefill_tps", "fired", "fork_s", "save_s", "load_s", "file_bytes"),
-    *("reload_exact", "step_bytes", "decode_length", "session_bytes", "not_measured"),
+    *("reload_exact", "step_bytes", "decode_length", "session_bytes", "not_measured", "quiet"),
 )
 
 
@@ -112,6 +112,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "later_tasks": len(cell.later_tasks),
         **{name: snap(cell.mean_of(name)) for name in ("chance", "bytes_ratio", "bytes", "step_bytes")},
         "tpot_s": snap(cell.time("tpot_s")),
+        "disturbed": cell.disturbed,
         "sessions": cell.score.n,
         "asked": sum(row.turns for row in cell.rows),
         "tasks": cell.tasks,
@@ -184,6 +185,7 @@ def _row(row: Row, analysis: Analysis) -> dict[str, Any]:
         "later": snap(sum(later) / len(later)) if later else None,
         "subtasks": _named(row.by_subtask()),
         "extras": _named(row.extras),
+        "disturbance": "; ".join(f"{name} {value:g}" for name, value in row.disturbance.items()),
         "kinds": "; ".join(f"{kind} {size:,}" for kind, size in row.bytes_by_kind.items()),
     }
 

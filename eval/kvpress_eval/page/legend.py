@@ -28,6 +28,8 @@ with charts, filters, every column and the command that reproduces each row; it 
   full cache, paired, with its 95 % interval: below zero, the method loses more on later turns. **later** and
   **turn effect** are means over the tasks that ask more than one question.
 - **TTFT**, **press**, **ms/token**: mean times on one device; a dash where the runs of a line are from several.
+  \u2021 marks a time that other programs disturbed, as the run itself measured: how long its threads waited for a
+  core, what the hypervisor took, how evenly a fixed piece of work ran. It is on no front.
 - **bytes/dense**: bytes really held (codes, scales, indices, positions, masks, window) over those
   of the dense cache. \u25c6 marks the Pareto front: nothing with as few bytes scores higher. In **ms/token** it marks
   the front of quality against time: nothing that fast on that device scores higher.

@@ -83,7 +83,7 @@ def parse_row(data: Any, path: str) -> Row:
     kinds = data.get("bytes_by_kind") or {}
     if not isinstance(kinds, dict) or any(_number(size) is None for size in kinds.values()):
         raise ValueError("bytes_by_kind is not an object of numbers")
-    visible, exact, chat = (data.get(name) for name in ("question_visible", "reload_exact", "chat"))
+    visible, exact, chat, quiet = (data.get(name) for name in ("question_visible", "reload_exact", "chat", "quiet"))
     values: dict[str, Any] = {
         **{name: _required_text(data, name) for name in ("model", "press", "task", "mode")},
         **{name: _text(data.get(name)) for name in _TEXTS},
@@ -119,6 +119,8 @@ def parse_row(data: Any, path: str) -> Row:
         measures=_measures(data) if ok else {},
         forced=_integer(data.get("forced")) or 0,
         forced_step=_integer(data.get("forced_step")) or 0,
+        disturbance=_means(data, "disturbance") if ok else {},
+        quiet=quiet if ok and isinstance(quiet, bool) else None,
         reload_exact=exact if ok and isinstance(exact, bool) else None,
         **values,
     )

@@ -12,7 +12,20 @@ from .gates import Gate, tally
 from .legend import FORCED_TOLD, HOW_TO_READ
 from .loading import unmet
 from .measures import Forced, ForcedLine, forced, is_forced
-from .numbers import MINUS, NONE, fixed, millis, nats, nats_span, percent, points, probability, span
+from .numbers import (
+    DISTURBED,
+    MINUS,
+    NONE,
+    fixed,
+    marked,
+    millis,
+    nats,
+    nats_span,
+    percent,
+    points,
+    probability,
+    span,
+)
 from .presses import spaced
 from .row import Row
 from .suites import pages, title
@@ -153,6 +166,10 @@ def _table(analysis: Analysis, table: Table) -> str:
         about.append(f"later and turn effect: {len(later)} of {len(tasks)} tasks, without {short} (one question).")
     if len(where) > 1:
         about.append("Times from different devices do not compare.")
+    if any(cell.disturbed for cell in macros):
+        about.append(f"{DISTURBED} Other programs disturbed this time: it compares with no other.")
+    if any(row.quiet is None and row.tpot_s for cell in macros for row in cell.rows):
+        about.append("How quiet the machine was is not known of all times.")
     if any(not cell.complete for cell in macros):
         about.append("\u2020 Some tasks are missing: the score does not compare with the others.")
     few = min((row.sessions for cell in macros for row in cell.rows), default=0)
@@ -183,8 +200,8 @@ def _line(cell: Cell, macros: Sequence[Cell]) -> list[str]:
         _flips(contrast.flips) if contrast else NONE,
         *((points(cell.first), points(cell.later)) if ordered else (NONE, NONE)),
         _effect(cell.interaction),
-        *(fixed(cell.time("ttft_s"), 2), fixed(cell.time("press_s"), 3)),
-        millis(tpot) + (" \u25c6" if cell.fast_front else ""),
+        *(_time(cell, fixed(cell.time("ttft_s"), 2)), _time(cell, fixed(cell.time("press_s"), 3))),
+        _time(cell, millis(tpot)) + (" \u25c6" if cell.fast_front else ""),
         f"{GIB // cell.session_bytes:,}" if cell.session_bytes else NONE,
         f"{cell.score.n:,}/{turns:,}",
     ]
@@ -229,6 +246,10 @@ def _forced_line(line: ForcedLine) -> list[str]:
 
 def _nats_range(found: Interval, sign: bool = False) -> str:
     return nats_span(found.low, found.high, sign=sign)
+
+
+def _time(cell: Cell, text: str) -> str:
+    return marked(text, cell.disturbed)
 
 
 def _flips(found: Flips | None) -> str:

@@ -8,6 +8,7 @@ MINUS = "\u2212"
 NONE = "\u2013"
 DIGITS = 7
 """Decimals of what a page is given, and of what a text is written from: both round the same number."""
+DISTURBED = "\u2021"  # marks a time that other programs disturbed
 
 
 def snap(value: float | None, digits: int = DIGITS) -> float | None:
@@ -25,6 +26,11 @@ def fixed(value: float | None, digits: int = 1, *, sign: bool = False, factor: i
     units = math.floor(round(abs(held) * factor * 10**digits, 6) + 0.5)
     mark = "" if units == 0 else MINUS if held < 0 else "+" if sign else ""
     return f"{mark}{units / 10**digits:.{digits}f}"
+
+
+def marked(time: str, disturbed: bool) -> str:
+    """A time as `fixed` wrote it, marked where it was disturbed."""
+    return f"{time} {DISTURBED}" if disturbed and time != NONE else time
 
 
 def points(value: float | None, *, sign: bool = False) -> str:

@@ -65,7 +65,7 @@ const cellTip = (c) => [
   c.diff && `to the full cache ${difference(c)} ${differenceRange(c)}${has(c.p_holm) ? `, p ${chance(c.p_holm)}` : ""}`,
   c.verdict && `${c.verdict} at a margin of 2 points${has(c.retention) ? `; retains ${percent(c.retention)}` : ""}${c.flips ? `; flips ${flips(c)} of ${whole(c.flips[2])}` : ""}`,
   has(c.bytes_ratio) ? `${percent(c.bytes_ratio)} of the dense bytes (${mebi(c.bytes)} MiB)` : "bytes not measured",
-  `first turn ${points(c.first)}, later ${points(c.later)}${laterTasks(c)}${has(c.tpot_s) ? `; ${millis(c.tpot_s)} ms per token` : ""}`,
+  `first turn ${points(c.first)}, later ${points(c.later)}${laterTasks(c)}${has(c.tpot_s) ? `; ${millis(c.tpot_s)}${c.disturbed ? " ‡" : ""} ms per token${c.disturbed ? " (disturbed)" : ""}` : ""}`,
   c.interaction && `later turns against the first, beyond the full cache: ${signedPoints(c.interaction[0])} ${range(c.interaction, signedPoints)}`,
   `${whole(c.sessions)} sessions, ${whole(c.asked)} turns${c.tasks < c.of ? `; only ${c.tasks} of ${c.of} tasks` : ""}`,
 ];

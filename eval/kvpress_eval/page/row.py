@@ -26,6 +26,7 @@ class Row:
     `unmet` says which premises of the press do not hold on the model, one line each.
     `measures` map a name and a session's id to the value of each question, None where it has none; `forced` tokens of a
     text were forced, `forced_step` at a time (0: at once).
+    `quiet` says whether the times can be believed, for the measures in `disturbance`; rows of before do not know.
     A `twin` is the same run under the released scorer: a row of its own, in tables of their own.
     """
 
@@ -105,6 +106,8 @@ class Row:
     measures: Mapping[str, Mapping[str, tuple[float | None, ...]]] = field(default_factory=dict, repr=False)
     forced: int = 0
     forced_step: int = 0
+    disturbance: Mapping[str, float] = field(default_factory=dict)
+    quiet: bool | None = None
 
     @property
     def ok(self) -> bool:

@@ -1,6 +1,7 @@
 // Every run with all its columns, the gates and the lists of what went wrong.
 
 const yes = (v) => (v === true ? "yes" : v === false ? "no" : NONE);
+const timed = (show) => (v, r) => time(show(v), r.quiet === false);
 const ROW_COLUMNS = [
   { name: "press", value: (r) => r.press, show: (r) => pressCell(r, r.target && el("span", { class: "ci" }, `solved for ${r.target}`), r.status === "failed" && el("span", { class: "tag bad" }, "failed"), r.status === "unreachable" && el("span", { class: "tag" }, "not reachable"), r.superseded && el("span", { class: "tag" }, "superseded"), r.origin && el("span", { class: "tag" }, "imported"), r.twin && el("span", { class: "tag" }, "reference scorer")) },
   ...[
@@ -16,10 +17,10 @@ const ROW_COLUMNS = [
     ["quality", "cut", "% sessions", (r) => r.cut, points], ["quality", "evidence cut", "% turns", (r) => r.evidence_cut, points],
     ["memory", "bytes/dense", "", (r) => r.bytes_ratio, percent], ["memory", "bytes", "MiB", (r) => r.bytes, mebi], ["memory", "dense", "MiB", (r) => r.bytes_dense, mebi],
     ["memory", "logical length", "tokens", (r) => r.logical_length, whole], ["memory", "peak", "MiB", (r) => r.peak_memory, mebi], ["memory", "peak of", "", (r) => r.peak_kind],
-    ["speed", "TTFT", "s", (r) => r.ttft_s, seconds], ["speed", "per token", "ms", (r) => r.tpot_s, millis], ["speed", "press", "s", (r) => r.press_s, seconds],
-    ["speed", "prefill", "s", (r) => r.prefill_s, seconds], ["speed", "run", "s", (r) => r.seconds, (v) => fixed(v)],
-    ["life", "prefill", "tokens/s", (r) => r.prefill_tps, whole], ["life", "fired", "times", (r) => r.fired, (v) => about(v)],
-    ["life", "fork", "ms", (r) => r.fork_s, millis], ["life", "save", "ms", (r) => r.save_s, millis], ["life", "load", "ms", (r) => r.load_s, millis],
+    ["speed", "TTFT", "s", (r) => r.ttft_s, timed(seconds)], ["speed", "per token", "ms", (r) => r.tpot_s, timed(millis)], ["speed", "press", "s", (r) => r.press_s, timed(seconds)],
+    ["speed", "prefill", "s", (r) => r.prefill_s, timed(seconds)], ["speed", "run", "s", (r) => r.seconds, timed((v) => fixed(v))],
+    ["life", "prefill", "tokens/s", (r) => r.prefill_tps, timed(whole)], ["life", "fired", "times", (r) => r.fired, (v) => about(v)],
+    ["life", "fork", "ms", (r) => r.fork_s, timed(millis)], ["life", "save", "ms", (r) => r.save_s, timed(millis)], ["life", "load", "ms", (r) => r.load_s, timed(millis)],
     ["life", "file", "MiB", (r) => r.file_bytes, mebi], ["life", "reload exact", "", (r) => r.reload_exact, yes],
     ["life", "read", "MiB/step", (r) => r.step_bytes, mebi], ["life", "decoded at", "tokens", (r) => r.decode_length, whole], ["life", "session", "MiB at most", (r) => r.session_bytes, mebi],
     ["provenance", "device", "", (r) => r.device], ["provenance", "dtype", "", (r) => r.dtype], ["provenance", "attention", "", (r) => r.attn], ["provenance", "threads", "", (r) => r.threads, whole],
@@ -27,7 +28,7 @@ const ROW_COLUMNS = [
     ["provenance", "run", "", (r) => r.run_id, null, "clip"], ["provenance", "command", "", (r) => r.command, null, "clip"],
   ].map(([group, name, unit, value, show, kind]) => ({
     group, name, unit, value, constant: group === "setting" || group === "provenance", num: Boolean(show) && show !== yes, clip: kind === "clip",
-    show: (r) => { const v = value(r); return !has(v) || v === "" ? NONE : show ? show(v) : v; },
+    show: (r) => { const v = value(r); return !has(v) || v === "" ? NONE : show ? show(v, r) : v; },
   })),
 ];
 const at = ROW_COLUMNS.findIndex((c) => c.name === "sessions");
@@ -62,7 +63,7 @@ function drawRows() {
   fill("rows", sortable({
     key: "rows", label: "Every run", columns, records, tall: true, limit: 250, rowClass: (r) => (r.superseded ? "superseded" : null),
     detail: (r) => [["error", r.error], ["about", methodLinks(r.family)], ["asked", r.method], ["press", r.press], ["resolved", r.press_spec], ["compression fired", firing(r)], ["paired with", r.reference],
-      ["raw p", has(r.p) ? chance(r.p) : ""], ["sub-tasks", r.subtasks], ["beside the score", r.extras], ["bytes by kind", r.kinds], ["not measured", r.not_measured], ["peak of", r.peak_kind], ["versions", r.versions], ["device", [r.device, r.dtype, r.threads && `${r.threads} threads`].filter(Boolean).join(", ")],
+      ["raw p", has(r.p) ? chance(r.p) : ""], ["sub-tasks", r.subtasks], ["beside the score", r.extras], ["bytes by kind", r.kinds], ["not measured", r.not_measured], ["quiet", yes(r.quiet)], ["disturbance", r.disturbance], ["peak of", r.peak_kind], ["versions", r.versions], ["device", [r.device, r.dtype, r.threads && `${r.threads} threads`].filter(Boolean).join(", ")],
       ["commit", r.commit], ["started", r.started], ["suite", r.suite], ["file", r.path], ["command", r.command]],
   }));
 }

@@ -6,10 +6,11 @@ const byDevice = (group) => uniq(group.map((c) => c.device)).sort();
 const deviceNote = (device) => (uniq(cells.map((c) => c.device)).length > 1 ? device : null);
 
 function drawSpeed() {
-  const group = shownCells().filter((c) => has(c.tpot_s) && c.tpot_s > 0 && c.device);
+  const timed = shownCells().filter((c) => has(c.tpot_s) && c.tpot_s > 0 && c.device);
+  const group = timed.filter((c) => !c.disturbed);
   byId("s-speed").hidden = !group.length;
   if (!group.length) return;
-  byId("n-speed").textContent = `${state.task || "macro mean over tasks"}; higher and further left is better; times of one device in each panel`;
+  byId("n-speed").textContent = `${state.task || "macro mean over tasks"}; higher and further left is better; times of one device in each panel${group.length < timed.length ? `; ${timed.length - group.length} left out, which other programs disturbed` : ""}`;
   const panels = facetsOf(group).flatMap((facet) => byDevice(group.filter((c) => c.facet === facet)).map((device) => [facet, device]));
   const width = panelWidth("speed", panels.length);
   const bounds = scoreRange(group.flatMap((c) => [c.score[0], c.score[1], c.score[2]]));
@@ -21,7 +22,7 @@ function drawSpeed() {
 }
 
 function timeAxis(facet, device) {
-  const times = cells.filter((c) => c.facet === facet && c.task === state.task && c.device === device && c.tpot_s > 0).map((c) => 1000 * c.tpot_s);
+  const times = cells.filter((c) => c.facet === facet && c.task === state.task && c.device === device && c.tpot_s > 0 && !c.disturbed).map((c) => 1000 * c.tpot_s);
   const low = Math.min(...times) / 1.12, high = Math.max(...times) * 1.12, ticks = [];
   for (let ten = 10 ** Math.floor(Math.log10(low)); ten <= high; ten *= 10) {
     for (const digit of high / low > 20 ? NICE : [1, 1.5, 2, 3, 4, 5, 6, 8]) if (digit * ten >= low && digit * ten <= high) ticks.push([digit * ten, about(digit * ten)]);
@@ -39,7 +40,7 @@ function zeroAxis(values) {
 }
 
 const LOADING = [
-  { title: "time per output token", yName: "ms per token", of: (c) => (c.tpot_s > 0 ? 1000 * c.tpot_s : null), unit: "ms" },
+  { title: "time per output token", yName: "ms per token", of: (c) => (c.tpot_s > 0 && !c.disturbed ? 1000 * c.tpot_s : null), unit: "ms" },
   { title: "bytes a decoding step reads", yName: "MiB per step", of: (c) => (has(c.step_bytes) ? c.step_bytes / 2 ** 20 : null), unit: "MiB" },
 ];
 

@@ -107,7 +107,7 @@ const verdictCell = (c) => (c.verdict ? el("span", { class: { "not worse": "good
 function drawMethods() {
   const group = shownCells();
   const facets = facetsOf(group);
-  byId("n-methods").textContent = `${state.task || "macro mean over tasks"}; ◆ Pareto front (of bytes, of time); * p < 0.05 (Holm); 95 % intervals in brackets${group.some((c) => c.tasks < c.of) ? "; † not all tasks" : ""}`;
+  byId("n-methods").textContent = `${state.task || "macro mean over tasks"}; ◆ Pareto front (of bytes, of time); * p < 0.05 (Holm); 95 % intervals in brackets${group.some((c) => c.disturbed && has(c.tpot_s)) ? "; ‡ disturbed by other programs" : ""}${group.some((c) => c.tasks < c.of) ? "; † not all tasks" : ""}`;
   if (!facets.length) return nothing("methods");
   const unclear = ambiguous(group);
   const name = (c) => `${c.press}\n${unclear(c) ? firing(c) : ""}`;
@@ -130,11 +130,11 @@ function drawMethods() {
     add("detects", "points", (c) => c.detectable, (c) => points(c.detectable), "smallest true difference found with power 80 %");
     add("retained", "of full", (c) => c.retention, (c) => percent(c.retention), "score / score of the full cache, where that is at least 20");
     if (group.some((c) => c.facet === facet && c.flips)) add("flips", "lost won", (c) => c.flips && -c.flips[0], flips, "answers right with the full cache and wrong now, and the reverse");
-    if (data.tables[facet].mode !== "multi-request") { // there the order of questions means nothing
+    if (data.tables[facet].mode === "multi-turn") { // there the order of questions means nothing
       add("first", "turn", (c) => c.first, (c) => points(c.first));
       add("later", "turns", (c) => c.later, (c) => (laterTasks(c) ? el("span", { title: laterTasks(c).trim() }, points(c.later)) : points(c.later)));
     }
-    add("time", "ms/token", (c) => c.tpot_s, (c) => [c.fast_front ? el("span", { title: "on the Pareto front of quality against time" }, "◆ ") : "", millis(c.tpot_s)]);
+    add("time", "ms/token", (c) => c.tpot_s, (c) => [c.fast_front ? el("span", { title: "on the Pareto front of quality against time" }, "◆ ") : "", time(millis(c.tpot_s), c.disturbed)]);
     if (group.some((c) => c.facet === facet && has(c.session_bytes))) add("batch", `in ${about(state.memory)} GiB`, batches, (c) => whole(batches(c)), "sessions whose caches fit the memory chosen above");
   }
   fill("methods", sortable({ key: `methods${facets}`, label: "Methods", columns, records: methods, rowClass: (m) => (m.control ? "control" : null) }));

@@ -12,7 +12,7 @@ from .claims import Analysis, Cell, Method, Table, dtype_of
 from .gates import Gate, tally
 from .loading import unmet
 from .measures import Forced, forced, is_forced
-from .numbers import NONE, millis, nats, nats_span, percent, points
+from .numbers import DISTURBED, NONE, marked, millis, nats, nats_span, percent, points
 
 
 def print_analysis(analysis: Analysis, gates: Sequence[Gate], console: Console) -> None:
@@ -83,11 +83,13 @@ def _grid(analysis: Analysis, tables: Sequence[Table]) -> Grid:
             *scores,
             points(main.first),
             points(main.later),
-            millis(main.time("tpot_s")),
+            marked(millis(main.time("tpot_s")), main.disturbed),
         )
     first = f"; first and later turns are those of {tables[0].mode}" if len(tables) > 1 else ""
     if any(0 < len(cell.later_tasks) < cell.tasks for table in tables for cell in cells[table].values()):
         first += "; later turns only of tasks that have them"
+    if any(cell.disturbed for table in tables for cell in cells[table].values()):
+        first += f"; {DISTURBED} other programs disturbed this time"
     grid.caption = f"macro mean over tasks, points; * p < 0.05 (Holm); \u2020 not all tasks{first}"
     return grid
 

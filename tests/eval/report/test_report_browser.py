@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kvpress_eval.report import write
 
 from tests.eval.report import made
 
@@ -379,3 +380,18 @@ def test_the_copy_button_copies_the_command_of_its_row(browser: Any, suite_repor
     )
     browser.execute_async_script("setTimeout(arguments[0], 50)")
     assert js(browser, "window.copied").startswith("kvpress run --press 'kivi(bits=2, group=32)' --task needle_grid")
+
+
+def test_a_disturbed_time_never_stands_bare(browser: Any, tmp_path: Path) -> None:
+    rows = [
+        made.make_row("full", "kv", quiet=True),
+        made.make_row("snapkv(keep=0.25)", "kv", quiet=False, tpot_s=0.0042, disturbance={"waited": 0.4}),
+    ]
+    browser.get(write(made.write_rows(tmp_path / "results", rows), tmp_path).page.as_uri())
+    cells = js(browser, "[...document.querySelectorAll('#methods td, #rows td')].map((c) => c.textContent)")
+    marked = [text for text in cells if "\u2021" in text]
+    assert marked.count("4.2 \u2021") == 2, "once for the method, once for the run"
+    assert not [text for text in cells if text == "4.2"]
+    assert len(marked) == 1 + 9, "and every other time of the run"
+    assert "1 left out, which other programs disturbed" in js(browser, "document.getElementById('n-speed').textContent")
+    assert js(browser, "document.querySelectorAll('#speed path.mark, #speed path.open').length") == 1
