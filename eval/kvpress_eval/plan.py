@@ -39,7 +39,7 @@ _SETTINGS: tuple[tuple[str, Callable[[RunConfig], str]], ...] = (
 def _questions(config: RunConfig) -> str:
     if config.continues:
         return f"{config.sessions} passages, {config.forced} tokens forced"
-    return f"{config.sessions} x {config.turns or 'all'} questions"
+    return f"{config.sessions} x {config.turns or 'all'} question{'' if config.turns == 1 else 's'}"
 
 
 def print_plan(
@@ -139,7 +139,7 @@ def _told(problems: Sequence[Unbuildable]) -> dict[str, int]:
         told = f"{config.model}: " if models > 1 else ""
         if problem.least is not None:
             seed = f", seed {config.seed}" if config.seed else ""
-            told += f"{config.task} at length {config.length}, {config.turns} turns{seed}: "
+            told += f"{config.task} at length {config.length}, {config.turns} turn{'' if config.turns == 1 else 's'}{seed}: "
         told += problem.reason
         counts[told] = counts.get(told, 0) + 1
     return counts
