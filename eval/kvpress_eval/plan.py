@@ -139,7 +139,8 @@ def _told(problems: Sequence[Unbuildable]) -> dict[str, int]:
         told = f"{config.model}: " if models > 1 else ""
         if problem.least is not None:
             seed = f", seed {config.seed}" if config.seed else ""
-            told += f"{config.task} at length {config.length}, {config.turns} turn{'' if config.turns == 1 else 's'}{seed}: "
+            turns = "1 turn" if config.turns == 1 else f"{config.turns} turns"
+            told += f"{config.task} at length {config.length}, {turns}{seed}: "
         told += problem.reason
         counts[told] = counts.get(told, 0) + 1
     return counts
