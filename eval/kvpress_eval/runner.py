@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 
 import torch
 
+from .answers import seal
 from .asking import Answers, ask
 from .continuation import Continued, run_passages
 from .disturbance import Disturbance, quiet, spread
@@ -24,7 +25,7 @@ from .rows import Row
 from .sources import Passages
 from .tasks import get_task
 from .tasks.extras import extras
-from .transcript import Asked, asked
+from .transcript import Asked, asked, records
 
 __all__ = ["blank_row", "run_cell"]
 
