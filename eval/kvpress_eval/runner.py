@@ -76,7 +76,7 @@ def blank_row(cell: Cell) -> Row:
         forced_step=config.forced_step,
     )
     if cell.problem:
-        row.status, row.error = "unreachable", cell.problem
+        row.status, row.error = "failed" if cell.unbuilt else "unreachable", cell.problem
     return row
 
 
