@@ -18,6 +18,7 @@ from kvpress import Press
 from . import sweep_proof
 from .bench import DENSE, HQQ, PRESSES, QUARTER, Timing, decode, peak, prefill
 from .errors import UsageError
+from .files import check_folder, write_out
 from .long_prompt import LongPrompt, long_prompts
 from .random_model import LAYERS, random_model
 from .threads import choose
@@ -60,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=_count, default=2, help="of --only sweep and kills (default 2)")
     parser.add_argument("--output", type=Path, help="also write the figures as JSON")
     arguments = parser.parse_args(argv)
+    if arguments.output:
+        check_folder(arguments.output.parent, "--output")
     if arguments.only in ("sweep", "kills"):
         return _sweeps(arguments)
     for text in arguments.presses:
@@ -67,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(arguments.threads)
     rows: list[Any] = list(_long_rows(arguments) if arguments.only == "long" else _rows(arguments))
     if arguments.output:
-        arguments.output.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        write_out(arguments.output, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     return 0
 
 
@@ -134,7 +137,7 @@ def _sweeps(arguments: argparse.Namespace) -> int:
         told = ", ".join(map(str, found.rows))
         print(f"{found.cells} cells, killed with {told} rows there and resumed: {same} a sweep left alone")
     if arguments.output:
-        arguments.output.write_text(json.dumps(asdict(found), indent=1) + "\n")
+        write_out(arguments.output, json.dumps(asdict(found), indent=1) + "\n")
     return 1 if getattr(found, "differences", None) else 0
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .files import check_folder, write_all
 from .page.analysis import analyse
 from .page.claims import Analysis
 from .page.gates import Gate, run_gates, tally
@@ -65,7 +66,7 @@ def read(results_dir: Path) -> Findings:
 
 def write(results: Path | Findings, out_dir: Path) -> ReportPaths:
     """Write `README.md`, `index.html` (SCBench, or the one suite there is) and a page for each further suite; delete
-    the pages that an earlier report wrote of suites that have no rows now.
+    the pages that an earlier report wrote of suites that have no rows now. All of them are written, or none.
 
     Args:
         results: the folder with the rows, or what `read` found there. Files that are no rows are listed in the report.
@@ -73,12 +74,12 @@ def write(results: Path | Findings, out_dir: Path) -> ReportPaths:
 
     Raises:
         FileNotFoundError: `results` is not a folder.
+        StorageError: nothing can be written into `out_dir`.
     """
     found = _findings(results)
-    out_dir.mkdir(parents=True, exist_ok=True)
+    check_folder(out_dir, "--out")
     texts = _render(found)
-    for name, text in texts.items():
-        (out_dir / name).write_bytes(text.encode("utf-8"))
+    write_all([(out_dir / name, text.encode("utf-8")) for name, text in texts.items()])
     deleted = _left_over(out_dir, texts)
     for path in deleted:
         path.unlink()

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from .config import RunConfig
 from .errors import UsageError
+from .files import check_folder, write_out
 from .models import load
 from .survivors import of_episode, of_text, read_prompt
 from .survivors_text import print_survivors
@@ -24,6 +25,8 @@ def show(options: argparse.Namespace) -> int:
     given = {f.name: getattr(options, f.name, None) for f in fields(RunConfig)}
     config = RunConfig(**{"length": 256} | {name: value for name, value in given.items() if value is not None})
     check_presses([config])
+    if options.html is not None:
+        check_folder(options.html.parent, "--html")
     text = options.text if options.file is None else read_prompt(options.file)
     if text is not None and config.bytes:
         raise UsageError("--bytes is solved for a task's prompt; give the press itself its keep with --text or --file")
@@ -32,8 +35,7 @@ def show(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found.to_dict(), ensure_ascii=False))
     if options.html is not None:
-        options.html.parent.mkdir(parents=True, exist_ok=True)
-        options.html.write_text(found.to_html(), encoding="utf-8")
+        write_out(options.html, found.to_html())
         Console(stderr=True).print(f"written: {escape(str(options.html))}")
     if not options.json and options.html is None:
         print_survivors(Console(), found)

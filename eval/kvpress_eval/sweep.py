@@ -13,7 +13,7 @@ from pathlib import Path
 from .cells import CellQueue, Pending
 from .config import RunConfig
 from .errors import UsageError
-from .files import clean_parts
+from .files import check_folder, clean_parts
 from .launch import Died, Done, Inline, Launcher, Prepared, launcher
 from .locks import Locks
 from .rows import Row, load_row, write_row
@@ -88,9 +88,10 @@ def run_sweep(
 
     Raises:
         KVPressError: for a press, model or length that cannot be right, before a cell of that model is run.
-        StorageError: where there is no room for a row.
+        StorageError: where no row can be written, or there is no room for one.
     """
     check_presses(configs)
+    check_folder(results, "--results")
     clean_parts(results)
     with Locks() as locks:
         locks.clean(results)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from .config import RunConfig, load_sweep
 from .estimate import Estimator, Remaining, time_text
+from .files import check_folder, write_out
 from .launch import launcher
 from .launch.worker import be_quiet
 from .merge import compared, merge, same_results
@@ -32,14 +33,14 @@ def _study(options: argparse.Namespace) -> int:
     from .study import get_study
 
     study = get_study(options.study)
+    out = options.out or options.results.parent / f"{study.name}.md"
+    check_folder(out.parent, "--out")
     if not options.report_only:
         failed = _run_all(study.sweep(options.overrides).cells(), options)
         if failed or options.dry_run:
             return failed
     text = study.report(options.results, options.overrides)
-    out = options.out or options.results.parent / f"{study.name}.md"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding="utf-8")
+    write_out(out, text)
     print(text)
     Console().print(f"written: {escape(str(out))}", soft_wrap=True)
     return 0
@@ -57,6 +58,7 @@ def _run_all(configs: list[RunConfig], options: argparse.Namespace) -> int:
         jobs = options.jobs or (None if options.launcher == "ray" else 1)
         console.print(_estimate(before, missing, jobs), highlight=False, soft_wrap=True)
         return 0
+    check_folder(options.results, "--results")
     be_quiet()
     asked = (options.launcher, options.jobs, options.cpus_per_cell, options.gpus_per_cell, options.address)
     with launcher(*asked) as where:
