@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # a reader that left, a full disk: nothing more can be said there
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
+        if not isinstance(error, BrokenPipeError) and not code:  # else it was said already
             print(f"error: cannot write what is printed: {error.strerror}", file=sys.stderr)
             return 2
     return code
@@ -74,8 +74,9 @@ def _guarded(words: list[str]) -> int:
 
 def _told(error: Exception) -> str:
     """A mistake in one line; what the operating system says names the file, without the number of its error."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return " ".join(f"cannot use {error.filename}: {error.strerror}".split())
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"cannot use {error.filename}: "
+        return " ".join(f"{where}{error.strerror}".split())
     return " ".join(str(error).split())
 
 
