@@ -42,6 +42,8 @@ def _guarded(words: list[str]) -> int:
         with stoppable():
             return _command(words)
     except SystemExit as exit_:  # argparse: --help or a mistake
+        if isinstance(exit_.__context__, BrokenPipeError):  # rich leaves with 1 where nobody reads on
+            return 0
         if isinstance(exit_.code, str):  # what a library says as it leaves
             print(f"error: {exit_.code}", file=sys.stderr)
             return 2
