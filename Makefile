@@ -1,11 +1,12 @@
 # make run    set up .venv, run the main sweep on the bundled model, write runs/README.md, runs/index.html and a page a suite
+# make real   fetch a pretrained model once (93 MB), run a small sweep on it, write runs/real/README.md and a page
 # make test   set up .venv, lint, types, tests
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: run test lint type fmt bench report docs clean
+.PHONY: run real test lint type fmt bench report docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -16,6 +17,11 @@ $(STAMP): pyproject.toml constraints.txt
 run: $(STAMP)
 	$(BIN)/kvpress sweep eval/configs/smoke.yaml --jobs 2 --results runs/results
 	$(BIN)/kvpress report --results runs/results --out runs
+
+real: $(STAMP)
+	$(BIN)/kvpress models get smollm2-135m
+	$(BIN)/kvpress sweep eval/configs/real.yaml --jobs 2 --results runs/real/results
+	$(BIN)/kvpress report --results runs/real/results --out runs/real
 
 test: lint type
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile

@@ -28,6 +28,7 @@ def run() -> list[Check]:
         _optional("triton", "kernels for packed storage on NVIDIA GPUs; not used yet", "pip install triton"),
         _optional("flash_attn", "flash attention for the prompt", 'pip install "kvpress-lab[flash]"'),
         _optional("hqq", "the QuantizedCache peer in kvpress bench", 'pip install "kvpress-lab[hqq]"'),
+        _optional("gguf", "fetching pretrained models, and GGUF files", 'pip install "gguf>=0.17"'),
         _gpu(),
         kernel_check(),
     ]
@@ -51,9 +52,9 @@ def _optional(module: str, purpose: str, install: str) -> Check:
     try:
         found = importlib.import_module(module)
     except Exception as error:  # a broken binary wheel raises anything
-        missing = isinstance(error, ModuleNotFoundError)
-        detail = "not installed (optional)" if missing else f"installed but broken: {error}"
-        return Check(module, "ok" if missing else "warn", detail, f"for {purpose}: {install}")
+        if isinstance(error, ModuleNotFoundError):
+            return Check(module, "ok", f"not installed (optional, for {purpose}; {install})")
+        return Check(module, "warn", f"installed but broken: {error}", f"for {purpose}: {install}")
     return Check(module, "ok", getattr(found, "__version__", "installed"))
 
 

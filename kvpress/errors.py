@@ -7,6 +7,7 @@ __all__ = [
     "CacheFileError",
     "CropError",
     "KVPressError",
+    "PremiseWarning",
     "PressConflictError",
     "PressSyntaxError",
     "SessionError",
@@ -47,3 +48,7 @@ class CropError(KVPressError, ValueError):
 
 class CacheFileError(KVPressError, ValueError):
     """A saved cache does not fit: format, press or model differ."""
+
+
+class PremiseWarning(UserWarning):
+    """What a method takes for granted was measured on this model, and is not there (see kvpress.premise)."""

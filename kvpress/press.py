@@ -20,6 +20,7 @@ from kvpress.policies.base import AfterPrefill, Even, HeadBudget, LayerBudget, R
 from kvpress.registry import Registry
 
 if TYPE_CHECKING:
+    from kvpress.premise import Premise
     from kvpress.quant.think import Channels
     from kvpress.session import Session
 
@@ -64,6 +65,14 @@ class Recipe:
                 if other is not None:
                     needs |= other.needs
         return needs
+
+    @cached_property
+    def premises(self) -> tuple[Premise, ...]:
+        """What its decisions take for granted of a model, each once."""
+        chosen = (self.scorer, self.refine, self.layers) if self.evicts else ()
+        decisions = (*chosen, self.channels, self.sharer, self.key, self.value)
+        found = (getattr(decision, "premise", None) for decision in decisions)
+        return tuple(dict.fromkeys(premise for premise in found if premise is not None))
 
     @cached_property
     def evicts(self) -> bool:

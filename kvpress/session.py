@@ -21,6 +21,7 @@ from kvpress.io import fingerprint
 from kvpress.masks import check_mask, check_prompt_mask, seen_mask
 from kvpress.meter import Meter
 from kvpress.peak import Peak
+from kvpress.premise import Finding, Survey, warn
 from kvpress.press import Press
 from kvpress.repeat import check_model, check_text, checked_instructions, read_again
 from kvpress.report import Report, report_of
@@ -31,7 +32,8 @@ from kvpress.store import Reading
 class Session:
     """A press at work on a model. Made by `with press(model) as session`.
 
-    positions: how many the model has learned, None = any.
+    positions: how many the model has learned, None = any. premises: what the press takes for granted of a model, as
+    measured on the first prompt of at least kvpress.premise.SLOTS tokens that it fired on; None until then.
     """
 
     def __init__(self, press: Press, model: PreTrainedModel) -> None:
@@ -46,6 +48,7 @@ class Session:
         self._read: PressCache | None = None  # the cache it reads into
         self._instructions: tuple[Sequence[int], Sequence[int]] = ((), ())
         self.positions = hf.learned_positions(model)
+        self.premises: tuple[Finding, ...] | None = None if press.recipe.premises else ()
         if press.recipe.needs.repeat is not None:
             check_model(self)
         self._forecast = Forecast(press, model, self._shares, self._probe)
@@ -64,7 +67,19 @@ class Session:
 
     def new_cache(self) -> PressCache:
         """An empty cache for `past_key_values=`."""
-        return PressCache(self.press, self._types, self._arguments, self.model)
+        cache = PressCache(self.press, self._types, self._arguments, self.model)
+        if self.premises is None:
+            cache.state.survey = Survey(self.press.recipe.premises, len(cache.stores))
+        return cache
+
+    def _conclude(self, cache: PressCache) -> None:
+        """Take in what was measured of the press's premises, and warn where one does not hold."""
+        if cache.state.survey is None or any(layer.fired == 0 for layer in cache.stores):
+            return
+        found, cache.state.survey = cache.state.survey.findings(), None
+        if found is not None and self.premises is None:
+            self.premises = found
+            warn(found)
 
     @torch.no_grad()
     def prefill(
@@ -233,6 +248,7 @@ class Session:
             layer.hold, layer.rotate = False, self._rotate  # a loaded cache has not met this session yet
             layer.output = self._outputs.get(layer.index)
         _fire(cache)
+        self._conclude(cache)
 
     def report(self, cache: PressCache) -> Report:
         """Slots and bytes of a cache, by layer and by kind."""
@@ -348,6 +364,7 @@ class Session:
         for layer in cache.stores:
             layer.finish()
         cache.broken = False
+        self._conclude(cache)
         first = cache.stores[0]
         if self.press.recipe.needs.repeat is not None and cache.state.part is None and first.fired == 0:
             ids = kwargs["input_ids"]

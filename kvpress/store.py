@@ -18,6 +18,7 @@ from kvpress.evidence import Evidence, Rule, dense_mass, received_mass
 from kvpress.meter import Meter
 from kvpress.output import Projection
 from kvpress.partial import Partial, fold_queries, merge
+from kvpress.premise import Survey
 from kvpress.press import Recipe
 from kvpress.repeat import Repetition, strongest
 from kvpress.rope import Rotate
@@ -56,13 +57,15 @@ class State:
     """Shared by the layers of one cache.
 
     live: a forward of a session that knows this cache is running. part: what of the prompt it repeats, if it does.
-    meter: measures while a prompt is read. reading: a prompt that is compressed between its chunks.
+    meter: measures while a prompt is read. reading: a prompt that is compressed between its chunks. survey: what
+    the press takes for granted is measured when it fires, None = it is known or there is nothing to know.
     """
 
     live: bool = False
     part: Repetition | None = None
     meter: Meter | None = None
     reading: Reading | None = None
+    survey: Survey | None = None
     layers: list[StoreLayer] = field(default_factory=list)
 
 
@@ -297,6 +300,8 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         if self.logical == 0:
             self.pending = False
             return
+        for layer in layers:  # before anything is dropped or packed in any of them
+            layer._survey()
         reading, totals = self.state.reading, list[Tensor | None]([None] * len(layers))
         if self.recipe.evicts and reading is None:
             totals = [*compact.totals(layers)]
@@ -304,6 +309,12 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             totals = [compact.budget(self.recipe, reading.lengths.to(layer.device)) for layer in layers]
         for layer, total in zip(layers, totals, strict=True):
             layer._fire(total)
+
+    def _survey(self) -> None:
+        """Show what a premise is measured on, the first time the press fires here."""
+        if self.state.survey is not None and self.fired == 0 and self.rule is not None:
+            block = self.block()
+            self.state.survey.see(self.state.layers.index(self), block, self.evidence(block))
 
     def _fire(self, total: Tensor | None) -> None:
         self.pending = False

@@ -25,7 +25,7 @@ from .prompt import Prompt
 if TYPE_CHECKING:
     from kvpress import PressCache, Session
 
-__all__ = ["Answers", "ask", "greedy"]
+__all__ = ["Answers", "ask", "greedy", "measure"]
 
 
 @dataclass
@@ -80,20 +80,6 @@ class _Asking:
         """The press evicts at every step, so later prompts are compressed too."""
         return self.session.press.recipe.schedule.continuous
 
-    def measure(self, cache: PressCache) -> None:
-        """Bytes from the ledger, compared with every storage that the cache keeps alive.
-
-        Raises:
-            RuntimeError: where the ledger does not count them all.
-        """
-        answers = self.answers
-        answers.by_kind = dict(cache.ledger().by_kind())
-        answers.nbytes, answers.dense_nbytes = cache.nbytes(), cache.dense_nbytes()
-        answers.logical = int(cache.get_seq_length())
-        claimed, held = sum(answers.by_kind.values()), sum(storages(cache).values())
-        if not claimed == answers.nbytes == held:
-            raise RuntimeError(f"claimed bytes {claimed}, in all {answers.nbytes}, are not the {held} held")
-
     def fork(self, cache: PressCache, rows: int = 1) -> PressCache:
         """A copy to answer on, timed."""
         clock = Clock(self.model.device)
@@ -111,6 +97,20 @@ class _Asking:
         """What the session holds with this answer, and how often the press was applied by now."""
         self.answers.session_bytes = max(self.answers.session_bytes, cache.nbytes())
         self.answers.fired = max([self.answers.fired, *(layer.fired for layer in cache.stores)])
+
+
+def measure(answers: Answers, cache: PressCache) -> None:
+    """Bytes from the ledger, compared with every storage that the cache keeps alive.
+
+    Raises:
+        RuntimeError: where the ledger does not count them all.
+    """
+    answers.by_kind = dict(cache.ledger().by_kind())
+    answers.nbytes, answers.dense_nbytes = cache.nbytes(), cache.dense_nbytes()
+    answers.logical = int(cache.get_seq_length())
+    claimed, held = sum(answers.by_kind.values()), sum(storages(cache).values())
+    if not claimed == answers.nbytes == held:
+        raise RuntimeError(f"claimed bytes {claimed}, in all {answers.nbytes}, are not the {held} held")
 
 
 def ask(
@@ -144,7 +144,7 @@ def _multi_turn(asking: _Asking, prompt: Prompt) -> None:
     if schedule == "after_context":
         cache = asking.feed(prompt.context, None, compress=True)
         answers.prefill_s = clock.seconds()
-        asking.measure(cache)
+        measure(answers, cache)
         clock = Clock(asking.model.device)  # counting bytes is not part of the wait
         cache = asking.feed(prompt.questions[0], cache, compress=asking.continuous)
     else:
@@ -154,7 +154,7 @@ def _multi_turn(asking: _Asking, prompt: Prompt) -> None:
     first_token = int(_first_tokens(cache)[0, 0])
     answers.first_s = before + clock.seconds()
     if schedule != "after_context":
-        asking.measure(cache)
+        measure(answers, cache)
 
     pending: list[int] = []
     for t in range(len(prompt.questions)):
@@ -181,7 +181,7 @@ def _multi_request(asking: _Asking, prompt: Prompt, batch: int) -> None:
     clock = Clock(device)
     cache = asking.feed(prompt.context, None, compress=True)
     answers.prefill_s, answers.read_tokens = clock.seconds(), int(cache.get_seq_length())
-    asking.measure(cache)
+    measure(answers, cache)
     for start in range(0, len(prompt.alone), batch):
         clock = Clock(device)
         questions = prompt.alone[start : start + batch]

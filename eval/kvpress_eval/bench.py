@@ -2,7 +2,7 @@
 
 Absolute times on a shared machine say little, so competitors take turns step by step in the same process, and a
 ratio is the median over the rounds of one competitor's time by DynamicCache's in the same round. Shape: the bundled
-model's architecture, random weights, more layers.
+model's architecture, random weights, more layers; or a model that is named.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 
 from .environment import Peak
 from .fresh import in_fresh_process
+from .models import load
 from .random_model import LAYERS, random_model
 
 DENSE = "DynamicCache"
@@ -25,6 +26,7 @@ QUARTER = "DynamicCache, a quarter"  # of the tokens: what evicting into a dense
 HQQ = "QuantizedCache(hqq, 4 bits)"
 PLAIN = (DENSE, QUARTER, HQQ)
 PRESSES = ("full", "snapkv(keep=0.25)", "kivi(bits=4)")
+WARM_UP = 4  # decode steps that are not counted
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def decode(model: Any, names: Sequence[str], context: int, batch: int, steps: in
     ids = torch.randint(4, 380, (batch, context), generator=torch.Generator().manual_seed(1)).to(model.device)
     with torch.no_grad():
         racers = [Competitor(name, model, ids) for name in names]
-        rounds = [[racer.step() for racer in racers] for _ in range(steps + 4)][4:]
+        rounds = [[racer.step() for racer in racers] for _ in range(steps + WARM_UP)][WARM_UP:]
     return _timings("decode step", names, context, batch, rounds)
 
 
@@ -129,8 +131,21 @@ def prefill(model: Any, names: Sequence[str], context: int, repeats: int) -> lis
     return _timings("prefill", names, context, 1, rounds)
 
 
-def _peak_of(name: str, context: int, layers: int) -> int | None:
-    model = random_model(layers)
+def model_for(name: str, layers: int = LAYERS, dtype: str = "float32", device: str = "cpu", tokens: int = 0) -> Any:
+    """The model that is measured: the one that is named, or with "" a random one of `layers` layers.
+
+    Raises:
+        UsageError: where it is not here, or has fewer than `tokens` positions.
+    """
+    if not name:
+        return random_model(layers, getattr(torch, dtype), device)
+    loaded = load(name, device, dtype)
+    loaded.check_length(tokens)
+    return loaded.model
+
+
+def _peak_of(name: str, context: int, layers: int, of: str = "", dtype: str = "float32") -> int | None:
+    model = model_for(of, layers, dtype)
     ids = torch.randint(4, 380, (1, context), generator=torch.Generator().manual_seed(1))
     high = Peak(model.device)
     with torch.no_grad():
@@ -148,11 +163,18 @@ def _peak_of(name: str, context: int, layers: int) -> int | None:
     return found
 
 
-def peak(names: Sequence[str], context: int, layers: int = LAYERS) -> list[Timing]:
-    """Bytes of resident memory a prompt adds at its peak, each in a fresh process; `seconds` holds bytes here."""
+def peak(
+    names: Sequence[str], context: int, layers: int = LAYERS, of: str = "", dtype: str = "float32"
+) -> list[Timing]:
+    """Bytes of resident memory a prompt adds at its peak, each in a fresh process; `seconds` holds bytes here.
+
+    The model is that of `model_for`, called `of`.
+    """
     found: list[int] = []
     for name in names:
-        taken = in_fresh_process(f"{name} could not read {context} tokens", 2, _peak_of, name, context, layers)
+        taken = in_fresh_process(
+            f"{name} could not read {context} tokens", 2, _peak_of, name, context, layers, of, dtype
+        )
         if taken is None:
             return []  # a platform that does not tell
         found.append(taken)

@@ -16,15 +16,20 @@ from rich.console import Console
 from kvpress import Press
 
 from . import sweep_proof
-from .bench import DENSE, HQQ, PRESSES, QUARTER, Timing, decode, peak, prefill
+from .bench import DENSE, HQQ, PRESSES, QUARTER, WARM_UP, Timing, decode, model_for, peak, prefill
 from .errors import UsageError
 from .files import check_folder, write_out
+from .launch.worker import be_quiet
 from .long_prompt import LongPrompt, long_prompts
-from .random_model import LAYERS, random_model
+from .models.loading import load, note_of
+from .random_model import LAYERS
 from .threads import choose
 
 __all__ = ["main"]
 
+CONTEXTS = [1024, 4096, 16384]
+PROMPT = 4096
+LONG = 1 << 16
 PARTS = ["decode", "prefill", "peak", "long", "sweep", "kills"]
 
 
@@ -43,16 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Exit codes: 0 done, 1 a killed sweep differs, 2 a mistake in the command.",
     )
     parser.add_argument("--presses", nargs="+", default=list(PRESSES), metavar="PRESS")
-    parser.add_argument("--contexts", nargs="+", type=_count, default=[1024, 4096, 16384], metavar="N")
+    parser.add_argument(
+        "--contexts", nargs="+", type=_count, metavar="N", help=f"default {CONTEXTS}, as far as they fit"
+    )
     parser.add_argument("--batches", nargs="+", type=_count, default=[1, 4], metavar="B")
     parser.add_argument("--steps", type=_count, default=48, help="decode steps counted (default 48)")
-    parser.add_argument("--prompt", type=_count, default=4096, help="tokens of the prefill timings (default 4096)")
-    parser.add_argument("--layers", type=_count, default=LAYERS)
+    parser.add_argument("--prompt", type=_count, help=f"tokens of the prefill timings (default {PROMPT})")
+    parser.add_argument("--model", default="", help="see `kvpress models` (a random one of the bundled shape)")
+    parser.add_argument("--layers", type=_count, help=f"of the random model (default {LAYERS})")
     parser.add_argument("--threads", type=_count, default=choose(), help="(OMP_NUM_THREADS, else all cores)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--only", choices=PARTS, help="one part; long, sweep and kills only when asked")
-    parser.add_argument("--long", type=_count, default=1 << 16, help="tokens of the long prompt (default 65536)")
+    parser.add_argument("--long", type=_count, help="tokens of the long prompt (default 65536, or what the model has)")
     parser.add_argument("--chunk", type=_count, default=1024, help="tokens it is read in at a time (default 1024)")
     parser.add_argument("--grid", type=Path, help="sweep file for --only sweep and kills (one of their own)")
     parser.add_argument(
@@ -67,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _sweeps(arguments)
     for text in arguments.presses:
         Press.parse(text).ready()
+    if arguments.model and arguments.layers:
+        raise UsageError("--layers is of the random model; leave it out with --model")
     torch.set_num_threads(arguments.threads)
     rows: list[Any] = list(_long_rows(arguments) if arguments.only == "long" else _rows(arguments))
     if arguments.output:
@@ -76,10 +86,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _rows(arguments: argparse.Namespace) -> Iterator[Timing]:
     console = Console()
-    model = random_model(arguments.layers, getattr(torch, arguments.dtype), arguments.device)
+    be_quiet()
+    layers = arguments.layers or LAYERS
+    model = model_for(arguments.model, layers, arguments.dtype, arguments.device)
+    contexts, prompt = _fitting(arguments, model)
+    shown = note_of(arguments.model) or arguments.model or f"random model, {layers} layers of the bundled shape"
     console.print(
-        f"random model, {arguments.layers} layers of the bundled shape, {arguments.dtype} on {arguments.device}, "
-        f"{arguments.threads} threads, torch {torch.__version__}; medians, competitors taking turns",
+        f"{shown}, {arguments.dtype} on {arguments.device}, {arguments.threads} threads, torch {torch.__version__}; "
+        "medians, competitors taking turns",
         highlight=False,
     )
     console.print(f"{'':32}{'context':>8}{'batch':>6}{'absolute':>13}{'/ dense':>9}", style="bold", highlight=False)
@@ -93,33 +107,55 @@ def _rows(arguments: argparse.Namespace) -> Iterator[Timing]:
     if arguments.only in (None, "decode"):
         console.print("decode step", style="bold")
         hqq = [HQQ] if _has_hqq() and arguments.device == "cpu" else []
-        for context in arguments.contexts:
+        for context in contexts:
             for batch in arguments.batches:
                 names = [DENSE, QUARTER, *arguments.presses, *(hqq if batch == 1 else [])]
                 yield from show(decode(model, names, context, batch, arguments.steps))
                 gc.collect()
     if arguments.only in (None, "prefill"):
         console.print("prefill, compression included", style="bold")
-        yield from show(prefill(model, [DENSE, *arguments.presses, "h2o(keep=0.25)"], arguments.prompt, 9))
+        yield from show(prefill(model, [DENSE, *arguments.presses, "h2o(keep=0.25)"], prompt, 9))
     if arguments.only in (None, "peak") and arguments.device == "cpu":
         console.print("memory added at the peak of prefill", style="bold")
-        yield from show(peak([DENSE, *arguments.presses, "h2o(keep=0.25)"], max(arguments.contexts)))
+        names = [DENSE, *arguments.presses, "h2o(keep=0.25)"]
+        yield from show(peak(names, max(contexts), layers, arguments.model, arguments.dtype))
+
+
+def _fitting(arguments: argparse.Namespace, model: Any) -> tuple[list[int], int]:
+    """The contexts and the prompt to measure; those that nobody named are cut to what the model has positions for.
+
+    Raises:
+        UsageError: for a context that was named and does not fit.
+    """
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max(CONTEXTS) + arguments.steps
+    room = most - arguments.steps - WARM_UP  # every step appends a token
+    for length, limit in [(n, room) for n in arguments.contexts or ()] + [(arguments.prompt, most)]:
+        if length and length > limit:
+            raise UsageError(f"{length} tokens are more than the model has positions for; give {limit} or less")
+    fitting = [context for context in CONTEXTS if context <= room] or [room]
+    return arguments.contexts or fitting, arguments.prompt or min(PROMPT, most)
 
 
 def _long_rows(arguments: argparse.Namespace) -> Iterator[LongPrompt]:
     console = Console()
+    tokens = arguments.long or _most(arguments.model)
     console.print(
-        f"{arguments.long} tokens in chunks of {arguments.chunk}, MiB: declared before, of it the cache's, held by the "
+        f"{tokens} tokens in chunks of {arguments.chunk}, MiB: declared before, of it the cache's, held by the "
         "cache at most, process above the loaded model (activations too), a dense cache",
         highlight=False,
         soft_wrap=True,
     )
-    for row in long_prompts(arguments.long, arguments.chunk, arguments.threads):
+    for row in long_prompts(tokens, arguments.chunk, arguments.threads, model_name=arguments.model):
         sizes = [row.declared, row.held, row.measured, row.process or 0, row.dense]
         figures = "".join(f"{size / 2**20:9.1f}" for size in sizes)
         how = "between" if row.between else "at the end"
         console.print(f"{row.name:34}{how:12}{figures}{row.seconds:9.1f} s", highlight=False, soft_wrap=True)
         yield row
+
+
+def _most(model: str) -> int:
+    """Tokens of the long prompt where nobody said how many."""
+    return min(LONG, (load(model).max_positions if model else None) or LONG)
 
 
 def _sweeps(arguments: argparse.Namespace) -> int:

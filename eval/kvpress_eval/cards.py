@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -25,6 +27,7 @@ from .page.numbers import percent, points
 OUT = Path("docs/methods")
 RESULTS = Path("leaderboards/results")
 README = Path("README.md")
+PAPERS = Path("eval/kvpress_eval/page/papers.json")
 _BEGIN, _END = "<!-- methods: written by make docs -->", "<!-- end of methods -->"
 _DENSE = "(D_k + D_v) numbers and a 4-byte position each (no positions where no slot between others is gone)"
 _SAME = "those of the eviction press under it: totals are exact, only their spread changes, and nothing is padded"
@@ -89,6 +92,7 @@ def card(name: str, analysis: Analysis, tests: Mapping[str, str]) -> str:
     lines = [f"# `{name}`", "", f"{about['title']}.", ""]
     lines += [f"- **{_HEADINGS[field]}**: {about[field]}" for field in _FIELDS]
     lines += [f"- **Bytes** held after a prompt, by the ledger: {_BYTES[_kind(name)]}"]
+    lines += [f"- **Premise**, measured on the first prompt: {said}" for said in _premises(name)]
     presets = [PRESETS[variant] for variant in PRESETS if variant.split("@")[0] == name]
     told = [(code(preset().spec()), preset.summary) for preset in presets]
     lines += ["", "## Presets", markdown_table(("press", "what it is"), 2, told)]
@@ -103,6 +107,20 @@ def card(name: str, analysis: Analysis, tests: Mapping[str, str]) -> str:
     ]
     lines += ["data that this repository does not hold: not reproduced here."]
     return "\n".join(lines) + "\n"
+
+
+def _premises(name: str) -> list[str]:
+    """What the press takes for granted of a model."""
+    press = PRESETS[name]()
+    if press.recipe.scorer is None and _kind(name) in (
+        "refine",
+        "heads",
+        "layers",
+    ):  # a part of a press decides nothing
+        press = press | PRESETS["snapkv"]()
+    found = press.recipe.premises
+    own = [one for one in found if one.method == name or type(one).__module__ == module_of(name)]
+    return [f"{one.says} ({one.measures} at least {one.bound})" for one in own]
 
 
 def _scores(name: str, analysis: Analysis) -> list[str]:
@@ -135,6 +153,12 @@ def pages(results: Path, tests: Path) -> dict[str, str]:
         index.append(f"| [`{name}`]({name}.md) | {PRESETS[name].summary} | {header(module_of(name))['paper']} |")
     found["README.md"] = "\n".join(index) + "\n"
     return found
+
+
+def papers() -> str:
+    """JSON text: the arXiv id of each method, "" where it has no paper; the report's pages link to them."""
+    found = {name: re.search(r"\d{4}\.\d{4,5}", header(module_of(name))["title"]) for name in bases()}
+    return json.dumps({name: match[0] if match else "" for name, match in found.items()}, indent=1) + "\n"
 
 
 def with_table(readme: str) -> str:
@@ -174,6 +198,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     readme = with_table(README.read_text(encoding="utf-8"))
     if options.check:
         old = stale(texts, OUT)
+        if PAPERS.read_text(encoding="utf-8") != papers():
+            print(f"{PAPERS} is not what the heads of the methods say")
+            return 1
         if readme != README.read_text(encoding="utf-8"):
             print("the table of methods in README.md is not what the code says")
             return 1
@@ -185,6 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, text in texts.items():
         (OUT / name).write_text(text, encoding="utf-8")
     README.write_text(readme, encoding="utf-8")
+    PAPERS.write_text(papers(), encoding="utf-8")
     print(f"{len(texts)} pages in {OUT}, and the table in {README}")
     return 0
 

@@ -20,7 +20,9 @@ from . import sweep_command
 from .config import DTYPES, RunConfig, with_press
 from .errors import UsageError, choose
 from .launch.worker import be_quiet
-from .models import BUNDLED
+from .models import BUNDLED, PRETRAINED
+from .models.command import check as models_here
+from .models.command import models
 from .printing import bytes_text, cell_text, difference, print_row, two_columns
 from .rows import Row, load_rows
 from .sweep import Watcher, check_presses, run_sweep
@@ -108,9 +110,26 @@ def _data(options: argparse.Namespace) -> int:
     be_quiet()
     tasks = [name for given in options.task for name in suite(given) or [given]]
     sizes = options.length, options.sessions, options.turns, options.seed
-    for path in write(tasks, options.out, *sizes, options.model):
+    asking = [task for task in tasks if get_task(task).kind == "questions"]
+    written = write(asking, options.out, *sizes, options.model) if asking else []
+    for path in [*written, *_passages([task for task in tasks if task not in asking], options)]:
         Console().print(f"written: {path}", highlight=False, soft_wrap=True, markup=False)
     return 0
+
+
+def _passages(tasks: Sequence[str], options: argparse.Namespace) -> list[Path]:
+    """The files of tasks that force a text, as token ids."""
+    from .sources.exported import write_passages
+    from .sources.writing import tokens_of
+
+    if not tasks:
+        return []
+    if not options.model:
+        raise UsageError(f"the passages of {tasks[0]} are token ids; say whose with --model")
+    sizes = {"length": options.length, "sessions": options.sessions, "seed": options.seed, "forced": options.forced}
+    texts = {"lm_text": tuple(options.text)}
+    configs = [RunConfig(model=options.model, task=task, text=texts.get(task, ()), **sizes) for task in tasks]
+    return write_passages(configs, tokens_of(options.model), options.out)
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -124,7 +143,13 @@ def _list(options: argparse.Namespace) -> int:
     found = {
         "presses": _presses(),
         "tasks": {task.name: task.about for task in TASKS.values()},
-        "models": {**BUNDLED, "a folder": "that save_pretrained wrote", "org/name": "any causal LM of the hub"},
+        "models": {
+            **BUNDLED,
+            **{name: f"{entry.about}; see `kvpress models`" for name, entry in PRETRAINED.items()},
+            "file.gguf": "any GGUF file of yours",
+            "a folder": "that save_pretrained wrote",
+            "org/name": "any causal LM of the hub",
+        },
     }
     for title, items in found.items():
         if options.what in ("all", title):
@@ -148,7 +173,7 @@ def _presses() -> dict[str, str]:
 def _doctor(options: argparse.Namespace) -> int:
     import kvpress.doctor
 
-    return _print_checks(Console(), kvpress.doctor.run())
+    return _print_checks(Console(), [*kvpress.doctor.run(), models_here()])
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -229,6 +254,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
     "data": _data,
     "show": _show,
     "list": _list,
+    "models": models,
     "doctor": _doctor,
     "fit": _fit,
     "check": _check,

@@ -1,9 +1,11 @@
-"""Two presses on the same sessions: paired differences with intervals, by mode and by turn."""
+"""Two presses on the same sessions: paired differences with intervals, by mode and by turn; and of the measures that
+both have beside the score.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.table import Table as Grid
@@ -14,11 +16,16 @@ from .config import amount
 from .errors import UsageError
 from .page.analysis import superseded
 from .page.claims import Table, dtype_of, precedence, run_key, table_order
-from .page.numbers import percent, points, probability, span
+from .page.measures import between
+from .page.numbers import nats, nats_span, percent, points, probability, span
 from .page.presses import falling, named
 from .page.row import Row
 from .page.sessions import paired
 
+MEANING = {
+    "kl": "divergence from the full cache, nats a token, lower is better",
+    "nll": "negative log-likelihood of the text, nats a token, lower is better",
+}
 TURNS: Mapping[str, slice] = {"all": slice(None), "first": slice(0, 1), "later": slice(1, None)}
 
 
@@ -33,6 +40,7 @@ class Comparison:
     bytes_ratio: tuple[float, float]
     difference: stats.Interval
     p: float
+    measure: str = ""  # "" is the score; else the name of a measure, which is in its own unit
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,7 @@ def compare(rows: Sequence[Row], first: Asked, second: Asked, tasks: Sequence[st
             if (one := _compare(table, turns, part, pairs)) is not None:
                 found += 1
                 yield one
+                yield from _measures(one, pairs) if turns == "all" else ()
     if not found:
         raise UsageError(f"{first} and {second} share no session; run both with the same sessions and --seed")
 
@@ -128,6 +137,18 @@ def _compare(table: Table, turns: str, part: slice, pairs: Sequence[tuple[Row, R
     )
 
 
+def _measures(score: Comparison, pairs: Sequence[tuple[Row, Row]]) -> Iterator[Comparison]:
+    """The same of every measure that both sides have, those of single bins left out."""
+    names = sorted({name for pair in pairs for name in pair[0].measures.keys() & pair[1].measures.keys()})
+    for name in names:
+        mine = [pair for pair in pairs if pair[0].task in score.tasks]
+        # what is measured may be the score itself
+        if "@" in name or name == "agree" or (found := between(mine, name)) is None:
+            continue
+        sides = (found.first, found.second)
+        yield replace(score, scores=sides, difference=found.difference, p=found.p, measure=name)
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else float("nan")
 
@@ -135,17 +156,28 @@ def _mean(values: Sequence[float]) -> float:
 def print_comparisons(found: Sequence[Comparison], first: Asked, second: Asked, console: Console) -> None:
     """One table per model, length and dtype, one line per mode and choice of turns."""
     console.print(Text(f"{first}  minus  {second}", style="bold"))
-    whole = {one.table: len(one.tasks) for one in found if one.turns == "all"}
+    whole = {one.table: len(one.tasks) for one in found if one.turns == "all" and not one.measure}
     for key in dict.fromkeys(one.table._replace(mode="") for one in found):
         setting = [key.model, key.tokens, dtype_of(key, [one.table for one in found]), *key.special]
         console.print(Text(", ".join(part for part in setting if part)))
         grid = Grid(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
-        grid.add_column("mode, turns", no_wrap=True)
+        grid.add_column("mode, turns")
         for name in ("first", "second", "diff.", "95 %", "p", "bytes/dense"):
             grid.add_column(name, justify="right", no_wrap=True)
         for one in found:
             if one.table._replace(mode="") == key:
                 few = len(one.tasks) < whole[one.table]  # tasks of one question have no later turns
+                if one.measure:
+                    diff = one.difference
+                    grid.add_row(
+                        f"  {one.measure}",
+                        *map(nats, one.scores),
+                        nats(diff.mean, sign=True),
+                        nats_span(diff.low, diff.high, sign=True),
+                        probability(one.p),
+                        "",
+                    )
+                    continue
                 grid.add_row(
                     f"{one.table.mode}, {one.turns}"
                     + (f" ({len(one.tasks)} of {whole[one.table]} tasks)" if few else ""),
@@ -159,3 +191,6 @@ def print_comparisons(found: Sequence[Comparison], first: Asked, second: Asked, 
         console.print(grid)
     tasks = ", ".join(dict.fromkeys(task for one in found for task in one.tasks))
     console.print(f"mean over {tasks}; paired by session, bootstrap over sessions, p by sign flips", style="dim")
+    told = {one.measure: MEANING[one.measure] for one in found if one.measure in MEANING}
+    if told:
+        console.print("; ".join(f"{name}: {what}" for name, what in told.items()), style="dim")

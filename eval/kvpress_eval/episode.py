@@ -6,9 +6,9 @@ import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-__all__ = ["SUITE", "VERSION", "Count", "Episode", "Gold", "Joints", "Rendering", "Request", "Span", "Turn"]
+__all__ = ["SUITE", "VERSION", "Count", "Episode", "Gold", "Joints", "Rendering", "Request", "Ruler", "Span", "Turn"]
 
 SUITE = "core"  # part of every seed and run id; the pages sort tasks by ``Task.suite``
 VERSION = 1  # of the generators: part of every seed, so that new text never passes for old
@@ -113,14 +113,24 @@ def _random(*parts: object) -> random.Random:
     return random.Random(int.from_bytes(hashlib.sha256(text.encode()).digest(), "big"))
 
 
+class Ruler(Protocol):
+    """Measures a session in tokens, as a model is going to read it."""
+
+    def context(self, text: str) -> int:
+        """Tokens of a context with all that stands before it."""
+
+    def beside(self, turns: Sequence[Turn], most: Sequence[int]) -> int:
+        """Tokens of the questions of ``turns`` with all that stands between, and of answers of ``most`` tokens."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What a generator is asked for.
 
-    ``length`` bounds all tokens of the session: context, every question, every answer, and
-    ``overhead`` (tokens of the chat template and the begin token). ``count`` counts the tokens of a
-    text for the model at hand. ``depth`` (0 the beginning, 1 the end) puts every turn's evidence at
-    one place; None spreads it.
+    ``length`` bounds all tokens of the session: context, every question, every answer at its limit, and what stands
+    between them. ``ruler`` measures them exactly, for the model at hand. Without one the texts are counted by
+    ``count``, and ``overhead`` tokens more are taken (a begin token). ``depth`` (0 the beginning, 1 the end) puts
+    every turn's evidence at one place; None spreads it. ``bare``: nothing is made; TooShortError says the least length.
     """
 
     task: str
@@ -132,6 +142,8 @@ class Request:
     count: Count
     overhead: int = 1
     depth: float | None = None
+    ruler: Ruler | None = None
+    bare: bool = False
 
     def rng(self, stream: str) -> random.Random:
         """The random numbers of a named stream. One stream per purpose: a longer context keeps its

@@ -7,15 +7,34 @@ from collections.abc import Iterable
 
 from kvpress.errors import KVPressError
 
-__all__ = ["EpisodeError", "StorageError", "UsageError", "choose", "suggest"]
+__all__ = ["CellError", "EpisodeError", "StorageError", "TooShortError", "UsageError", "choose", "suggest"]
 
 
 class UsageError(KVPressError):
     """What was asked for cannot be run: says what happened, what was expected and what to do."""
 
 
-class EpisodeError(UsageError):
-    """An episode does not fit the length asked for."""
+class CellError(UsageError):
+    """A cell that cannot be built, as its model, task and length are: alone a mistake, in a sweep one failed row."""
+
+
+class EpisodeError(CellError):
+    """An episode that cannot be made."""
+
+
+class TooShortError(EpisodeError):
+    """A session takes more tokens than were asked for, even without filler. ``least`` is what it takes."""
+
+    def __init__(self, task: str, turns: int, least: int, length: int) -> None:
+        super().__init__(
+            f"task {task!r} with {turns} turn{'' if turns == 1 else 's'} needs a length of at least {least} tokens, "
+            f"got {length}; ask for {'' if turns == 1 else 'fewer turns or '}a greater length"
+        )
+        self.least = least
+        self._made_of = (task, turns, least, length)
+
+    def __reduce__(self) -> tuple[type[TooShortError], tuple[str, int, int, int]]:
+        return TooShortError, self._made_of  # it may come out of a worker process
 
 
 class StorageError(KVPressError, OSError):

@@ -25,7 +25,8 @@ from kvpress import Press, PressCache, Session
 from kvpress.policies.kvzip import instructions
 
 from .errors import UsageError
-from .tiny import weights_path
+from .models import locate
+from .models.loading import note_of
 
 try:
     from lm_eval.__main__ import cli_evaluate
@@ -48,7 +49,8 @@ class PressedLM(HFLM):  # type: ignore[misc]  # the harness is not typed
     """The harness's Hugging Face model under a press.
 
     Args:
-        pretrained: as for ``hf``, or ``tiny``, the bundled model.
+        pretrained: a model as ``--model`` names it (``tiny``, ``smollm2-135m``, a GGUF file, a folder, a hub id), or a
+            model object as for ``hf``.
         press: text of a press, commas and all; ``full`` by default.
         options: the other arguments of ``hf``. Continuations are scored one at a time, whatever the batch size.
 
@@ -62,9 +64,12 @@ class PressedLM(HFLM):  # type: ignore[misc]  # the harness is not typed
         if options.get("mixed_precision_dtype") is not None:
             raise UsageError("mixed_precision_dtype is not supported under a press; give the model's dtype instead")
         bundled = pretrained == "tiny"
-        if bundled:
-            pretrained = str(weights_path())
-            options.setdefault("dtype", "float32")
+        self._named = pretrained if isinstance(pretrained, str) else ""
+        if self._named:
+            place = locate(self._named, str(options.get("dtype", "auto")).removeprefix("torch."))
+            pretrained, options = place.source, options | place.options
+            if bundled or place.gguf_file:  # the bundled weights are stored in half, those of GGUF files in integers
+                options.setdefault("dtype", "float32")
         super().__init__(pretrained=pretrained, **options)
         self._held: list[tuple[int, int]] = []
         # what a press says that makes the model repeat the prompt; the bundled one reads no English
@@ -87,6 +92,8 @@ class PressedLM(HFLM):  # type: ignore[misc]  # the harness is not typed
         ratios = [held / dense for held, dense in self._held]
         return {
             **super().get_model_info(),
+            "pretrained": self._named,
+            "model_note": note_of(self._named),
             "press": str(self.press),
             "press_spec": self.press.spec(),
             "kv_bytes_ratio": sum(ratios) / len(ratios) if ratios else None,

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
+from .bench import model_for
 from .environment import Peak
 from .fresh import in_fresh_process
-from .random_model import random_model
 
 # press, and whether it is applied between the chunks
 LONG = (
@@ -48,11 +48,13 @@ class LongPrompt:
     what: str = "long prompt"
 
 
-def read_one(name: str, between: bool, tokens: int, chunk: int, layers: int = LAYERS) -> LongPrompt:
-    """Read a prompt of random tokens through the bundled model's shape, in this process."""
+def read_one(
+    name: str, between: bool, tokens: int, chunk: int, layers: int = LAYERS, model_name: str = ""
+) -> LongPrompt:
+    """Read a prompt of random tokens through a model (without a name the bundled one's shape), in this process."""
     from kvpress import Press
 
-    model = random_model(layers)
+    model = model_for(model_name, layers, tokens=tokens)
     ids = torch.randint(4, 380, (1, tokens), generator=torch.Generator().manual_seed(1))
     with torch.no_grad(), Press.parse(name)(model) as session:
         model(ids[:, : min(chunk, tokens)], use_cache=False, logits_to_keep=1)  # what a chunk takes without a cache
@@ -78,9 +80,9 @@ def read_one(name: str, between: bool, tokens: int, chunk: int, layers: int = LA
 
 
 def long_prompts(
-    tokens: int, chunk: int, threads: int, presses: Sequence[tuple[str, bool]] = LONG
+    tokens: int, chunk: int, threads: int, presses: Sequence[tuple[str, bool]] = LONG, model_name: str = ""
 ) -> Iterator[LongPrompt]:
     """Every press in a process of its own. Raises UsageError where one fails."""
     for name, between in presses:
         problem = f"{name} could not read {tokens} tokens in chunks of {chunk}"
-        yield in_fresh_process(problem, threads, read_one, name, between, tokens, chunk)
+        yield in_fresh_process(problem, threads, read_one, name, between, tokens, chunk, LAYERS, model_name)

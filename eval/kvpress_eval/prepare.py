@@ -16,12 +16,15 @@ from .errors import UsageError
 from .metrics import score
 from .models import Loaded
 from .rows import run_id
-from .sources import Source, open_source
+from .sources import Passages, Source, open_source
 
 if TYPE_CHECKING:
     from kvpress import Press, Session
 
 __all__ = ["Cell", "prepare", "reason"]
+
+FILLED = 2
+"""How generated natural text fills a length: 1 (no part of a run id) counted a chat template once per turn."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,17 @@ class Cell:
         """Where its sessions come from."""
         return open_source(self.config, self.loaded)
 
+    @property
+    def chat(self) -> bool:
+        """Whether its prompts are in the tokenizer's chat template."""
+        return self.loaded.prompter.chat and not self.config.continues
+
     @contextmanager
     def session(self) -> Iterator[Session]:
         """The press entered on the model, with the instruction of presses that make it repeat a prompt."""
         with self.press(self.loaded.model) as session:
             if self.loaded.rendering == "natural":
-                session.instructions = instructions(self.loaded.prompter.tokenizer)
+                session.instructions = instructions(self.loaded.prompter.tokenizer, self.chat)
             yield session
 
     def informed(self, episode: Episode) -> AbstractContextManager[None]:
@@ -79,8 +87,7 @@ def _press(config: RunConfig, loaded: Loaded) -> tuple[Press, str]:
     if not config.bytes:
         return press, ""
     check(press, config.bytes)
-    prompt = loaded.prompter.prompt(Cell(config, loaded, press, "").episode(0))
-    length = len(prompt.context) + (len(prompt.questions[0]) if config.question_visible else 0)
+    length = _compressed(Cell(config, loaded, press, ""))
     key = (str(press), config.bytes, length)
     if key not in loaded.solved:
         try:
@@ -89,6 +96,14 @@ def _press(config: RunConfig, loaded: Loaded) -> tuple[Press, str]:
             loaded.solved[key] = reason(error)
     found = loaded.solved[key]
     return (press, found) if isinstance(found, str) else (found, "")
+
+
+def _compressed(cell: Cell) -> int:
+    """Tokens that the press of a cell sees when it fires."""
+    if isinstance(cell.source, Passages):
+        return len(cell.source.passage(0).prefix)
+    prompt = cell.loaded.prompter.prompt(cell.episode(0))
+    return len(prompt.context) + (len(prompt.questions[0]) if cell.config.question_visible else 0)
 
 
 def reason(error: Exception) -> str:
@@ -103,7 +118,7 @@ def prepare(config: RunConfig, loaded: Loaded) -> Cell:
         KVPressError: for an unknown press, one with wrong arguments, or bytes that cannot be read.
         UsageError: for a length that the model or the task does not allow.
     """
-    loaded.check_length(config.length)
+    loaded.check_length(config.length + (config.forced if config.continues else 0))
     press, problem = _press(config, loaded)
     recipe = press.recipe
     if config.schedule == "every_turn_prompt" and recipe.evicts and not recipe.schedule.every_prompt:
@@ -116,12 +131,14 @@ def prepare(config: RunConfig, loaded: Loaded) -> Cell:
         "dtype": loaded.dtype,
         "attn": loaded.attn,
         "rendering": loaded.rendering,
-        "chat": loaded.prompter.chat,
+        "chat": loaded.prompter.chat and not config.continues,
         "weights": loaded.weights,
     }
     source = open_source(config, loaded)
     if source.digest:
         resolved["source"] = f"data {source.digest}"  # what the rows hold, not where they lie
+    elif loaded.rendering == "natural":
+        resolved["filled"] = FILLED
     cell = Cell(config, loaded, press, run_id(config.identity(press.spec(), resolved)), problem)
     _check_scorers(cell)
     with cell.informed(cell.episode(0)):  # an oracle whose evidence is not known is refused here
@@ -133,6 +150,8 @@ def _check_scorers(cell: Cell) -> None:
 
     Sessions of RepoQA may be in different languages; of other tasks the first one speaks for all.
     """
+    if cell.config.continues:
+        return
     all_of_them = cell.source.digest and cell.config.task.startswith("repoqa")
     for number in range(len(cell.source) if all_of_them else 1):
         episode = cell.episode(number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,7 +14,7 @@ from rich.table import Table
 from . import disturbance
 from .config import RunConfig
 from .estimate import Estimator, time_text
-from .page.numbers import DISTURBED
+from .page.numbers import DISTURBED, nats, nats_span
 from .page.presses import named, spaced
 from .rows import Row
 
@@ -48,6 +49,8 @@ def difference(row: Row, full: Row) -> str:
     """The paired difference to the full cache with its 95 % interval, in points."""
     from .stats import bootstrap_interval, paired_differences
 
+    if row.forced:
+        return _change_of_nll(row, full)
     ours = dict(zip(row.session_ids, row.session_scores, strict=True))
     theirs = dict(zip(full.session_ids, full.session_scores, strict=True))
     found = bootstrap_interval([paired_differences(ours, theirs)])
@@ -59,6 +62,22 @@ def difference(row: Row, full: Row) -> str:
         f"{100 * found.mean:+.1f} points [{100 * found.low:+.1f}, {100 * found.high:+.1f}] "
         f"(95 %, {found.n} sessions paired with the full cache's {100 * full.score:.1f})"
     )
+
+
+def _change_of_nll(row: Row, full: Row) -> str:
+    from .stats import bootstrap_interval, paired_differences
+
+    ours, theirs = (_by_session(one, "nll") for one in (row, full))
+    found = bootstrap_interval([paired_differences(ours, theirs)])
+    if not found.n:
+        return "no passage in common with the full cache's row"
+    span = nats_span(found.low, found.high, sign=True)
+    return f"NLL {nats(found.mean, sign=True)} {span} (95 %, {found.n} passages paired)"
+
+
+def _by_session(row: Row, name: str) -> dict[str, list[float]]:
+    values = zip(row.session_ids, row.measures[name], strict=True)
+    return {session: [value for value in known if value is not None] for session, known in values}
 
 
 def print_row(console: Console, row: Row, path: Path, against: str) -> None:
@@ -79,18 +98,26 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
     if row.target:
         yield "asked for", named(row.asked, row.target)
     seen = "question visible" if row.question_visible else "question hidden"
-    yield (
-        "task",
-        f"{row.task} ({row.rendering}), {row.mode}, {row.schedule} ({seen}), {row.history} history",
-    )
+    how = f"{row.mode}, {row.schedule} ({seen}), {row.history} history"
+    if row.forced:
+        how = f"{row.forced} tokens forced after {row.length:,}, " + (
+            f"{row.forced_step} at a time" if row.forced_step else "at once"
+        )
+    yield "task", f"{row.task} ({row.rendering}), {how}"
+    if row.forced:
+        yield "text", row.source
     if row.status != "ok":
-        yield "failed", row.error or "unknown error"
+        yield row.status, row.error or "unknown error"
     else:
-        by_turn = " ".join(f"{100 * s:.0f}" for s in row.score_by_turn)
-        count = f"{row.sessions} sessions, {row.turns} questions"
-        chance = "" if row.chance is None else f", chance {100 * row.chance:.1f}"
-        yield "score", f"{100 * row.score:.1f} by turn {by_turn} ({count}{chance})"
+        if row.forced:
+            yield from _forced(row)
+        else:
+            by_turn = " ".join(f"{100 * s:.0f}" for s in row.score_by_turn)
+            count = f"{row.sessions} sessions, {row.turns} questions"
+            chance = "" if row.chance is None else f", chance {100 * row.chance:.1f}"
+            yield "score", f"{100 * row.score:.1f} by turn {by_turn} ({count}{chance})"
         yield "against full", against
+        yield from (("premise", premise_text(found)) for found in row.premises)
         if row.extras:
             yield "beside the score", ", ".join(f"{name} {100 * mean:.1f}" for name, mean in row.extras.items())
         if row.hit_limit or row.empty:
@@ -109,12 +136,11 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
         if row.not_measured:
             yield "not measured", row.not_measured
         yield "peak memory", f"{bytes_text(row.peak_memory)} {row.peak_kind or ''}".strip()
-        press_s = "not measured" if row.press_s is None else f"{_time(row, 1e3 * row.press_s)} ms"
         yield (
             "times",
-            f"first token {_time(row, 1e3 * row.ttft_s)} ms ({_time(row, row.prefill_tps, 0)} prompt tokens/s), "
-            f"further tokens {_time(row, 1e3 * row.tpot_s, 2)} ms, "
-            f"compression {press_s}, all {_time(row, row.seconds)} s on {row.device}, {row.dtype}",
+            f"first token {_milliseconds(row, row.ttft_s, 1)} ({_time(row, row.prefill_tps, 0)} prompt tokens/s), "
+            f"further tokens {_milliseconds(row, row.tpot_s)}, compression {_milliseconds(row, row.press_s, 1)}, "
+            f"all {_time(row, row.seconds)} s on {row.device}, {row.dtype}",
         )
         if row.quiet is False:
             yield f"{DISTURBED} disturbed", f"{disturbance.about(row.disturbance)}: compare no time of this row"
@@ -123,6 +149,30 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
 def _time(row: Row, value: float, digits: int = 1) -> str:
     """A time or a rate, marked where other programs disturbed it."""
     return f"{value:,.{digits}f}{DISTURBED if row.quiet is False else ''}"
+
+
+def premise_text(found: Mapping[str, Any]) -> str:
+    """What a press takes for granted, and whether the model has it."""
+    told = "holds" if found["holds"] else "does NOT hold: expect a loss"
+    return f"{found['says']}: {told} ({found['measures']} {found['figure']:.2f}, at least {found['bound']:.2f})"
+
+
+def _milliseconds(row: Row, seconds: float | None, digits: int = 2) -> str:
+    return "not measured" if seconds is None else f"{_time(row, 1e3 * seconds, digits)} ms"
+
+
+def _forced(row: Row) -> Iterable[tuple[str, str]]:
+    """What the full cache would have predicted otherwise, over all forced tokens and by their distance from the cut."""
+    found = {name: _mean(values) for name, values in row.measures.items()}
+    yield "score", f"{100 * row.score:.1f} % of the tokens predicted as by the full cache ({row.sessions} passages)"
+    yield "divergence", f"KL {nats(found['kl'])} nats a token; the text's NLL is {nats(found['nll'])}"
+    by_bin = {name.partition("@")[2]: value for name, value in found.items() if name.startswith("kl@")}
+    yield "KL by distance", ", ".join(f"{name}: {nats(value)}" for name, value in by_bin.items())
+
+
+def _mean(values: Sequence[Sequence[float | None]]) -> float:
+    known = [value for session in values for value in session if value is not None]
+    return sum(known) / len(known) if known else math.nan
 
 
 def _loading(row: Row) -> str:
@@ -136,7 +186,8 @@ def row_line(row: Row, ran: bool) -> str:
     solved = f" (at {spaced(row.target)})" if row.target else ""
     what = escape(f"{row.task} {row.mode} {row.length} {row.press}{solved}")
     if row.status != "ok":
-        return f"[red]failed[/] {what}: {escape(row.error or '')}"
+        colour = "red" if row.status == "failed" else "yellow"
+        return f"[{colour}]{escape(row.status)}[/] {what}: {escape(row.error or '')}"
     state = f"{row.seconds:5.1f} s{DISTURBED if row.quiet is False else ''}" if ran else "present"
     return f"{state}  {100 * row.score:5.1f}  {100 * row.bytes_ratio:5.1f} % bytes  {what}"
 

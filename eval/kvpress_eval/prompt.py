@@ -7,7 +7,8 @@ whole conversation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
@@ -19,7 +20,7 @@ from .tasks.dialect import STOP
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Prompt", "Prompter"]
+__all__ = ["Prompt", "Prompter", "rendering_of"]
 
 _CUT = "\u241ekvpress-cut\u241e"  # stands where a rendering is to be cut
 _CONTEXT = "\u241ekvpress-context\u241e"  # stands for the context in all renderings but one
@@ -57,6 +58,24 @@ def _between(whole: str, before: str, after: str, usual: str) -> str:
     return usual
 
 
+def _about_nothing(episode: Episode) -> Episode:
+    """The same conversation with a plain word for every text."""
+    turns = tuple(
+        replace(turn, question="a", answer="a", later="a", alone="a", opening=turn.opening and "a")
+        for turn in episode.turns
+    )
+    return replace(episode, context="a", turns=turns)
+
+
+def rendering_of(tokenizer: PreTrainedTokenizerBase) -> Rendering:
+    """The dialect for a tokenizer whose words are the dialect's, natural text for any other."""
+    from .tiny.dialect import VOCAB
+
+    words = tokenizer.get_vocab()
+    same = len(words) == len(VOCAB) and all(words.get(word) == i for i, word in enumerate(VOCAB))
+    return "dialect" if same else "natural"
+
+
 class Prompter:
     """Turns episodes into ids for one tokenizer.
 
@@ -74,8 +93,9 @@ class Prompter:
         self.chat = rendering == "natural" and has_template and chat != "off"
         # pieces of text may be tokenized apart
         self._glues = rendering == "dialect" or tokenizer.decode(self._ids("x") + self._ids("x")) == "xx"
-        self.bos = self._begin()
-        self.overhead = self._overhead()
+        self._special = self._special_ids()
+        self._begins = self._begin()
+        self.bos = [] if self.chat else self._begins  # a template writes the beginning itself
 
     def count(self, text: str) -> int:
         """Tokens of ``text``, without special ones."""
@@ -95,13 +115,26 @@ class Prompter:
         return frozenset([*model_stops, *([end] if isinstance(end, int) else [])])
 
     def prompt(self, episode: Episode) -> Prompt:
-        """The ids of an episode, the begin token exactly once and at the beginning."""
-        if self.chat:
-            prompt = self._chat(episode)
-        else:
-            prompt = self._plain(episode, _DIALECT if self.rendering == "dialect" else episode.joints)
-        self._check_begin(prompt)
+        """The ids of an episode, with no special tokens but those that tokenizer and template add.
+
+        Raises:
+            UsageError: where the beginning is doubled or a text spells a special token.
+        """
+        prompt = self.pieces(episode)
+        self._check_special(prompt, episode)
         return prompt
+
+    def pieces(self, episode: Episode) -> Prompt:
+        """The ids of an episode, unchecked."""
+        if self.chat:
+            return self._chat(episode)
+        return self._plain(episode, _DIALECT if self.rendering == "dialect" else episode.joints)
+
+    def context(self, episode: Episode) -> list[int]:
+        """The ids of its context alone, whatever is asked."""
+        if self.chat:
+            return self._ids(self._before(episode, episode.context))
+        return [*self.bos, *self._ids(episode.context)]
 
     def _plain(self, episode: Episode, joints: Joints) -> Prompt:
         turns = episode.turns
@@ -111,7 +144,7 @@ class Prompter:
         # what ends an answer of the dialect is fed with the next question
         end = f" {STOP}" if self.rendering == "dialect" else ""
         return Prompt(
-            context=[*self.bos, *self._ids(episode.context)],
+            context=self.context(episode),
             questions=[first, *later],
             alone=alone,
             golds=[self._after(joints.answer + turn.answer.removesuffix(end)) for turn in turns],
@@ -123,9 +156,7 @@ class Prompter:
         The context is rendered once. A short text stands for it in the other renderings.
         """
         joints = episode.joints
-        shared = joints.question if joints.question == joints.alone else ""
-        context, _ = self._cut(self._render([_user(episode.context + shared + _CUT)]))
-        opening, _ = self._cut(self._render([_user(_CONTEXT + shared + _CUT)]))
+        context, opening = self._before(episode, episode.context), self._before(episode, _CONTEXT)
         alone, questions, golds = list[str](), list[str](), list[str]()
         messages: list[dict[str, str]] = []
         fed = rest = ""
@@ -152,6 +183,12 @@ class Prompter:
             [self._after(text, before) for text in alone],
             [self._after(text, questions[t][-_TAIL:]) for t, text in enumerate(golds)],
         )
+
+    def _before(self, episode: Episode, context: str) -> str:
+        """What the template makes of a context, up to where a question goes on."""
+        joints = episode.joints
+        shared = joints.question if joints.question == joints.alone else ""
+        return self._cut(self._render([_user(context + shared + _CUT)]))[0]
 
     def _answered(self, messages: list[dict[str, str]], shown: str, following: tuple[Turn, ...]) -> tuple[str, str]:
         """What the template puts between the model's turn and an answer, and between the answer and the next
@@ -213,37 +250,46 @@ class Prompter:
         )
 
     def _begin(self) -> list[int]:
-        """The begin token, where this tokenizer (or the dialect) puts one."""
-        begin = self.tokenizer.bos_token_id
-        if not isinstance(begin, int) or self.chat:
-            return []
+        """What this tokenizer puts before a text by itself, most often the begin token; the dialect's is fixed."""
         if self.rendering == "dialect":
-            return [begin]
-        usual = list(self.tokenizer("a")["input_ids"])
-        return [begin] if usual[:1] == [begin] else []
+            begin = self.tokenizer.bos_token_id
+            return [begin] if isinstance(begin, int) else []
+        usual, bare = list(self.tokenizer("a")["input_ids"]), self._ids("a")
+        starts = [i for i in range(len(usual) - len(bare) + 1) if usual[i : i + len(bare)] == bare]
+        return usual[: starts[0]] if starts else []
 
-    def _check_begin(self, prompt: Prompt) -> None:
-        begin = self.tokenizer.bos_token_id
-        if not isinstance(begin, int) or begin == self.tokenizer.eos_token_id:
-            return  # the same id may stand between messages
-        pieces = [prompt.context, *prompt.questions, *prompt.alone, *prompt.golds]
-        found = sum(piece.count(begin) for piece in pieces)
-        allowed = 1 if self.bos or prompt.context[:1] == [begin] else 0
-        if found != allowed or (allowed and prompt.context[0] != begin):
-            raise UsageError(
-                f"the prompt holds {found} begin tokens instead of {allowed}; chat template and tokenizer both add "
-                "one, or the text spells it: use --chat off, or fix the template or the text"
-            )
+    def _check_special(self, prompt: Prompt, episode: Episode) -> None:
+        """Compare the special tokens of a prompt with those of the same conversation about nothing.
 
-    def _overhead(self) -> int:
-        """Tokens beside context, questions and answers: the begin token, or what the chat template
-        adds per turn.
+        How many there are says little: a template may open every message with the begin token (ChatML where it is
+        ``<|im_start|>``, Llama 2). What the template puts around plain words is its own; what is there beyond it comes
+        from the texts.
         """
-        if not self.chat:
-            return len(self.bos)
-        one = len(self._ids(self._render([{"role": "user", "content": "a"}])))
-        return one + 8
+        plain = self.pieces(_about_nothing(episode))
+        begin = self._begins or [self.tokenizer.bos_token_id]
+        if plain.context[: 2 * len(begin)] == [*begin, *begin]:
+            raise UsageError(
+                f"the prompt begins with two begin tokens ({' '.join(self.tokenizer.convert_ids_to_tokens(begin))}): "
+                "chat template and tokenizer both add one, or the template does so twice; use --chat off, or fix the "
+                "template"
+            )
+        places = ("context", "questions", "alone", "golds")
+        names = ("the context", "a question", "a question", "an answer")
+        for place, name in zip(places, names, strict=True):
+            ours, theirs = getattr(prompt, place), getattr(plain, place)
+            pieces = [(ours, theirs)] if place == "context" else zip(ours, theirs, strict=True)
+            for piece, usual in pieces:
+                beyond = Counter(filter(self._special.__contains__, piece)) - Counter(usual)
+                if beyond:
+                    token = self.tokenizer.convert_ids_to_tokens(next(iter(beyond)))
+                    raise UsageError(
+                        f"{name} spells the special token {token!r}, which this tokenizer reads as a control token and "
+                        "not as text; use other data, or a model whose tokenizer has no such token"
+                    )
 
-    def overhead_for(self, turns: int) -> int:
-        """Tokens that are neither context, question nor answer in a session of ``turns`` turns."""
-        return self.overhead * turns if self.chat else self.overhead
+    def _special_ids(self) -> frozenset[int]:
+        """Ids of control tokens. The one for unknown text is none: any text may hold it."""
+        tokenizer = self.tokenizer
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        found = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+        return frozenset(found - {tokenizer.unk_token_id})

@@ -5,6 +5,7 @@ The same rows give the same bytes, so that `stale` can tell whether a committed 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def write(results: Path | Findings, out_dir: Path) -> ReportPaths:
     """
     found = _findings(results)
     check_folder(out_dir, "--out")
-    texts = _render(found)
+    texts = _render(found, out_dir)
     write_all([(out_dir / name, text.encode("utf-8")) for name, text in texts.items()])
     deleted = _left_over(out_dir, texts)
     for path in deleted:
@@ -96,7 +97,7 @@ def write(results: Path | Findings, out_dir: Path) -> ReportPaths:
 
 def stale(results: Path | Findings, out_dir: Path) -> list[Path]:
     """The files in `out_dir` that `write` would change or delete: empty when the report is fresh."""
-    texts = _render(_findings(results))
+    texts = _render(_findings(results), out_dir)
     paths = {out_dir / name: text.encode("utf-8") for name, text in texts.items()}
     changed = [path for path, text in paths.items() if not path.is_file() or path.read_bytes() != text]
     return changed + _left_over(out_dir, texts)
@@ -119,10 +120,18 @@ def _left_over(out_dir: Path, names: Collection[str]) -> list[Path]:
     return [path for path in sorted(out_dir.glob("*.html")) if path.name not in names and is_page(path)]
 
 
-def _render(found: Findings) -> dict[str, str]:
+def _methods(out_dir: Path) -> str:
+    """Where the pages of the methods are, as seen from a report inside the same checkout; "" anywhere else."""
+    checkout = Path(__file__).resolve().parents[2]
+    docs, out = checkout / "docs" / "methods", out_dir.resolve()
+    inside = out.is_relative_to(checkout) and docs.is_dir()
+    return f"{Path(os.path.relpath(docs, out)).as_posix()}/" if inside else ""
+
+
+def _render(found: Findings, out_dir: Path) -> dict[str, str]:
     names = pages(found.analysis.suites)
     texts = {"README.md": render_markdown(found.analysis, found.gates)}
     for suite, name in names.items():
         analysis = found.analysis.of_suite(suite)
-        texts[name] = render_html(analysis, run_gates(analysis), suite, names)
+        texts[name] = render_html(analysis, run_gates(analysis), suite, names, _methods(out_dir))
     return texts

@@ -28,8 +28,8 @@ class Row:
     answer token known (context, question and compression included), ``tpot_s`` the mean time of a
     further decoding step, ``press_s`` the time that compressing session 0's first prompt takes by
     itself. ``asked`` is the press as the user named it and ``target`` the bytes it was solved for ("12.5%"; ""
-    without): ``press`` then has the value that was found. A failed cell has ``status`` "failed", one line of
-    ``error`` and no scores.
+    without): ``press`` then has the value that was found. A failed cell has ``status`` "failed", one that cannot hold
+    ``target`` bytes "unreachable"; both have one line of ``error`` and no scores.
     ``peak_kind`` says what ``peak_memory`` is: "rss above loaded model" or "cuda allocated above
     model".
 
@@ -48,6 +48,10 @@ class Row:
     ``session_bytes`` the most that a session's cache held with an answer: what a further row of a batch needs, the
     prompt while it is read not counted.
 
+    ``measures`` are further measures by name: a list for each session, in the order of ``session_ids``, of one value a
+    question, None where a question has none. On tasks that ask nothing a session is a passage with one value: "kl" and
+    "nll" in nats a token, "agree" as a share, and "kl@2-16" of the tokens at these distances from the cut. ``forced``
+    tokens of each were forced there, ``forced_step`` at a time (0: at once).
     ``disturbance`` is what other programs did meanwhile (see ``disturbance.Disturbance``); ``quiet`` says whether the
     times can be believed, and is None where nothing tells, as in rows of before. Scores do not depend on it.
     """
@@ -91,7 +95,7 @@ class Row:
     peak_memory: int | None = None
     peak_kind: str | None = None
     ttft_s: float = 0.0
-    tpot_s: float = 0.0
+    tpot_s: float | None = 0.0
     press_s: float | None = None
     prefill_s: float = 0.0
     seconds: float = 0.0
@@ -125,6 +129,10 @@ class Row:
     session_bytes: int = 0
     not_measured: str = ""
     chat: bool | None = None
+    premises: list[dict[str, Any]] = field(default_factory=list)
+    measures: dict[str, list[list[float | None]]] = field(default_factory=dict)
+    forced: int = 0
+    forced_step: int = 0
     disturbance: dict[str, float] = field(default_factory=dict)
     quiet: bool | None = None
 
@@ -160,10 +168,10 @@ def run_id(config: Mapping[str, Any]) -> str:
 
 
 def row_path(results: Path, model: str, run: str) -> Path:
-    """``results/<model>/<run_id>.json``; a folder's name stands for its path, ``org/name`` becomes
+    """``results/<model>/<run_id>.json``; a name of a folder or file stands for its path, ``org/name`` becomes
     ``org--name``.
     """
-    is_path = model.startswith(("/", ".", "~")) or Path(model).expanduser().is_dir()
+    is_path = model.startswith(("/", ".", "~")) or Path(model).expanduser().is_dir() or model.endswith(".gguf")
     name = Path(model).expanduser().resolve().name if is_path else model.replace("/", "--")
     return results / (re.sub(r"[^A-Za-z0-9._-]+", "-", name) or "model") / f"{run}.json"
 

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 import torch
 
 from .asking import Answers, ask
+from .continuation import Continued, run_passages
 from .disturbance import Disturbance, quiet, spread
 from .environment import Peak, commit, versions
 from .episode import Episode
@@ -19,6 +20,7 @@ from .life import live
 from .metrics import exact, score
 from .prepare import Cell, reason
 from .rows import Row
+from .sources import Passages
 from .tasks import get_task
 from .tasks.extras import extras
 
@@ -45,7 +47,7 @@ def blank_row(cell: Cell) -> Row:
         target=config.bytes,
         task=config.task,
         mode=config.mode,
-        history=config.history,
+        history="" if config.continues else config.history,
         schedule=config.schedule + ("+every_step" if cell.press.recipe.schedule.continuous else ""),
         question_visible=config.question_visible,
         rendering=loaded.rendering,
@@ -62,14 +64,16 @@ def blank_row(cell: Cell) -> Row:
         started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=config.command(),
         suite=get_task(config.task).suite,
-        source=config.source,
+        source=cell.source.told if isinstance(cell.source, Passages) else config.source,
         prompts=config.prompts,
-        scorer="exact" if loaded.rendering == "dialect" else "corrected",
+        scorer="agreement" if config.continues else "exact" if loaded.rendering == "dialect" else "corrected",
         depth=None if config.depth < 0 else config.depth,
-        chat=loaded.prompter.chat,
+        chat=cell.chat,
+        forced=config.forced if config.continues else 0,
+        forced_step=config.forced_step,
     )
     if cell.problem:
-        row.status, row.error = "failed", cell.problem
+        row.status, row.error = "unreachable", cell.problem
     return row
 
 
@@ -84,13 +88,16 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
     clock, peak = time.perf_counter(), Peak(loaded.device)
     try:
         disturbance = Disturbance(loaded.device, len(cell.source))
-        _live(row, cell)
-        peak.start()
-        episodes, answers = _sessions(cell, disturbance.probe, tick)
-        row.disturbance = disturbance.read()
+        if isinstance(cell.source, Passages):
+            _continued(row, run_passages(cell, cell.source, disturbance.probe, tick))
+        else:
+            _live(row, cell)
+            peak.start()
+            episodes, answers = _sessions(row, cell, disturbance.probe, tick)
+            row.peak_memory, row.peak_kind = peak.read()
+            _fill(row, cell, episodes, answers)
+        row.disturbance |= disturbance.read()
         row.quiet = quiet(row.disturbance)
-        row.peak_memory, row.peak_kind = peak.read()
-        _fill(row, cell, episodes, answers)
     except Exception as error:  # whatever it is, it is this cell's result
         row.status, row.error = "failed", reason(error)
     row.seconds = time.perf_counter() - clock
@@ -111,7 +118,9 @@ def _live(row: Row, cell: Cell) -> None:
         setattr(row, name, value)
 
 
-def _sessions(cell: Cell, probe: Callable[[], None], tick: Tick | None) -> tuple[list[Episode], list[Answers]]:
+def _sessions(
+    row: Row, cell: Cell, probe: Callable[[], None], tick: Tick | None
+) -> tuple[list[Episode], list[Answers]]:
     model = cell.loaded.model
     generation = getattr(model, "generation_config", None)
     ends = getattr(generation, "eos_token_id", None)
@@ -129,7 +138,23 @@ def _sessions(cell: Cell, probe: Callable[[], None], tick: Tick | None) -> tuple
             probe()
             if tick is not None:
                 tick(number + 1)
+        row.premises = [found.to_dict() for found in session.premises or ()]
     return episodes, answers
+
+
+def _continued(row: Row, found: Continued) -> None:
+    """The score of a passage is the share of tokens at which the full cache has the same most likely one."""
+    row.session_ids, row.measures = found.ids, found.measures
+    row.session_scores = [[float(share or 0.0) for share in shares] for shares in found.measures["agree"]]
+    row.turns = len(found.ids)
+    row.n_by_turn, row.score = [row.turns], sum(map(sum, row.session_scores)) / row.turns
+    row.score_by_turn = [row.score]
+    row.peak_memory, row.peak_kind = found.peak
+    row.premises = found.premises
+    _costs(row, found.answers)
+    row.not_measured = "compressing alone, files: a prefix is read once"
+    if row.forced_step != 1:
+        row.tpot_s = None  # no token was decoded by itself
 
 
 def _fill(row: Row, cell: Cell, episodes: list[Episode], answers: list[Answers]) -> None:
@@ -153,6 +178,12 @@ def _fill(row: Row, cell: Cell, episodes: list[Episode], answers: list[Answers])
     row.score = sum(map(sum, row.session_scores)) / row.turns
     row.hit_limit = flat_stops.count(False) / row.turns
     row.empty = sum(not text.strip() for texts in said for text in texts) / row.turns
+    _costs(row, answers)
+
+
+def _costs(row: Row, answers: list[Answers]) -> None:
+    """Bytes and times; ``row.turns`` answers were given."""
+    n = len(answers)
     row.bytes_dense = round(sum(a.dense_nbytes for a in answers) / n)
     row.bytes_ratio = sum(a.nbytes / a.dense_nbytes for a in answers) / n
     kinds = sorted({kind for a in answers for kind in a.by_kind})
@@ -162,7 +193,8 @@ def _fill(row: Row, cell: Cell, episodes: list[Episode], answers: list[Answers])
     row.prefill_s = sum(a.prefill_s for a in answers) / n
     row.prefill_tps = sum(a.read_tokens for a in answers) / max(1e-9, sum(a.prefill_s for a in answers))
     row.fired = 0.0 if row.press == "full" else sum(a.fired for a in answers) / n
-    row.fork_s = sum(a.fork_s for a in answers) / sum(a.forks for a in answers)
+    forks = sum(a.forks for a in answers)
+    row.fork_s = sum(a.fork_s for a in answers) / forks if forks else None
     row.step_bytes = round(sum(sum(a.step_bytes) for a in answers) / row.turns)
     row.decode_length = sum(sum(a.decode_lengths) for a in answers) / row.turns
     row.session_bytes = max(a.session_bytes for a in answers)

@@ -22,11 +22,14 @@ __all__ = ["show"]
 
 def show(options: argparse.Namespace) -> int:
     """Print, or write as JSON or a page, what a press keeps of a prompt; returns the exit code."""
-    given = {f.name: getattr(options, f.name, None) for f in fields(RunConfig)}
+    # --text is a prompt here
+    given = {f.name: getattr(options, f.name, None) for f in fields(RunConfig) if f.name != "text"}
     config = RunConfig(**{"length": 256} | {name: value for name, value in given.items() if value is not None})
     check_presses([config])
     if options.html is not None:
         check_folder(options.html.parent, "--html")
+    if config.continues and options.text is None and options.file is None:
+        raise UsageError(f"task {config.task!r} has no prompt to show; give a text with --file")
     text = options.text if options.file is None else read_prompt(options.file)
     if text is not None and config.bytes:
         raise UsageError("--bytes is solved for a task's prompt; give the press itself its keep with --text or --file")

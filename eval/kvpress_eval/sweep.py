@@ -32,11 +32,14 @@ POLL = 0.5
 
 @dataclass
 class Outcome:
-    """How many cells were run, found finished, failed, or run by another sweep meanwhile."""
+    """How many cells were run, found finished, failed, cannot hold the bytes asked for, or run by another sweep
+    meanwhile.
+    """
 
     ran: int = 0
     skipped: int = 0
     failed: int = 0
+    unreachable: int = 0
     taken: int = 0
 
 
@@ -176,12 +179,14 @@ class _Sweep:
         path = write_row(row, self.results)
         self.locks.release(cell.path)
         self.outcome.ran += 1
-        self.outcome.failed += row.status != "ok"
+        self.outcome.failed += row.status == "failed"
+        self.outcome.unreachable += row.status == "unreachable"
         self.watcher.end(cell.config, row, path, True)
 
     def _taken(self, cell: Pending, row: Row) -> None:
         self.outcome.taken += 1
-        self.outcome.failed += row.status != "ok"
+        self.outcome.failed += row.status == "failed"
+        self.outcome.unreachable += row.status == "unreachable"
         self.watcher.end(cell.config, row, cell.path, False)
 
     def _wait(self) -> None:

@@ -84,6 +84,8 @@ def _run_all(configs: list[RunConfig], options: argparse.Namespace) -> int:
             outcome = run_sweep(configs, options.results, options.force, watcher, where=where)
             progress.update(bar, description="done", total=progress.tasks[0].completed)
     told = f"{outcome.ran} run, {outcome.skipped} already there, {outcome.failed} failed"
+    if outcome.unreachable:
+        told += f", {outcome.unreachable} cannot hold the bytes asked for"
     told += f", {outcome.taken} taken by another sweep"
     console.print(f"{told}; rows in {escape(str(options.results))}", soft_wrap=True)
     return 1 if outcome.failed else 0

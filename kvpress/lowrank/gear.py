@@ -12,19 +12,24 @@ deviates  S holds x - Quant - A B^T, so that outliers come back exactly; lines o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from kvpress.block import Block
 from kvpress.errors import PressSyntaxError
+from kvpress.evidence import Evidence
 from kvpress.lowrank.corrected import Corrected
 from kvpress.lowrank.factors import factors
 from kvpress.lowrank.outliers import extremes, index_type, per_side, places, replaced
+from kvpress.premise import SLOTS, run_of
 from kvpress.press import Decisions, preset
-from kvpress.quant.affine import Affine, Axis
+from kvpress.quant.affine import Affine, AffinePacked, Axis
 
 _FP16_MAX = 65504.0
+_SURVEYED, _LEAST = 256, SLOTS  # tokens whose error is looked at, when a block is no longer than that or longer
 _ROW = 1024  # wider than any head, which makes one group of a row
 
 
@@ -68,6 +73,10 @@ class Gear:
             raise PressSyntaxError(f'block={self.block} must be a power of two with backbone="kcvt", for example 64.')
 
     @property
+    def premise(self) -> CoherentError:
+        return CoherentError(self)
+
+    @property
     def name(self) -> str:
         return f"gear{self.bits}_{self.backbone}_{self.axis}{self.block}"
 
@@ -80,16 +89,20 @@ class Gear:
             return Affine(self.bits, self.axis, self.group)
         return Affine(self.bits, self.axis, _ROW if self.axis == "token" else _power(-(-slots // groups)))
 
-    def encode(self, x: Tensor) -> Corrected:
-        slots = x.shape[1]
-        quantizer, rank = self._quantizer(slots, 1), self.prefill_rank if slots > self.block else self.rank
-        lines = self._lines(x.float())
+    def quantized(self, x: Tensor) -> tuple[AffinePacked, Tensor, Tensor]:
+        """x (R, n, D) quantized without its outliers; which numbers those are, in lines; the error of the others."""
+        quantizer, lines = self._quantizer(x.shape[1], 1), self._lines(x.float())
         length = lines.shape[-1]
-        each = per_side(self.outliers, length)
-        away = extremes(lines, each)
+        away = extremes(lines, per_side(self.outliers, length))
         rest = replaced(lines, away, min(quantizer.group, length))
         inner = quantizer.encode(self._lines(rest).contiguous())
-        error = self._lines(lines - self._lines(inner.decode())).masked_fill(self._lines(away), 0.0)
+        return inner, away, self._lines(lines - self._lines(inner.decode())).masked_fill(self._lines(away), 0.0)
+
+    def encode(self, x: Tensor) -> Corrected:
+        rank = self.prefill_rank if x.shape[1] > self.block else self.rank
+        inner, away, error = self.quantized(x)
+        lines = self._lines(x.float())
+        length = lines.shape[-1]
         left, right = factors(error, rank)
         plain = Corrected(self, inner, left, right.unsqueeze(1), None, None, None, x.dtype)
         if self.outliers == 0:
@@ -116,6 +129,41 @@ class Gear:
 def _power(count: int) -> int:
     """The smallest power of two that is at least `count` and 2."""
     return 1 << max(1, (count - 1).bit_length())
+
+
+@dataclass(frozen=True)
+class CoherentError:
+    """What quantizing leaves is not noise: a few directions hold more of it than they would of noise of its size.
+
+    The figure is the share of the error's energy in its first `rank` directions over what they hold of white noise
+    of the same shape, whose largest singular values are about sqrt(n) + sqrt(D): 1 is noise.
+    """
+
+    codec: Gear
+    method = "gear"
+    bound = 1.25
+
+    @property
+    def says(self) -> str:
+        return f"the quantizer's error of {'keys' if self.codec.axis == 'channel' else 'values'} is low-rank"
+
+    @property
+    def measures(self) -> str:
+        return f"energy of its first {self.codec.prefill_rank} directions, against noise"
+
+    def sample(self, block: Block, seen: Evidence) -> Tensor:
+        """(H,) of the first row's heads, over tokens in a row."""
+        x = block.k if self.codec.axis == "channel" else block.v
+        slots = min(_SURVEYED, int(block.valid[0, 0].sum())) // self.codec.block * self.codec.block
+        x = x[0][:, run_of(block, slots or _LEAST)]
+        energy = torch.linalg.svdvals(self.codec.quantized(x)[2].double()).square()
+        share = energy[:, : self.codec.prefill_rank].sum(-1) / energy.sum(-1).clamp(min=torch.finfo(torch.float64).tiny)
+        n, dim = x.shape[1:]
+        noise = self.codec.prefill_rank * (n**0.5 + dim**0.5) ** 2 / (n * dim)
+        return share / min(1.0, noise)
+
+    def figure(self, samples: Sequence[Tensor]) -> float:
+        return float(torch.cat(list(samples)).mean())
 
 
 @preset("gear")

@@ -45,13 +45,13 @@ class Reconstruction:
         return seen.strongest()
 
 
-def instructions(tokenizer: Any) -> tuple[list[int], list[int]]:
+def instructions(tokenizer: Any, chat: bool = True) -> tuple[list[int], list[int]]:
     """The paper's two instructions as token ids, for `session.instructions`: to repeat all, and a later part.
 
-    With a chat template they end the user's turn and begin the model's answer.
+    With a chat template they end the user's turn and begin the model's answer. chat: False for raw text.
     """
     end = ""
-    if getattr(tokenizer, "chat_template", None):
+    if chat and getattr(tokenizer, "chat_template", None):
         turn = [{"role": "user", "content": _MARK}]
         end = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True).split(_MARK)[-1]
     first, later = (tokenizer(text + end, add_special_tokens=False)["input_ids"] for text in (_FIRST, _LATER))

@@ -9,6 +9,7 @@ deviates  one set per KV head (the authors repeat K to query heads and keep a se
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,6 +45,10 @@ class WindowVotes:
     def needs(self) -> Needs:
         return Needs(window=self.window)
 
+    @property
+    def premise(self) -> LaterQueriesAgree | None:
+        return LaterQueriesAgree(self.window) if self.window > 1 else None
+
     def _pool(self, votes: Tensor) -> Tensor:
         flat, half = votes.reshape(1, -1, votes.shape[-1]), self.kernel_size // 2
         pool = F.max_pool1d if self.pooling == "max" else F.avg_pool1d
@@ -66,3 +71,36 @@ class WindowVotes:
         votes = votes.gather(-1, order)
         votes = self._reduce(self._pool(votes)) if self.pool_first else self._pool(self._reduce(votes))
         return torch.zeros_like(votes).scatter_(-1, order[:, :, 0], votes)
+
+
+@dataclass(frozen=True)
+class LaterQueriesAgree:
+    """What queries look at is what later ones look at.
+
+    Queries still to come cannot be asked when slots are chosen, so the later half of the window stands for them: the
+    figure is how much of its attention on the tokens before the window the tenth of them that the earlier half
+    chooses would catch, over what the best tenth catches. It is an upper bound: a question is farther away.
+    """
+
+    window: int
+    method = "snapkv"
+    says = "later queries look where the window looked"
+    measures = "attention of the window's later half that its earlier half would keep, of the most possible,"
+    bound = 0.75
+
+    def sample(self, block: Block, seen: Evidence) -> Tensor:
+        """(H,) of the first row's heads."""
+        assert seen.query_pos is not None
+        at = seen.query_pos[0, -self.window :]
+        began = at[at >= 0].min()
+        votes = seen.window(block, self.window)[0].mean(1)  # (H, w, n)
+        votes = votes * (block.valid[0] & (block.pos[0] < began)).unsqueeze(1)
+        half = votes.shape[1] // 2
+        early, late = votes[:, :half].sum(1), votes[:, half:].sum(1)
+        count = max(1, int((block.pos[0, 0] < began).sum()) // 10)
+        caught = late.gather(-1, early.topk(count, -1).indices).sum(-1)
+        best = late.topk(count, -1).values.sum(-1)
+        return caught / best.clamp(min=torch.finfo(torch.float32).tiny)
+
+    def figure(self, samples: Sequence[Tensor]) -> float:
+        return float(torch.cat(list(samples)).mean())

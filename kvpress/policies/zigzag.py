@@ -35,7 +35,14 @@ class Uncertainty:
     def needs(self) -> Needs:
         return Needs(window=self.window)
 
+    @property
+    def premise(self) -> LayersDiffer:
+        return LayersDiffer(self)
+
     def measure(self, block: Block, seen: Evidence, scores: Callable[[], Tensor]) -> Tensor:
+        return self.lmba(block, seen)
+
+    def lmba(self, block: Block, seen: Evidence) -> Tensor:
         """LMBA (B,) fp64: slots whose attention adds up to tau of the window's, mean over KV heads."""
         mass = seen.window(block, self.window).mean((2, 3))  # unpooled: pooling would inflate the mass
         ordered = mass.sort(-1, descending=True).values.double().cumsum(-1)
@@ -46,3 +53,22 @@ class Uncertainty:
         asked = torch.stack([need.to(total.device) for need in measured])
         floor = self.floor * total.double()
         return floor + (total - floor) * len(asked) * asked / asked.sum(0)
+
+
+@dataclass(frozen=True)
+class LayersDiffer:
+    """Layers need different numbers of slots; where all need the same, a budget for each changes nothing."""
+
+    budget: Uncertainty
+    method = "zigzag"
+    says = "layers differ in how many slots their attention needs"
+    measures = "standard deviation of that number over layers, in its mean,"
+    bound = 0.1
+
+    def sample(self, block: Block, seen: Evidence) -> Tensor:
+        """LMBA of the first row, ()."""
+        return self.budget.lmba(block, seen)[0]
+
+    def figure(self, samples: Sequence[Tensor]) -> float:
+        asked = torch.stack(list(samples))
+        return float(asked.std(correction=0) / asked.mean())

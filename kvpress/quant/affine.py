@@ -16,8 +16,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kvpress.block import Block
 from kvpress.codec import Packed
 from kvpress.errors import PressConflictError, PressSyntaxError
+from kvpress.evidence import Evidence
+from kvpress.premise import run_of
 
 Axis = Literal["channel", "token"]
 _FP16_MAX = 65504.0
@@ -97,6 +100,10 @@ class Affine:
     @property
     def block(self) -> int:
         return self.group if self.axis == "channel" else 1
+
+    @property
+    def premise(self) -> OutlierChannels | None:
+        return OutlierChannels(self.group) if self.axis == "channel" and self.bits < 8 else None
 
     def check(self, head_dim: int) -> None:
         if head_dim * self.bits % 8:
@@ -247,3 +254,31 @@ class AffinePacked:
         if self.owner is not None:
             out["owner"] = ("indices", self.owner)
         return out
+
+
+@dataclass(frozen=True)
+class OutlierChannels:
+    """Keys differ more between channels than within one, so that groups along a channel have the smaller ranges.
+
+    The error of a group of codes grows with the square of its range, so the figure is how many times larger the
+    squared error of groups along tokens would be.
+    """
+
+    group: int
+    method = "kivi"
+    says = "key channels differ in size more than tokens do"
+    measures = "squared ranges by token over those by channel"
+    bound = 1.0
+
+    def sample(self, block: Block, seen: Evidence) -> Tensor:
+        """(2,) mean squared range of groups by token and by channel, of tokens in a row."""
+        slots = min(self.group, int(block.valid[0, 0].sum()))
+        x = block.k[0][:, run_of(block, slots)].float()  # (H, n, D)
+        width = min(self.group, x.shape[-1])
+        parts = x[..., : x.shape[-1] // width * width].unflatten(-1, (-1, width))
+        by_token, by_channel = parts.amax(-1) - parts.amin(-1), x.amax(1) - x.amin(1)
+        return torch.stack([by_token.square().mean(), by_channel.square().mean()])
+
+    def figure(self, samples: Sequence[Tensor]) -> float:
+        by_token, by_channel = torch.stack(list(samples)).double().unbind(1)
+        return float((by_token / by_channel.clamp(min=torch.finfo(torch.float64).tiny)).mean())

@@ -10,6 +10,7 @@ deviates  one set a KV head (the authors repeat K to query heads); channels are 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,17 @@ class Channels:
     def needs(self) -> Needs:
         return Needs(window=self.window)
 
+    @property
+    def premise(self) -> FewChannels:
+        return FewChannels(self)
+
+    def energy(self, block: Block, seen: Evidence, packed: Tensor) -> Tensor:
+        """(B, H, D) fp32 energy of the window's q k^T that each key channel carries over the slots `packed`."""
+        assert seen.queries is not None and seen.query_pos is not None
+        real = (seen.query_pos[:, -self.window :] >= 0).float()[:, None, :, None]
+        asked = (seen.queries[:, :, -self.window :].float().square() * real).sum(2)
+        return asked.unflatten(1, (block.k.shape[1], -1)).sum(2) * _energy(block.k, packed.float())
+
     @staticmethod
     def count(fraction: float, dim: int) -> int:
         """Channels kept of `dim`: dim - floor(dim * (1 - fraction)), at least one."""
@@ -47,14 +59,9 @@ class Channels:
 
         packed: (B, H, n) bool, the slots that lose channels, whose energy counts.
         """
-        assert seen.queries is not None and seen.query_pos is not None
         key = value = None
         if self.count(self.keys, block.k.shape[-1]) < block.k.shape[-1]:
-            heads = block.k.shape[1]
-            real = (seen.query_pos[:, -self.window :] >= 0).float()[:, None, :, None]
-            asked = (seen.queries[:, :, -self.window :].float().square() * real).sum(2)
-            asked = asked.unflatten(1, (heads, -1)).sum(2)
-            key = self._best(asked * _energy(block.k, packed.float()), self.keys)
+            key = self._best(self.energy(block, seen, packed), self.keys)
         if self.count(self.values, block.v.shape[-1]) < block.v.shape[-1]:
             weights = seen.window(block, self.window).sum((2, 3)) * packed
             value = self._best(_energy(block.v, weights), self.values)
@@ -71,6 +78,26 @@ def _energy(x: Tensor, weights: Tensor) -> Tensor:
     """(B, H, D) fp32 weighted sum of squares of x (B, H, n, D), slots with weight 0 left out whatever they hold."""
     squares = x.float().square().masked_fill((weights == 0).unsqueeze(-1), 0.0)
     return (weights.unsqueeze(2) @ squares).squeeze(2)
+
+
+@dataclass(frozen=True)
+class FewChannels:
+    """The energy of recent attention logits sits in the channels that are kept. It is the keys' side only."""
+
+    channels: Channels
+    method = "think"
+    says = "few key channels carry the attention logits"
+    measures = "share of the logits' energy in the channels kept"
+    bound = 0.95
+
+    def sample(self, block: Block, seen: Evidence) -> Tensor:
+        """(H,) share of the first row's heads."""
+        energy = self.channels.energy(block, seen, block.valid)[0].sort(-1, descending=True).values.double()
+        kept = energy[..., : Channels.count(self.channels.keys, energy.shape[-1])].sum(-1)
+        return kept / energy.sum(-1).clamp(min=torch.finfo(torch.float64).tiny)
+
+    def figure(self, samples: Sequence[Tensor]) -> float:
+        return float(torch.cat(list(samples)).mean())
 
 
 @preset("think")

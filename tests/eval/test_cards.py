@@ -29,6 +29,12 @@ def test_the_table_in_the_readme_is_fresh() -> None:
         cards.with_table("# nothing")
 
 
+def test_the_papers_that_pages_link_to_are_those_of_the_heads() -> None:
+    """Run `make docs` when this fails."""
+    assert (ROOT / cards.PAPERS).read_text(encoding="utf-8") == cards.papers()
+    assert '"snapkv": "2404.14469"' in cards.papers()
+
+
 def test_every_method_has_tests_of_its_own() -> None:
     texts = cards.pages(ROOT / cards.RESULTS, ROOT / "tests")
     assert [name for name, text in texts.items() if "\n- nothing of its own" in text] == []

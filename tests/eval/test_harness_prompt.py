@@ -4,9 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from kvpress_eval.episode import Episode, Request, Turn
+from kvpress_eval.episode import Episode, Turn
 from kvpress_eval.errors import UsageError
 from kvpress_eval.prompt import Prompter
+from kvpress_eval.ruler import asking
 from kvpress_eval.tasks import build
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -19,8 +20,7 @@ def tokenizer_of(folder: str) -> PreTrainedTokenizerBase:
 def make(prompter: Prompter, length: int = 640, turns: int = 2, task: str = "vt") -> Episode:
     rendering = prompter.rendering
     length = length if rendering == "dialect" else 2500
-    overhead = prompter.overhead_for(turns)
-    return build(Request(task, rendering, length, turns, 0, 0, prompter.count, overhead))
+    return build(asking(prompter, task, length, turns, 0, 0))
 
 
 def joined(prompter: Prompter, episode: Episode) -> list[int]:
@@ -74,18 +74,18 @@ def test_chat_pieces_concatenate_to_the_rendered_conversation(text_model: str) -
 @pytest.mark.parametrize("chat", ["on", "off"])
 def test_a_session_fits_its_length(text_model: str, chat: str) -> None:
     prompter = Prompter(tokenizer_of(text_model), "natural", chat)
-    for task in ("kv", "vt", "needle"):
+    for task in ("vt", "needle", "qa_eng"):
         episode = make(prompter, task=task)
         prompt = prompter.prompt(episode)
         asked = sum(map(len, prompt.questions)) + 2 * episode.max_new_tokens
-        assert 0.9 * 2500 < len(prompt.context) + asked <= 2500
+        assert 0.99 * 2500 <= len(prompt.context) + asked <= 2500
 
 
 def test_two_begin_tokens_are_refused(text_model: str) -> None:
     tokenizer: Any = tokenizer_of(text_model)
     tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
     prompter = Prompter(tokenizer, "natural")
-    with pytest.raises(UsageError, match="2 begin tokens instead of 1"):
+    with pytest.raises(UsageError, match="begins with two begin tokens"):
         prompter.prompt(make(prompter))
 
 
@@ -227,11 +227,23 @@ def test_templates_that_cannot_be_fed_piece_by_piece_are_refused(text_model: str
         with_template(text_model, template).prompt(episode("one", "two"))
 
 
-def test_a_begin_token_in_any_piece_is_found(text_model: str) -> None:
-    prompter = Prompter(tokenizer_of(text_model), "natural", "off")
-    prompter.prompt(episode("one", "two"))
-    with pytest.raises(UsageError, match="holds 1 begin tokens instead of 0"):
-        prompter.prompt(episode("one", "<bos>two"))
+SPELLED = [
+    (replace(episode("one", "two"), context="Some <bos>context."), "the context"),
+    (replace(episode("one"), turns=(Turn("Is it <eos>?", "one", ()),)), "a question"),
+    (replace(episode("one"), turns=(Turn("Is it?", "one", (), alone="Is <bos> it?"),)), "a question"),
+    (replace(episode("one", "two"), turns=(*episode("one").turns, Turn("?", "two", (), later="<pad>"))), "a question"),
+    (episode("one", "two<eos>"), "an answer"),
+    (episode("one", "two", opening="<bos>They are:"), "a question"),
+]
+
+
+@pytest.mark.parametrize("chat", ["on", "off"])
+@pytest.mark.parametrize(("asked", "where"), SPELLED)
+def test_a_special_token_that_a_text_spells_is_found(text_model: str, chat: str, asked: Episode, where: str) -> None:
+    prompter = Prompter(tokenizer_of(text_model), "natural", chat)
+    prompter.prompt(episode("one", "two", opening="They are:"))
+    with pytest.raises(UsageError, match=f"{where} spells the special token '<(bos|eos|pad)>'"):
+        prompter.prompt(asked)
 
 
 def sentencepiece(merges: list[tuple[str, str]]) -> PreTrainedTokenizerBase:

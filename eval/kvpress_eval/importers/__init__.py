@@ -15,12 +15,16 @@ from ..errors import UsageError, choose
 from ..files import check_folder
 from ..page.loading import parse_row
 from ..rows import Row, load_row, row_path, write_row
-from . import nvidia, scbench
+from . import nvidia, peer, scbench
 from .base import Found, Skipped
 
 __all__ = ["KINDS", "Imported", "Skipped", "import_results"]
 
-KINDS: dict[str, Callable[[Path], Iterator[Found | Skipped]]] = {"nvidia": nvidia.read, "scbench": scbench.read}
+KINDS: dict[str, Callable[[Path], Iterator[Found | Skipped]]] = {
+    "nvidia": nvidia.read,
+    "scbench": scbench.read,
+    "peer": peer.read,
+}
 """Which layouts can be read."""
 
 
@@ -45,7 +49,7 @@ def import_results(kind: str, folder: Path, into: Path) -> Imported:
     A row's id is made of its settings, as everywhere: new results of the same settings replace the old.
 
     Args:
-        kind: ``nvidia`` or ``scbench``.
+        kind: ``nvidia``, ``scbench`` or ``peer``.
         folder: one result folder, or a folder of them.
         into: folder of rows.
 

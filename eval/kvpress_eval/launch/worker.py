@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,9 @@ def be_quiet() -> None:
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
+    from kvpress.errors import PremiseWarning
+
     logging.set_verbosity_error()
+    warnings.simplefilter("ignore", PremiseWarning)  # rows carry it, and tables say it once
     logging.disable_progress_bar()
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]

@@ -51,9 +51,9 @@ function scatterPanel(here, facet, width, bounds, { of, front: flag, device, low
   for (const family of uniq(here.map((c) => c.family))) {
     const mine = here.filter((c) => c.family === family).sort((a, b) => (a.bytes_ratio ?? 0) - (b.bytes_ratio ?? 0));
     const drawn = item(root, family);
-    // only along bytes: there a sweep is a curve, along time it is noise
+    // only along bytes: there a sweep is a curve, along time it is noise; a control that keeps everything is no part of it
     for (const sweep of device ? [] : uniq(mine.map((c) => `${c.sweep} ${firing(c)}`))) {
-      const line = mine.filter((c) => `${c.sweep} ${firing(c)}` === sweep && c.tasks === c.of).map((c) => [X(of(c)), Y(c.score[0])]);
+      const line = mine.filter((c) => `${c.sweep} ${firing(c)}` === sweep && c.tasks === c.of && !c.control).map((c) => [X(of(c)), Y(c.score[0])]);
       if (line.length > 1) drawn.append(svg("path", { class: "link", d: `M${line.join("L")}` }));
       line.slice(1).forEach(([x, y], i) => {
         for (let t = 0; t <= 1; t += 0.1) segments.push({ x: line[i][0] + (x - line[i][0]) * t, y: line[i][1] + (y - line[i][1]) * t });

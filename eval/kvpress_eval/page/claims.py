@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import stats
 from .presses import keeps_everything, named, solved_range
-from .row import CORRECTED, GENERATED, REFERENCE, SCBENCH, Ignored, Row, usual_scorer
+from .row import AGREEMENT, CORRECTED, GENERATED, REFERENCE, SCBENCH, Ignored, Row, usual_scorer
 
 NAN = float("nan")
 
@@ -43,7 +43,11 @@ class Table(NamedTuple):
         return [
             *([f"source {self.source}"] if self.source != GENERATED else []),
             *([f"{self.prompts} prompts"] if self.prompts != CORRECTED else []),
-            *([f"{self.scorer} scorer"] if self.scorer not in ("", "imported", usual_scorer(self.rendering)) else []),
+            *(
+                [f"{self.scorer} scorer"]
+                if self.scorer not in ("", "imported", AGREEMENT, usual_scorer(self.rendering))
+                else []
+            ),
             *([f"imported from {self.origin}"] if self.origin else []),
             *([self.variant] if self.variant else []),
         ]

@@ -11,17 +11,20 @@ const FACETS = ["model", "mode", "length", "history", "rendering", "dtype", "sou
 const state = { ...Object.fromEntries(FACETS.map((f) => [f, ""])), task: "", device: "", text: "", budget: 0.25, memory: 1 };
 
 const NONE = "–";
-const minus = (text) => text.replace("-", "−");
-const fixed = (v, digits = 1) => (has(v) ? minus((Math.abs(v) < 0.5 * 10 ** -digits ? 0 : v).toFixed(digits)) : NONE);
-const signed = (v, digits = 1) => { const t = fixed(v, digits); return has(v) && v > 0 && Number(t) !== 0 ? `+${t}` : t; };
-const points = (v) => fixed(has(v) ? 100 * v : v);
-const signedPoints = (v) => signed(has(v) ? 100 * v : v);
+// The rule of numbers.py: halves away from zero, from the digits that both are given.
+const fixed = (v, digits = 1, factor = 1, sign = false) => {
+  if (!has(v)) return NONE;
+  const units = Math.floor(Number((Math.abs(v) * factor * 10 ** digits).toFixed(6)) + 0.5);
+  return (units === 0 ? "" : v < 0 ? "−" : sign ? "+" : "") + (units / 10 ** digits).toFixed(digits);
+};
+const points = (v) => fixed(v, 1, 100);
+const signedPoints = (v) => fixed(v, 1, 100, true);
 const whole = (v) => (has(v) ? Math.round(v).toLocaleString("en-US") : NONE);
-const percent = (v) => (has(v) ? `${(100 * v).toFixed(v >= 0.9995 ? 0 : v >= 0.0995 ? 1 : 2)} %` : NONE);
-const chance = (p) => (!has(p) ? NONE : p < 0.001 ? "<0.001" : p.toFixed(p >= 0.1 ? 2 : 3));
+const percent = (v) => (has(v) ? `${fixed(v, v >= 0.9995 ? 0 : v >= 0.0995 ? 1 : 2, 100)} %` : NONE);
+const chance = (p) => (!has(p) ? NONE : p < 0.001 ? "<0.001" : fixed(p, p >= 0.1 ? 2 : 3));
 const mebi = (v) => (has(v) ? (v / 2 ** 20).toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 }) : NONE);
 const seconds = (v) => fixed(v, 3);
-const millis = (v) => fixed(has(v) ? 1000 * v : v);
+const millis = (v) => fixed(v, 1, 1000);
 // A time that other programs disturbed never stands bare.
 const time = (text, disturbed) => (disturbed && text !== NONE ? el("span", { title: "other programs disturbed this time: it compares with no other" }, `${text} ‡`) : text);
 const range = (i, show) => (i && has(i[1]) ? `[${show(i[1])}, ${show(i[2])}]` : "");

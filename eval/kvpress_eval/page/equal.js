@@ -16,7 +16,7 @@ function drawEqual() {
 function equalTable(m) {
   const full = has(m.full) && cells[m.full];
   return el("table", {},
-    el("caption", {}, facetTitle(m.table), full && `; full cache ${points(full.score[0])} ${range(full.score, points)}`),
+    el("caption", {}, facetTitle(m.table), full && (isForced(full) ? "; KL to the full cache, lower is better" : `; full cache ${points(full.score[0])} ${range(full.score, points)}`)),
     el("thead", {}, el("tr", {}, el("th", { scope: "col", class: "corner" }, "press"), m.targets.map((t) => el("th", { scope: "col", class: "num" }, t)))),
     el("tbody", {}, m.lines.map((line) => el("tr", {},
       el("th", { scope: "row" }, pressCell(line, line.firing && el("span", { class: "ci" }, line.firing))), line.entries.map(equalCell)))));
@@ -27,7 +27,7 @@ function equalCell(e) {
   const c = cells[e.cell];
   const partial = c.tasks < c.of && [el("span", { title: `${c.tasks} of ${c.of} tasks: ${e.reason}` }, "†")];
   return el("td", { class: "num", title: cellTip(c).filter(Boolean).join("\n") },
-    el(e.best ? "b" : "span", {}, points(c.score[0])), partial, el("i", {}, c.diff ? [difference(c), " ", differenceRange(c)] : "not paired"));
+    el(e.best ? "b" : "span", {}, e.text), partial, el("i", {}, c.diff ? [difference(c), " ", differenceRange(c)] : "not paired"));
 }
 
 // What could not be reached is said in words, not only where the pointer rests.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .claims import Analysis, Cell, Method, Table, method_of, run_key, table_of, table_order
-from .numbers import points
+from .measures import is_forced, mean_of
+from .numbers import nats, points
 from .presses import falling
 from .row import Row
 
@@ -19,6 +21,19 @@ class Entry:
     cell: Cell | None
     failed: tuple[Row, ...]
     best: bool = False
+    value: float = -math.inf  # what is compared, higher is better
+    text: str = ""  # what is shown of it
+
+    @classmethod
+    def of(cls, method: Method, cell: Cell | None, failed: Sequence[Row]) -> Entry:
+        """By its score; by its divergence from the full cache where texts were forced."""
+        if cell is None:
+            return cls(method, None, tuple(failed))
+        value, text = cell.score.mean, points(cell.score.mean)
+        if is_forced(cell):
+            value = -mean_of(cell.rows, "kl")
+            text = nats(-value)
+        return cls(method, cell, tuple(failed), value=value if cell.complete else -math.inf, text=text)
 
     @property
     def reason(self) -> str:
@@ -70,7 +85,7 @@ def matrices(analysis: Analysis, task: str = "") -> list[Matrix]:
         lines = []
         for one in sorted({method._replace(target="") for method in known}, key=str):
             wanted = [one._replace(target=target) for target in targets]
-            entries = [Entry(m, cells.get((table, m)), tuple(failed.get((table, m), ()))) for m in wanted]
+            entries = [Entry.of(m, cells.get((table, m)), failed.get((table, m), ())) for m in wanted]
             lines.append(Line(one.asked, _firing(one, known), tuple(entries)))
         full = next((cell for (t, m), cell in cells.items() if t == table and m.is_full), None)
         found.append(Matrix(table, task, tuple(targets), full, tuple(_ranked(lines))))
@@ -84,22 +99,18 @@ def _firing(one: Method, known: set[Method]) -> str:
     return one.schedule + seen[one.question_visible]
 
 
-def _score(entry: Entry) -> float:
-    """What may be compared: a mean over every task."""
-    return entry.cell.score.mean if entry.cell is not None and entry.cell.complete else -1.0
-
-
 def _ranked(lines: Sequence[Line]) -> list[Line]:
     """The lines in order, the best of each column marked: all that print the same."""
-    best = [max(map(_score, column)) for column in zip(*(line.entries for line in lines), strict=True)]
+    columns = zip(*(line.entries for line in lines), strict=True)
+    best = [max(column, key=lambda entry: entry.value) for column in columns]
     marked = [
         replace(
             line,
             entries=tuple(
-                replace(entry, best=top >= 0 and _score(entry) >= 0 and points(_score(entry)) == points(top))
+                replace(entry, best=min(entry.value, top.value) > -math.inf and entry.text == top.text)
                 for entry, top in zip(line.entries, best, strict=True)
             ),
         )
         for line in lines
     ]
-    return sorted(marked, key=lambda line: ([-_score(entry) for entry in reversed(line.entries)], line.asked))
+    return sorted(marked, key=lambda line: ([-entry.value for entry in reversed(line.entries)], line.asked))

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from ..stats import Interval
 from .assemble import assemble
-from .claims import Analysis, Cell, Contrast, method_of, table_of, table_order
+from .claims import Analysis, Cell, Contrast, Table, method_of, table_of, table_order
 from .equal import Matrix, matrices
 from .gates import Gate, tally
-from .numbers import points, snap
+from .measures import Forced, forced
+from .numbers import nats, nats_span, points, snap
 from .presses import family, spaced, sweep
 from .row import Row
 from .suites import title
 
 SCRIPTS = (
     *("dom.js", "core.js", "plot.js", "charts.js", "speed.js"),
-    *("tables.js", "runs.js", "depth.js", "equal.js", "main.js"),
+    *("tables.js", "forced.js", "runs.js", "depth.js", "equal.js", "main.js"),
 )
 _TITLE = b"<title>kvpress results: quality against bytes</title>"
 _HEAD_BYTES = 2048  # the title stands before anything that the rows say
@@ -33,9 +36,15 @@ _ROW_FIELDS = (
 )
 
 
-def render_html(analysis: Analysis, gates: Sequence[Gate], suite: str, names: Mapping[str, str]) -> str:
-    """The page of a suite as text; `names` maps all suites to the files of their pages."""
-    data = {**page_data(analysis, gates), "suites": _suites(suite, names)}
+def render_html(
+    analysis: Analysis, gates: Sequence[Gate], suite: str, names: Mapping[str, str], methods: str = ""
+) -> str:
+    """The page of a suite as text; `names` maps all suites to the files of their pages.
+
+    methods: the folder of the methods' pages as seen from this page, with a slash; "" where there is none.
+    """
+    papers = json.loads((resources.files(__package__) / "papers.json").read_text(encoding="utf-8"))
+    data = {**page_data(analysis, gates), "suites": _suites(suite, names), "papers": papers, "methods": methods}
     return assemble("template.html", ("page.css",), SCRIPTS, data)
 
 
@@ -62,6 +71,7 @@ def page_data(analysis: Analysis, gates: Sequence[Gate]) -> dict[str, Any]:
         "families": sorted({family(press) for press in presses} - {"full"}),
         "cells": _pack([{"table": index[cell.table], **_cell(cell)} for cell in analysis.cells]),
         "equal": [_equal(m, index[m.table], place) for task in ("", *tasks) for m in matrices(analysis, task)],
+        "forced": [_forced(f, index, place) for task in ("", *tasks) for f in forced(analysis, task)],
         "rows": _pack([{"table": index[table_of(row)], **_row(row, analysis)} for row in analysis.rows]),
         "tally": tally(gates),
         "gates": [
@@ -96,12 +106,12 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "score": _interval(cell.score),
         **_contrast(cell.contrast),
         "interaction": _interval(cell.interaction),
-        "turns": [snap(value, 5) for value in cell.by_turn],
-        "first": snap(cell.first, 5),
-        "later": snap(cell.later, 5),
+        "turns": [snap(value) for value in cell.by_turn],
+        "first": snap(cell.first),
+        "later": snap(cell.later),
         "later_tasks": len(cell.later_tasks),
-        **{name: snap(cell.mean_of(name), 7) for name in ("chance", "bytes_ratio", "bytes", "step_bytes")},
-        "tpot_s": snap(cell.time("tpot_s"), 7),
+        **{name: snap(cell.mean_of(name)) for name in ("chance", "bytes_ratio", "bytes", "step_bytes")},
+        "tpot_s": snap(cell.time("tpot_s")),
         "disturbed": cell.disturbed,
         "sessions": cell.score.n,
         "asked": sum(row.turns for row in cell.rows),
@@ -112,7 +122,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "device": cell.device,
         "devices": sorted({row.device for row in cell.rows}),
         "session_bytes": cell.session_bytes,
-        "subtasks": {name: snap(score, 5) for name, score in cell.by_subtask().items()},
+        "subtasks": {name: snap(score) for name, score in cell.by_subtask().items()},
         "control": cell.control,
     }
 
@@ -125,7 +135,7 @@ def _equal(matrix: Matrix, table: int, place: Mapping[int, int]) -> dict[str, An
             "family": family(line.asked),
             "firing": line.firing,
             "entries": [
-                {"cell": place[id(e.cell)] if e.cell else None, "best": e.best, "reason": e.reason}
+                {"cell": place[id(e.cell)] if e.cell else None, "best": e.best, "reason": e.reason, "text": e.text}
                 for e in line.entries
             ],
         }
@@ -136,21 +146,43 @@ def _equal(matrix: Matrix, table: int, place: Mapping[int, int]) -> dict[str, An
     return {"table": table, "task": matrix.task, "targets": targets, "full": full, "lines": lines}
 
 
+def _forced(found: Forced, index: Mapping[Table, int], place: Mapping[int, int]) -> dict[str, Any]:
+    """Forced texts; numbers are sorted by, the texts beside them are shown."""
+    lines = [
+        {
+            "cell": place[id(line.cell)],
+            "origin": line.cell.table.origin,
+            "kl": [snap(line.kl.mean, 12), nats(line.kl.mean), nats_span(line.kl.low, line.kl.high)],
+            "nll": [
+                snap(line.nll.difference.mean, 12),
+                nats(line.nll.difference.mean, sign=True),
+                nats_span(line.nll.difference.low, line.nll.difference.high, sign=True),
+            ]
+            if line.nll
+            else None,
+            "bins": [[snap(value, 12), nats(value)] for value in line.bins],
+        }
+        for line in found.lines
+    ]
+    tables = sorted({index[line.cell.table] for line in found.lines})
+    return {"tables": tables, "task": found.task, "bins": list(found.bins), "lines": lines}
+
+
 def _row(row: Row, analysis: Analysis) -> dict[str, Any]:
     first = [turns[0] for turns in row.scores.values()]
     later = [sum(t[1:]) / len(t[1:]) for t in row.scores.values() if len(t) > 1]
     reference = analysis.references.get(row.path)
     values = {name: getattr(row, name) for name in _ROW_FIELDS}
     return {
-        **{k: snap(v, 7) if isinstance(v, float) else v for k, v in values.items()},
+        **{k: snap(v) if isinstance(v, float) else v for k, v in values.items()},
         "family": family(row.asked),
         "method": method_of(row).name,
         "score": _interval(analysis.scores.get(row.path)),
         **_contrast(analysis.contrasts.get(row.path)),
         "reference": reference.run_id if reference else None,
         "superseded": row.path in analysis.superseded,
-        "first": snap(sum(first) / len(first), 5) if first else None,
-        "later": snap(sum(later) / len(later), 5) if later else None,
+        "first": snap(sum(first) / len(first)) if first else None,
+        "later": snap(sum(later) / len(later)) if later else None,
         "subtasks": _named(row.by_subtask()),
         "extras": _named(row.extras),
         "disturbance": "; ".join(f"{name} {value:g}" for name, value in row.disturbance.items()),
@@ -169,9 +201,9 @@ def _contrast(contrast: Contrast | None) -> dict[str, Any]:
         "diff": _interval(contrast.diff),
         "p": snap(contrast.p),
         "p_holm": snap(contrast.p_holm),
-        "detectable": snap(contrast.detectable, 5),
+        "detectable": snap(contrast.detectable),
         "verdict": contrast.verdict or None,
-        "retention": snap(contrast.retention, 5),
+        "retention": snap(contrast.retention),
         "flips": contrast.flips and [contrast.flips.lost, contrast.flips.won, contrast.flips.of],
     }
 
@@ -179,7 +211,7 @@ def _contrast(contrast: Contrast | None) -> dict[str, Any]:
 def _interval(interval: Interval | None) -> list[float | None] | None:
     if interval is None or snap(interval.mean) is None:
         return None
-    return [snap(value, 5) for value in (interval.mean, interval.low, interval.high)]
+    return [snap(value) for value in (interval.mean, interval.low, interval.high)]
 
 
 def _pack(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

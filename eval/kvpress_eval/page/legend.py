@@ -42,3 +42,12 @@ with charts, filters, every column and the command that reproduces each row; it 
 - Answers scored by the released scorers of SCBench stand in tables of their own (*reference scorer*), and so do
   rows that were *imported*: those claim a score, and neither bytes nor times.
 """
+
+FORCED_TOLD = """\
+- **Forced texts** (continuation): a prefix is read and compressed, the tokens that follow are forced. **KL** is the
+  divergence of their predictions from those of the full cache, in nats a token, with its 95 % interval over passages;
+  **KL 2-16** is that of the tokens at this distance from the cut. The first token is predicted by the prefix itself,
+  before a press that fires at its end has taken anything away. **\u0394 NLL** is the change of the text's negative
+  log-likelihood, paired by passage. **equal tokens**: the share of tokens at which the most likely one is the full
+  cache's, which is the score of these rows.
+"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,16 @@ def _with_variants(rows: list[Row]) -> list[Row]:
     told = []
     for row in rows:
         older = bool(row.weights) and row.weights != newest[row.model, row.dtype]
-        parts = [f"weights {row.weights}" if older else "", "chat template" if row.chat else ""]
+        parts = [f"weights {row.weights}" if older else "", "chat template" if row.chat else "", _forced(row)]
         told.append(replace(row, variant=", ".join(filter(None, parts))))
     return told
+
+
+def _forced(row: Row) -> str:
+    """How much text was forced, and how."""
+    if not row.forced:
+        return ""
+    return f"{row.forced} forced" + (f", {row.forced_step} at a time" if row.forced_step else "")
 
 
 def _is_output(name: str) -> bool:
@@ -68,8 +76,8 @@ def parse_row(data: Any, path: str) -> Row:
         raise ValueError("not a JSON object")
     if data.get("format") != FORMAT:
         raise ValueError(f"format is {data.get('format')!r}, expected {FORMAT}")
-    if data.get("status") not in ("ok", "failed"):
-        raise ValueError(f"status is {data.get('status')!r}, expected 'ok' or 'failed'")
+    if data.get("status") not in ("ok", "failed", "unreachable"):
+        raise ValueError(f"status is {data.get('status')!r}, expected 'ok', 'failed' or 'unreachable'")
     ok = data["status"] == "ok"
     scores = _scores(data, "session_scores") if ok else {}
     kinds = data.get("bytes_by_kind") or {}
@@ -91,7 +99,7 @@ def parse_row(data: Any, path: str) -> Row:
     return Row(
         path=path,
         run_id=_text(data.get("run_id")) or path.rsplit("/", 1)[-1].removesuffix(".json"),
-        status=data["status"],
+        status=_status(data),
         scores=scores,
         sessions=len(scores),
         turns=sum(len(turns) for turns in scores.values()),
@@ -107,6 +115,10 @@ def parse_row(data: Any, path: str) -> Row:
         turn_tasks=_turn_tasks(data) if ok else {},
         subtasks=_means(data, "subtasks") if ok else {},
         extras=_means(data, "extras") if ok else {},
+        unmet=_unmet(data),
+        measures=_measures(data) if ok else {},
+        forced=_integer(data.get("forced")) or 0,
+        forced_step=_integer(data.get("forced_step")) or 0,
         disturbance=_means(data, "disturbance") if ok else {},
         quiet=quiet if ok and isinstance(quiet, bool) else None,
         reload_exact=exact if ok and isinstance(exact, bool) else None,
@@ -140,6 +152,14 @@ _INTEGERS = ("bytes", "bytes_dense", "peak_memory", "file_bytes", "step_bytes", 
 _NEVER_ZERO = ("prefill_tps", "decode_length", "file_bytes", "step_bytes", "session_bytes")
 
 
+def _status(data: dict[str, Any]) -> str:
+    """ok, failed or unreachable; rows of before called an amount that cannot be held a failure."""
+    error = data.get("error")
+    if data["status"] == "failed" and data.get("target") and isinstance(error, str):
+        return "unreachable" if error.startswith("BudgetError: ") and " cannot hold " in error else "failed"
+    return str(data["status"])
+
+
 def _scores(data: dict[str, Any], name: str) -> dict[str, tuple[float, ...]]:
     ids, scores = data.get("session_ids"), data.get(name)
     if not isinstance(ids, list) or not isinstance(scores, list) or not scores:
@@ -166,6 +186,24 @@ def _turn_tasks(data: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     return {str(i): tuple(map(_text, turns)) for i, turns in zip(ids, tasks, strict=True)}
 
 
+def _measures(data: dict[str, Any]) -> dict[str, dict[str, tuple[float | None, ...]]]:
+    measures = data.get("measures")
+    if not measures:
+        return {}
+    if not isinstance(measures, dict):
+        raise ValueError("measures is not an object of lists")
+    ids, found = data["session_ids"], dict[str, dict[str, tuple[float | None, ...]]]()
+    for name in sorted(measures):
+        lists = measures[name]
+        if not isinstance(lists, list) or len(lists) != len(ids) or not all(isinstance(v, list) for v in lists):
+            raise ValueError(f"measure {_text(name)[:40]} is not a list of values for each session")
+        if any(value is not None and _number(value) is None for values in lists for value in values):
+            raise ValueError(f"a value of measure {_text(name)[:40]} is not a number")
+        pairs = zip(ids, lists, strict=True)
+        found[_text(name)] = {str(i): tuple(None if v is None else float(v) for v in values) for i, values in pairs}
+    return found
+
+
 def _means(data: dict[str, Any], name: str) -> dict[str, float]:
     value = data.get(name)
     if not value:
@@ -173,6 +211,27 @@ def _means(data: dict[str, Any], name: str) -> dict[str, float]:
     if not isinstance(value, dict) or any(_number(mean) is None for mean in value.values()):
         raise ValueError(f"{name} is not an object of numbers")
     return {_text(key): float(value[key]) for key in sorted(value)}
+
+
+def _unmet(data: dict[str, Any]) -> tuple[str, ...]:
+    """What the press takes for granted and the model does not have."""
+    found = data.get("premises")
+    told = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    return tuple(
+        f"{_text(one.get('method'))}: {_text(one.get('says'))} does not hold ({_text(one.get('measures'))} "
+        f"{_number(one.get('figure')) or 0.0:.2f}, at least {_number(one.get('bound')) or 0.0:.2f})"
+        for one in told
+        if one.get("holds") is False
+    )
+
+
+def unmet(rows: Iterable[Row]) -> dict[tuple[str, str], list[str]]:
+    """(model, premise that does not hold on it, without its figure) -> what was said of it, in order of rows."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for line in row.unmet:
+            found.setdefault((row.model, line.partition(" (")[0]), []).append(line)
+    return found
 
 
 def _required_text(data: dict[str, Any], name: str) -> str:

@@ -39,7 +39,7 @@ function draw() {
   document.documentElement.style.scrollPaddingTop = innerWidth > 760 ? `${byId("filters").offsetHeight + 8}px` : "0"; // they stay on top
   // The heat map follows the text filter too: which press of which table has a run that matches.
   shownCells.cache = new Set((words().length ? shownRows() : rows.filter(inFacet)).map((r) => `${r.facet} ${r.method}`));
-  for (const step of [drawCounts, drawQuality, drawSpeed, drawMethods, drawEqual, drawTurns, drawLengths, drawLoading, drawHeat, drawDepths, drawRows]) step();
+  for (const step of [drawCounts, drawQuality, drawSpeed, drawForced, drawMethods, drawEqual, drawTurns, drawLengths, drawLoading, drawHeat, drawDepths, drawRows]) step();
 }
 
 function drawFilters() {
@@ -78,6 +78,7 @@ function drawBudget() {
 const count = (n, one, many = `${one}s`) => `${whole(n)} ${n === 1 ? one : many}`;
 const totals = [
   count(rows.filter((r) => !r.twin).length, "run"), count(rows.filter((r) => r.status === "failed").length, "failed", "failed"),
+  ...[rows.filter((r) => r.status === "unreachable").length].filter(Boolean).map((n) => count(n, "amount that cannot be reached", "amounts that cannot be reached")),
   count(uniq(rows.map((r) => r.method)).length, "press", "presses"), count(data.tasks.length, "task"), count(uniq(rows.map((r) => r.model)).length, "model"),
 ].join(", ");
 function drawCounts() {

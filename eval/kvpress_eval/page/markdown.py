@@ -9,8 +9,23 @@ from ..stats import Flips, Interval
 from .claims import Analysis, Cell, Table, dtype_of, method_of
 from .equal import Entry, Matrix, matrices
 from .gates import Gate, tally
-from .legend import HOW_TO_READ
-from .numbers import DISTURBED, MINUS, NONE, fixed, marked, percent, points, probability, span
+from .legend import FORCED_TOLD, HOW_TO_READ
+from .loading import unmet
+from .measures import Forced, ForcedLine, forced, is_forced
+from .numbers import (
+    DISTURBED,
+    MINUS,
+    NONE,
+    fixed,
+    marked,
+    millis,
+    nats,
+    nats_span,
+    percent,
+    points,
+    probability,
+    span,
+)
 from .presses import spaced
 from .row import Row
 from .suites import pages, title
@@ -30,21 +45,31 @@ def render_markdown(analysis: Analysis, gates: Sequence[Gate]) -> str:
     told = (
         f"The page [`index.html`]({names[next(iter(names))]}) has" if len(names) == 1 else f"Pages with ({links}) have"
     )
-    how = HOW_TO_READ.replace("{pages}", told)
+    continued = forced(analysis)
+    how = HOW_TO_READ.replace("{pages}", told) + (FORCED_TOLD if continued else "")
     parts = ["# Results", _counts(analysis), how, "## Sanity gates", _gates(gates)]
     equal = matrices(analysis)
+    by_table = {found.table: found for found in continued}
+    beside = {line.cell.table for found in by_table.values() for line in found.lines} - by_table.keys()
     for suite, model in dict.fromkeys((table.suite, table.model) for table in analysis.tables):
         notes = sorted({r.model_note for r in analysis.rows if r.model == model and r.model_note})
         parts += [f"## {text(title(suite))}: {text(model)}" if len(names) > 1 else f"## {text(model)}"]
         parts += [f"{text(note)}." for note in notes]
         for table in analysis.tables:
             if (table.suite, table.model) == (suite, model):
-                parts += [f"### {_title(table, analysis.tables)}", _table(analysis, table)]
+                if table in beside:
+                    continue
+                body = _forced(by_table[table]) if table in by_table else _table(analysis, table)
+                parts += [f"### {_title(table, analysis.tables)}", body]
                 parts += [_equal(matrix) for matrix in equal if matrix.table == table]
                 parts += [_subtasks(analysis, table), _depths(analysis, table)]
     parts += [
+        _premises(analysis.rows),
         "## Failed cells",
-        _failed(analysis.rows),
+        _failed([row for row in analysis.rows if row.failed]),
+        "## Amounts that cannot be reached",
+        "A press asked to hold an amount of bytes that no value of its free parameter gives. Not failures: answers.",
+        _failed([row for row in analysis.rows if row.unreachable]),
         "## Files that are not rows",
         _ignored(analysis),
     ]
@@ -79,13 +104,12 @@ def _bars_escaped(cell: str) -> str:
 
 def _counts(analysis: Analysis) -> str:
     runs = analysis.runs
-    done = sum(row.ok for row in runs)
+    counted = {"ok": "ok", "failed": "failed", "unreachable": "cannot hold the bytes asked for"}
+    found = [(sum(row.status == status for row in runs), words) for status, words in counted.items()]
+    states = ", ".join(f"{count} {words}" for count, words in found if count or words == "ok")
     presses = len({method_of(row)[:2] for row in analysis.rows})
     tasks = len({row.task for row in analysis.rows})
-    return (
-        f"{len(runs)} rows ({done} ok, {len(runs) - done} failed): "
-        f"{presses} presses, {tasks} tasks, {len({row.model for row in runs})} models."
-    )
+    return f"{len(runs)} rows ({states}): {presses} presses, {tasks} tasks, {len({row.model for row in runs})} models."
 
 
 def _title(table: Table, tables: Sequence[Table]) -> str:
@@ -177,10 +201,51 @@ def _line(cell: Cell, macros: Sequence[Cell]) -> list[str]:
         *((points(cell.first), points(cell.later)) if ordered else (NONE, NONE)),
         _effect(cell.interaction),
         *(_time(cell, fixed(cell.time("ttft_s"), 2)), _time(cell, fixed(cell.time("press_s"), 3))),
-        _time(cell, fixed(1000 * tpot)) + (" \u25c6" if cell.fast_front else ""),
+        _time(cell, millis(tpot)) + (" \u25c6" if cell.fast_front else ""),
         f"{GIB // cell.session_bytes:,}" if cell.session_bytes else NONE,
         f"{cell.score.n:,}/{turns:,}",
     ]
+
+
+def _forced(found: Forced) -> str:
+    """Forced texts: what a press changes in the predictions of what follows, presses of other harnesses marked."""
+    rows = [row for line in found.lines for row in line.cell.rows]
+    about = [
+        f"Texts: {', '.join(map(text, sorted({row.task for row in rows})))}.",
+        "\u2020 Some texts are missing: the line does not compare with the others."
+        if any(not line.cell.complete for line in found.lines)
+        else "",
+        f"With {few} passages in a text the intervals are narrower than they should be."
+        if (few := min(row.sessions for row in rows)) < 10
+        else "",
+    ]
+    head = (
+        "press",
+        "bytes/dense",
+        "KL [95 %]",
+        "\u0394 NLL [95 %]",
+        "equal tokens [95 %]",
+        "n",
+        *(f"KL {b}" for b in found.bins),
+    )
+    return f"{' '.join(filter(None, about))}\n\n{markdown_table(head, 1, map(_forced_line, found.lines))}"
+
+
+def _forced_line(line: ForcedLine) -> list[str]:
+    cell, change = line.cell, line.nll
+    name = _method(cell) + (f" ({text(cell.solved)})" if cell.solved else "")
+    name += f" (*{text(cell.table.origin)}*)" if cell.table.origin else ""
+    name += "" if cell.complete else " \u2020"
+    nll = f"{nats(change.difference.mean, sign=True)} {_nats_range(change.difference, sign=True)}" if change else NONE
+    return [
+        *(name, percent(cell.bytes_ratio), f"{nats(line.kl.mean)} {_nats_range(line.kl)}", nll),
+        f"{percent(line.agree.mean)} {span(line.agree.low, line.agree.high)}",
+        *(f"{line.agree.n:,}", *map(nats, line.bins)),
+    ]
+
+
+def _nats_range(found: Interval, sign: bool = False) -> str:
+    return nats_span(found.low, found.high, sign=sign)
 
 
 def _time(cell: Cell, text: str) -> str:
@@ -238,7 +303,10 @@ def _equal(matrix: Matrix) -> str:
     entries = [entry for line in matrix.lines for entry in line.entries]
     about = ["Macro mean over tasks; each press was solved for the bytes at the top, as a share of the dense cache or"]
     about.append("an amount. Intervals are in the table above.")
-    if matrix.full is not None:
+    cells = [entry.cell for line in matrix.lines for entry in line.entries if entry.cell is not None]
+    if cells and all(map(is_forced, cells)):
+        about.insert(0, "KL to the full cache in nats a token, lower is better.")
+    elif matrix.full is not None:
         about.append(f"Full cache: {points(matrix.full.score.mean)}.")
     if any(entry.cell is not None and not entry.cell.complete for entry in entries):
         about.append("\u2020 Some tasks are missing: the score does not compare with the others.")
@@ -252,8 +320,7 @@ def _equal(matrix: Matrix) -> str:
 def _entry(entry: Entry) -> str:
     if entry.cell is None:
         return NONE if entry.failed else "not run"
-    score = points(entry.cell.score.mean)
-    return f"**{score}**" if entry.best else score if entry.cell.complete else f"{score} \u2020"
+    return f"**{entry.text}**" if entry.best else entry.text if entry.cell.complete else f"{entry.text} \u2020"
 
 
 def _effect(found: Interval | None) -> str:
@@ -273,6 +340,13 @@ def _difference(cell: Cell) -> str:
     return f"{points(diff.mean, sign=True)}{star} {interval}".strip()
 
 
+def _premises(rows: Sequence[Row]) -> str:
+    """What methods take for granted and a model does not have."""
+    lines = [f"- {text(model)}: {text(said[0])}" for (model, _), said in unmet(rows).items()]
+    about = "What a method builds on was measured on the first prompt of a cell; where it is not there, expect a loss."
+    return "\n\n".join(["## Premises that do not hold", about, "\n".join(lines)]) if lines else ""
+
+
 def _failed(rows: Sequence[Row]) -> str:
     lines = [
         [
@@ -284,7 +358,6 @@ def _failed(rows: Sequence[Row]) -> str:
             _short(row.error),
         ]
         for row in rows
-        if not row.ok
     ]
     return markdown_table(("model", "press", "task", "mode", "length", "error"), 6, lines) if lines else "None."
 

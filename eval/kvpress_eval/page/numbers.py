@@ -1,4 +1,4 @@
-"""How numbers are written everywhere; rounded twice, so that float noise reaches no digit."""
+"""How numbers are written everywhere. The page follows the same rule with the same digits (`fixed` in core.js)."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ import math
 
 MINUS = "\u2212"
 NONE = "\u2013"
+DIGITS = 7
+"""Decimals of what a page is given, and of what a text is written from: both round the same number."""
 DISTURBED = "\u2021"  # marks a time that other programs disturbed
 
 
-def snap(value: float | None, digits: int = 6) -> float | None:
+def snap(value: float | None, digits: int = DIGITS) -> float | None:
     """Round so that float noise gives the same digits; None for NaN, infinity and None."""
     if value is None or not math.isfinite(value):
         return None
     return round(round(value, digits + 6), digits) + 0.0  # + 0.0 turns -0.0 into 0.0
 
 
-def fixed(value: float | None, digits: int = 1, *, sign: bool = False) -> str:
-    """`12.3`, with a real minus sign; an en dash for no value."""
-    rounded = snap(value, digits)
-    if rounded is None:
+def fixed(value: float | None, digits: int = 1, *, sign: bool = False, factor: int = 1) -> str:
+    """`factor` times a value as `12.3`, halves away from zero, with a real minus sign; an en dash for no value."""
+    held = snap(value)
+    if held is None:
         return NONE
-    return f"{rounded:{'+' if sign and rounded else ''}.{digits}f}".replace("-", MINUS)
+    units = math.floor(round(abs(held) * factor * 10**digits, 6) + 0.5)
+    mark = "" if units == 0 else MINUS if held < 0 else "+" if sign else ""
+    return f"{mark}{units / 10**digits:.{digits}f}"
 
 
 def marked(time: str, disturbed: bool) -> str:
@@ -31,7 +35,12 @@ def marked(time: str, disturbed: bool) -> str:
 
 def points(value: float | None, *, sign: bool = False) -> str:
     """A fraction 0..1 in points (0 to 100), one decimal."""
-    return fixed(None if value is None else 100 * value, 1, sign=sign)
+    return fixed(value, 1, sign=sign, factor=100)
+
+
+def millis(value: float | None) -> str:
+    """Seconds in milliseconds, one decimal."""
+    return fixed(value, 1, factor=1000)
 
 
 def span(low: float, high: float, *, sign: bool = False) -> str:
@@ -41,17 +50,36 @@ def span(low: float, high: float, *, sign: bool = False) -> str:
     return f"[{points(low, sign=sign)}, {points(high, sign=sign)}]"
 
 
+def nats(value: float | None, *, sign: bool = False, digits: int = 3) -> str:
+    """A divergence or a log-probability by its leading digits: `1.14`, `0.0272`, `2.71e-5`."""
+    rounded = snap(value, 12)
+    if not rounded:
+        return NONE if rounded is None else "0"
+    shown = f"{rounded:{'+' if sign else ''}.{digits - 1}e}"
+    size = int(shown.partition("e")[2])
+    if size > -4:
+        shown = f"{rounded:{'+' if sign else ''}.{max(0, digits - 1 - size)}f}"
+    return shown.replace("e-0", "e-").replace("-", MINUS)
+
+
+def nats_span(low: float, high: float, *, sign: bool = False, digits: int = 3) -> str:
+    """An interval of such: `[0.00211, 0.00453]`; empty when there is none."""
+    if snap(low) is None or snap(high) is None:
+        return ""
+    return f"[{nats(low, sign=sign, digits=digits)}, {nats(high, sign=sign, digits=digits)}]"
+
+
 def probability(value: float | None) -> str:
     """A p-value: two decimals and more where they matter."""
-    rounded = snap(value)
-    if rounded is None:
+    held = snap(value)
+    if held is None:
         return NONE
-    return "<0.001" if rounded < 0.001 else f"{rounded:.{2 if rounded >= 0.1 else 3}f}"
+    return "<0.001" if held < 0.001 else fixed(held, 2 if held >= 0.1 else 3)
 
 
 def percent(value: float | None) -> str:
     """A ratio in percent with three significant digits or so: `100 %`, `24.3 %`, `4.62 %`."""
-    rounded = snap(value)
-    if rounded is None:
+    held = snap(value)
+    if held is None:
         return NONE
-    return f"{100 * rounded:.{0 if rounded >= 0.9995 else 1 if rounded >= 0.0995 else 2}f} %"
+    return f"{fixed(held, 0 if held >= 0.9995 else 1 if held >= 0.0995 else 2, factor=100)} %"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 SCBENCH, GENERATED, CORRECTED, REFERENCE = "scbench", "generated", "corrected", "reference"
+AGREEMENT = "agreement"  # the scorer of forced texts: most likely tokens that are those of the full cache
 
 
 def usual_scorer(rendering: str) -> str:
@@ -22,6 +23,9 @@ class Row:
     place of all evidence in percent of the context, None where it is spread. `origin` says whose measurement it is
     ("" = this harness). `variant` tells apart what must not be compared though all else agrees: other `weights` under
     the same name, the chat template; "" is the usual. `not_measured` is why a measure of the cache's life is missing.
+    `unmet` says which premises of the press do not hold on the model, one line each.
+    `measures` map a name and a session's id to the value of each question, None where it has none; `forced` tokens of a
+    text were forced, `forced_step` at a time (0: at once).
     `quiet` says whether the times can be believed, for the measures in `disturbance`; rows of before do not know.
     A `twin` is the same run under the released scorer: a row of its own, in tables of their own.
     """
@@ -98,6 +102,10 @@ class Row:
     decode_length: float | None = None
     session_bytes: int | None = None
     not_measured: str = ""
+    unmet: tuple[str, ...] = ()
+    measures: Mapping[str, Mapping[str, tuple[float | None, ...]]] = field(default_factory=dict, repr=False)
+    forced: int = 0
+    forced_step: int = 0
     disturbance: Mapping[str, float] = field(default_factory=dict)
     quiet: bool | None = None
 
@@ -105,6 +113,16 @@ class Row:
     def ok(self) -> bool:
         """Whether the run finished; only then are there scores."""
         return self.status == "ok"
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether nothing ran because the press cannot hold the bytes asked for: an answer, not a failure."""
+        return self.status == "unreachable"
+
+    @property
+    def failed(self) -> bool:
+        """Whether the run went wrong."""
+        return self.status == "failed"
 
     @property
     def is_full(self) -> bool:

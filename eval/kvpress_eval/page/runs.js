@@ -3,7 +3,7 @@
 const yes = (v) => (v === true ? "yes" : v === false ? "no" : NONE);
 const timed = (show) => (v, r) => time(show(v), r.quiet === false);
 const ROW_COLUMNS = [
-  { name: "press", value: (r) => r.press, show: (r) => pressCell(r, r.target && el("span", { class: "ci" }, `solved for ${r.target}`), r.status === "failed" && el("span", { class: "tag bad" }, "failed"), r.superseded && el("span", { class: "tag" }, "superseded"), r.origin && el("span", { class: "tag" }, "imported"), r.twin && el("span", { class: "tag" }, "reference scorer")) },
+  { name: "press", value: (r) => r.press, show: (r) => pressCell(r, r.target && el("span", { class: "ci" }, `solved for ${r.target}`), r.status === "failed" && el("span", { class: "tag bad" }, "failed"), r.status === "unreachable" && el("span", { class: "tag" }, "not reachable"), r.superseded && el("span", { class: "tag" }, "superseded"), r.origin && el("span", { class: "tag" }, "imported"), r.twin && el("span", { class: "tag" }, "reference scorer")) },
   ...[
     ["setting", "model", "", (r) => r.model], ["setting", "task", "", (r) => r.task], ["setting", "mode", "", (r) => r.mode],
     ["setting", "length", "tokens", (r) => r.length, whole], ["setting", "history", "", (r) => r.history], ["setting", "compression fired", "", (r) => r.schedule],
@@ -48,11 +48,11 @@ const rowGroups = { setting: true, quality: true, memory: true, speed: true, lif
 
 function drawRows() {
   const records = shownRows();
-  const bad = records.filter((r) => r.status === "failed").length;
-  byId("n-rows").textContent = `${whole(records.length)} of ${whole(rows.length)} rows${bad ? `, ${bad} failed` : ""}; ▸ opens everything a row says`;
+  const bad = records.filter((r) => r.status === "failed").length, beyond = records.filter((r) => r.status === "unreachable").length;
+  byId("n-rows").textContent = `${whole(records.length)} of ${whole(rows.length)} rows${bad ? `, ${bad} failed` : ""}${beyond ? `, ${beyond} amounts not reachable` : ""}; ▸ opens everything a row says`;
   fill("groups", "Columns:", Object.keys(rowGroups).map((name) => el("button", {
     type: "button", "aria-pressed": String(rowGroups[name]), onclick: () => { rowGroups[name] = !rowGroups[name]; drawRows(); byId("groups").querySelectorAll("button")[Object.keys(rowGroups).indexOf(name)].focus(); },
-  }, name)));
+  }, name)), el("button", { type: "button", class: "more", onclick: download }, "Download these rows (CSV)"));
   // What is the same in every row shown is said once, above, instead of in a column.
   const same = ROW_COLUMNS.filter((c) => c.constant && records.length > 1 && uniq(records.map(c.value)).length === 1);
   const told = same.filter((c) => has(c.value(records[0])) && c.value(records[0]) !== "");
@@ -62,20 +62,39 @@ function drawRows() {
     .map((c) => (c.group === "copy" ? { ...c, group: "" } : c));
   fill("rows", sortable({
     key: "rows", label: "Every run", columns, records, tall: true, limit: 250, rowClass: (r) => (r.superseded ? "superseded" : null),
-    detail: (r) => [["error", r.error], ["asked", r.method], ["press", r.press], ["resolved", r.press_spec], ["compression fired", firing(r)], ["paired with", r.reference],
+    detail: (r) => [["error", r.error], ["about", methodLinks(r.family)], ["asked", r.method], ["press", r.press], ["resolved", r.press_spec], ["compression fired", firing(r)], ["paired with", r.reference],
       ["raw p", has(r.p) ? chance(r.p) : ""], ["sub-tasks", r.subtasks], ["beside the score", r.extras], ["bytes by kind", r.kinds], ["not measured", r.not_measured], ["quiet", yes(r.quiet)], ["disturbance", r.disturbance], ["peak of", r.peak_kind], ["versions", r.versions], ["device", [r.device, r.dtype, r.threads && `${r.threads} threads`].filter(Boolean).join(", ")],
       ["commit", r.commit], ["started", r.started], ["suite", r.suite], ["file", r.path], ["command", r.command]],
   }));
 }
 
 function drawFailed() {
-  const records = rows.filter((r) => r.status === "failed");
-  if (!records.length) return fill("failed", el("p", { class: "soft" }, "None."));
-  fill("failed", region("Failed cells", false, el("table", {},
+  drawErrors("failed", "Failed cells", "bad", rows.filter((r) => r.status === "failed"));
+  drawErrors("unreachable", "Amounts that cannot be reached", "soft", rows.filter((r) => r.status === "unreachable"));
+}
+
+function drawErrors(id, label, tone, records) {
+  if (!records.length) return fill(id, el("p", { class: "soft" }, "None."));
+  fill(id, region(label, false, el("table", {},
     el("thead", {}, el("tr", {}, ["press", "model", "task", "mode", "length", "command", "error"].map((n, i) => el("th", { scope: "col", class: n === "length" ? "num" : i ? null : "corner" }, n)))),
     el("tbody", {}, records.map((r) => el("tr", {}, el("th", { scope: "row" }, pressCell({ ...r, press: r.method })), [r.model, r.task, r.mode].map((v) => el("td", {}, v)),
-      el("td", { class: "num" }, whole(r.length)), el("td", {}, r.command ? copyButton(r) : NONE), el("td", {}, el("code", { class: "bad" }, r.error || "no message"))))))));
+      el("td", { class: "num" }, whole(r.length)), el("td", {}, r.command ? copyButton(r) : NONE), el("td", {}, el("code", { class: tone }, r.error || "no message"))))))));
 }
+
+// All columns of the rows shown, as a file: what a spreadsheet or pandas reads.
+const csvText = (v) => { const t = [has(v) ? v : ""].flat(3).join(" "); return /[",\n\r]/.test(t) ? `"${t.replaceAll('"', '""')}"` : t; };
+function csvOf(records) {
+  const columns = ROW_COLUMNS.filter((c) => c.value);
+  const more = [["status", (r) => r.status], ["asked", (r) => r.asked], ["target", (r) => r.target], ["score low", (r) => r.score && r.score[1]], ["score high", (r) => r.score && r.score[2]],
+    ["difference low", (r) => r.diff && r.diff[1]], ["difference high", (r) => r.diff && r.diff[2]], ["error", (r) => r.error]];
+  const all = [...columns.map((c) => [c.unit ? `${c.name} (${c.unit})` : c.name, c.value]), ...more];
+  return [all.map(([name]) => csvText(name)), ...records.map((r) => all.map(([, value]) => csvText(value(r))))].map((line) => line.join(",")).join("\r\n") + "\r\n";
+}
+const download = () => {
+  const link = el("a", { href: URL.createObjectURL(new Blob([csvOf(shownRows())], { type: "text/csv" })), download: `kvpress-${(data.suites.find((s) => s.here) || {}).title || "rows"}.csv`.toLowerCase().replace(/[^a-z0-9.]+/g, "-") });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+};
 
 function drawGates() {
   const bad = data.gates.filter((g) => g.verdict === "fail");

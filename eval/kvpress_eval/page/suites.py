@@ -12,6 +12,7 @@ _TITLES = {
     "ruler": "RULER-like",
     "needles": "Needles in a haystack",
     "longgen": "Long answers",
+    "lm": "Continuations of text",
 }
 
 

@@ -4,6 +4,15 @@ const region = (label, tall, table) => el("div", { class: `scroll${tall ? " tall
 // A press may wrap after a bracket, comma or bar, not inside a number.
 const pressText = (press) => el("span", { class: "press" }, press.split(/(?<=[(,|])/).flatMap((part, i) => (i ? [el("wbr"), part] : [part])));
 const pressCell = (x, ...more) => el("div", { class: "head" }, swatch(x.family), el("span", {}, pressText(x.press), ...more.map((m) => [" ", m])));
+// The page and the paper of each method in a press.
+const methodLinks = (family) => {
+  const names = uniq(family.split("|").map((part) => part.trim().split("@")[0])).filter((name) => Object.hasOwn(data.papers, name));
+  const link = (text, href) => el("a", { href, rel: "noreferrer" }, text);
+  return names.flatMap((name) => [
+    data.methods && link(names.length > 1 ? `${name}: method` : "method", `${data.methods}${name}.md`),
+    data.papers[name] && link(names.length > 1 && !data.methods ? `${name}: paper` : "paper", `https://arxiv.org/abs/${data.papers[name]}`),
+  ]).filter(Boolean).flatMap((a, i) => (i ? [", ", a] : [a]));
+};
 const contrastCell = (c) => (c.diff ? [signedPoints(c.diff[0]), el("span", { class: "star" }, star(c)), el("span", { class: "ci" }, differenceRange(c))] : NONE);
 const withRange = (value, interval) => [value, interval && el("span", { class: "ci" }, interval)];
 
@@ -71,7 +80,7 @@ function expander(row, record, detail, width) {
     button.textContent = open ? "▸" : "▾";
     if (open) row.nextSibling.remove();
     else row.after(el("tr", { class: "detail" }, el("td", { colspan: width }, el("dl", {},
-      detail(record).filter(([, text]) => has(text) && text !== "").map(([name, text]) => [el("dt", {}, name), el("dd", {}, text)])))));
+      detail(record).filter(([, text]) => has(text) && text !== "" && text.length !== 0).map(([name, text]) => [el("dt", {}, name), el("dd", {}, text)])))));
   });
   return button;
 }
@@ -108,7 +117,7 @@ function drawMethods() {
   });
   const ratio = (m) => Math.max(...Object.values(m.at).map((c) => c.bytes_ratio ?? 0));
   methods.sort((a, b) => (b.press === "full") - (a.press === "full") || ratio(b) - ratio(a));
-  const columns = [{ name: "press", value: (m) => m.press, show: (m) => pressCell(m, m.note && el("span", { class: "ci" }, m.note)) }];
+  const columns = [{ name: "press", value: (m) => m.press, show: (m) => pressCell(m, m.note && el("span", { class: "ci" }, m.note), el("span", { class: "ci links" }, methodLinks(m.family))) }];
   for (const facet of facets) {
     const add = (name, unit, value, show, hint) => columns.push({
       name, unit, hint, num: true, group: facetTitle(facet),
@@ -121,7 +130,7 @@ function drawMethods() {
     add("detects", "points", (c) => c.detectable, (c) => points(c.detectable), "smallest true difference found with power 80 %");
     add("retained", "of full", (c) => c.retention, (c) => percent(c.retention), "score / score of the full cache, where that is at least 20");
     if (group.some((c) => c.facet === facet && c.flips)) add("flips", "lost won", (c) => c.flips && -c.flips[0], flips, "answers right with the full cache and wrong now, and the reverse");
-    if (data.tables[facet].mode !== "multi-request") { // there the order of questions means nothing
+    if (data.tables[facet].mode === "multi-turn") { // there the order of questions means nothing
       add("first", "turn", (c) => c.first, (c) => points(c.first));
       add("later", "turns", (c) => c.later, (c) => (laterTasks(c) ? el("span", { title: laterTasks(c).trim() }, points(c.later)) : points(c.later)));
     }

@@ -10,20 +10,49 @@ from rich.text import Text
 
 from .claims import Analysis, Cell, Method, Table, dtype_of
 from .gates import Gate, tally
-from .numbers import DISTURBED, NONE, fixed, marked, percent, points
+from .loading import unmet
+from .measures import Forced, forced, is_forced
+from .numbers import DISTURBED, NONE, marked, millis, nats, nats_span, percent, points
 
 
 def print_analysis(analysis: Analysis, gates: Sequence[Gate], console: Console) -> None:
     """One table per model, length, history, rendering, dtype, modes as columns; then what is wrong."""
     if not analysis.rows:
         console.print("No result rows found.")
-    for key in dict.fromkeys(t._replace(mode="") for t in analysis.tables):
+    for texts in forced(analysis):
+        console.print(Text(f"\n{_setting(texts.table, analysis)}", style="bold"))
+        console.print(_forced(texts))
+    asked = {cell.table for cell in analysis.cells if not is_forced(cell)}
+    for key in dict.fromkeys(t._replace(mode="") for t in analysis.tables if t in asked):
         tables = [table for table in analysis.tables if table._replace(mode="") == key]
-        setting = [key.tokens, key.history and f"{key.history} history", key.rendering]
-        setting += [dtype_of(key, analysis.tables), *key.special, key.suite if len(analysis.suites) > 1 else ""]
-        console.print(Text(f"\n{key.model}, {', '.join(part for part in setting if part)}", style="bold"))
+        console.print(Text(f"\n{_setting(key, analysis)}", style="bold"))
         console.print(_grid(analysis, tables))
     _print_problems(analysis, gates, console)
+
+
+def _setting(key: Table, analysis: Analysis) -> str:
+    parts = [key.model, key.tokens, key.history and f"{key.history} history", key.rendering]
+    parts += [dtype_of(key, analysis.tables), *key.special, key.suite if len(analysis.suites) > 1 else ""]
+    return ", ".join(part for part in parts if part)
+
+
+def _forced(found: Forced) -> Grid:
+    grid = Grid(box=None, pad_edge=False, collapse_padding=True, header_style="dim", caption_justify="left")
+    grid.add_column("press", overflow="fold", ratio=1)
+    for name in ("bytes/\ndense", "KL", "95 %", "\u0394 NLL", "95 %", "equal\ntokens"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    for line in found.lines:
+        press = Text(line.cell.method.name + ("" if line.cell.complete else "\u2020"))
+        if line.cell.table.origin:
+            press.append(f" ({line.cell.table.origin})", style="dim")
+        change = ["", ""]
+        if line.nll is not None:
+            diff = line.nll.difference
+            change = [nats(diff.mean, sign=True), nats_span(diff.low, diff.high, digits=2)]
+        kl = [nats(line.kl.mean), nats_span(line.kl.low, line.kl.high, digits=2)]
+        grid.add_row(press, percent(line.cell.bytes_ratio), *kl, *change, percent(line.agree.mean))
+    grid.caption = "nats a token, mean over texts; equal tokens: the most likely one is the full cache's"
+    return grid
 
 
 def _grid(analysis: Analysis, tables: Sequence[Table]) -> Grid:
@@ -54,7 +83,7 @@ def _grid(analysis: Analysis, tables: Sequence[Table]) -> Grid:
             *scores,
             points(main.first),
             points(main.later),
-            marked(fixed(1000 * main.time("tpot_s")), main.disturbed),
+            marked(millis(main.time("tpot_s")), main.disturbed),
         )
     first = f"; first and later turns are those of {tables[0].mode}" if len(tables) > 1 else ""
     if any(0 < len(cell.later_tasks) < cell.tasks for table in tables for cell in cells[table].values()):
@@ -91,9 +120,12 @@ def _score(cell: Cell | None) -> tuple[str, str]:
 
 
 def _print_problems(analysis: Analysis, gates: Sequence[Gate], console: Console) -> None:
-    failed = sum(not row.ok for row in analysis.rows)
-    if failed:
+    for (model, _), said in unmet(analysis.rows).items():
+        console.print(Text(f"\non {model}, {said[0]}", style="yellow"))
+    if failed := sum(row.failed for row in analysis.rows):
         console.print(Text(f"\n{failed} failed runs", style="red"))
+    if beyond := sum(row.unreachable for row in analysis.rows):
+        console.print(Text(f"\n{beyond} amounts of bytes cannot be reached by their press; the report says why"))
     for item in analysis.ignored:
         console.print(Text(f"ignored {item.path}: {item.reason}", style="yellow"))
     wrong = [gate for gate in gates if gate.failures]

@@ -10,10 +10,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ..episode import Episode, Request
+from ..episode import Episode
 from ..errors import UsageError
-from ..tasks import build
+from ..ruler import asking
+from ..tasks import build, get_task
 from . import files, hub, sessions
+from .passages import Passages, check_texts, open_passages
 from .records import SCBENCH_TASKS, Record, record
 from .stored import is_stored
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from ..config import RunConfig
     from ..models import Loaded
 
-__all__ = ["GENERATED", "Source", "check_source", "open_source"]
+__all__ = ["GENERATED", "Passages", "Source", "check_source", "open_source"]
 
 GENERATED = "generated"
 _KEPT = 1 << 28  # characters of contexts that are kept
@@ -58,6 +60,9 @@ def check_source(config: RunConfig) -> None:
         UsageError: for a source that is not there, or options that mean nothing for it.
     """
     source = config.source
+    if get_task(config.task).kind == "continuation":
+        check_texts(config)
+        return
     if source == GENERATED:
         if config.prompts == "reference":
             raise UsageError("prompts 'reference' are those of SCBench's data; give it with --source")
@@ -80,6 +85,8 @@ def open_source(config: RunConfig, loaded: Loaded) -> Source:
     Raises:
         UsageError: for data that cannot be read, or a row that does not keep the schema.
     """
+    if config.continues:
+        return open_passages(config, loaded)
     if config.source == GENERATED:
         return _Generated(config, loaded)
     return _Recorded(config, loaded, _read(config.source, config.task, config.sessions, config.turns))
@@ -103,17 +110,8 @@ class _Generated:
         config, prompter = self.config, self.loaded.prompter
         key = (config.task, config.length, config.turns, config.seed, config.depth, session)
         if key not in self.loaded.episodes:
-            request = Request(
-                task=config.task,
-                rendering=self.loaded.rendering,
-                length=config.length,
-                turns=config.turns,
-                seed=config.seed,
-                session=session,
-                count=prompter.count,
-                overhead=prompter.overhead_for(config.turns),
-                depth=None if config.depth < 0 else config.depth / 100,
-            )
+            depth = None if config.depth < 0 else config.depth / 100
+            request = asking(prompter, config.task, config.length, config.turns, config.seed, session, depth)
             _keep(self.loaded, key, build(request))
         return self.loaded.episodes[key]
 

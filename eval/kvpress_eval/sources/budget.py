@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..episode import Count, Episode, Span, Turn
-from ..errors import UsageError
+from ..errors import EpisodeError, UsageError
 from ..prompt import Prompter
 
 __all__ = ["MAX_NEW", "cut", "limit", "room"]
@@ -54,7 +54,7 @@ def room(episode: Episode, prompter: Prompter, reference: bool, alone: bool, tur
     mode has the first question (``alone``: multi-request mode).
 
     Raises:
-        UsageError: where nothing is left.
+        EpisodeError: where nothing is left.
     """
     prompt = prompter.prompt(replace(episode, context="x"))
     if reference:
@@ -65,13 +65,13 @@ def room(episode: Episode, prompter: Prompter, reference: bool, alone: bool, tur
         more = 0
     else:
         answers = zip(episode.turns, prompt.golds, strict=True)
-        more = _SLACK
-        taken = len(prompt.context) + sum(map(len, prompt.questions)) + more
+        more = _SLACK + 1  # a whole context is joined to nothing, and takes the place of the one counted here
+        taken = len(prompt.context) + sum(map(len, prompt.questions)) + _SLACK
         taken += sum(max(turn.max_new_tokens or episode.max_new_tokens, len(gold)) for turn, gold in answers)
         head = (episode.length - taken) // 2
         tail = episode.length - taken - head
     if min(head, tail) < 1:
-        raise UsageError(
+        raise EpisodeError(
             f"length {episode.length} leaves no room for a context of task {episode.task!r}: {len(episode.turns)} "
             f"questions and answers take about {episode.length - head - tail} tokens; use a greater --length or fewer "
             "--turns"

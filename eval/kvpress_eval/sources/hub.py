@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import UsageError
 from .files import Located
 
-__all__ = ["SCBENCH", "rows"]
+__all__ = ["SCBENCH", "rows", "texts"]
 
 SCBENCH = "microsoft/SCBench"
 REVISION = "283310bb8c5ba6909dd9a6b1be087d2937f76f6d"  # of SCBENCH: 922 rows, split "test"
@@ -46,3 +46,31 @@ def _load(name: str, config: str) -> Any:
             f"cannot load {config} of {name} ({type(error).__name__}: {told}); connect once so that datasets keeps a "
             f"copy, or download {config}.jsonl and name its folder with --source"
         ) from None
+
+
+def texts(source: str) -> Iterator[Located]:
+    """The rows of a data set of texts, its test split where it has one.
+
+    Args:
+        source: its id, with a configuration where it has several: ``owner/name:configuration``.
+
+    Raises:
+        UsageError: where it can be had neither from the hub nor from the local copy.
+    """
+    from datasets import load_dataset
+
+    name, _, config = source.partition(":")
+    splits = ("test", "validation", "train")
+    for split in splits:
+        try:
+            found = load_dataset(name, config or None, split=split)
+        except Exception as error:  # as above
+            told = " ".join(str(error).split())[:200] or type(error).__name__
+            if "split" in told and split != splits[-1]:
+                continue
+            raise UsageError(
+                f"cannot load {source} ({type(error).__name__}: {told}); connect once so that datasets keeps a copy, "
+                "name a configuration (owner/name:configuration), or give files with --text"
+            ) from None
+        return ((f"{source}, row {number}", row) for number, row in enumerate(found, 1))
+    raise AssertionError("the last split returns or raises")

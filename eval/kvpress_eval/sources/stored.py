@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..episode import VERSION, Episode, Gold, Rendering, Turn
-from ..errors import UsageError
+from ..errors import EpisodeError, UsageError
 from ..tasks.prompts import HEADS, told
 from .records import Record
 
@@ -103,7 +103,7 @@ def stored(record: Record, length: int, rendering: Rendering) -> Episode:
                 "kvpress data --model"
             )
         if rendering == "dialect" and meta["length"] > length:
-            raise UsageError(f"{record.where} is {meta['length']} tokens long; use --length {meta['length']} or more")
+            raise EpisodeError(f"{record.where} is {meta['length']} tokens long; use --length {meta['length']} or more")
         before = str(meta["before"])
         turns = tuple(
             Turn(

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from ..episode import Count, Rendering, Request
+from ..episode import Request
 from ..errors import UsageError
 from ..files import check_folder, storage_errors
-from ..models import BUNDLED, load
+from ..models import BUNDLED, load, locate
 from ..prompt import Prompter
+from ..ruler import asking, guessing
 from ..tasks import build, get_task
 from .stored import as_row
 
-__all__ = ["write"]
-
-_BYTES = 4  # of UTF-8 a token, where no tokenizer counts
+__all__ = ["tokens_of", "write"]
 
 
 def write(
@@ -26,7 +27,7 @@ def write(
 
     Args:
         length: most tokens of a session, counted by the tokenizer of ``model``; without one, four bytes are a token.
-        model: ``tiny`` writes its dialect; a folder or a hub id is only asked for its tokenizer.
+        model: ``tiny`` writes its dialect; any other one is only asked for its tokenizer.
 
     Raises:
         UsageError: for a task, a length or a model that cannot be.
@@ -38,7 +39,7 @@ def write(
     for task in tasks:
         get_task(task)
     check_folder(folder, "--out")
-    rendering, count, overhead = _counting(model, turns)
+    make = _requests(model)
     with storage_errors("sessions", folder):
         folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -49,7 +50,7 @@ def write(
         try:
             with storage_errors(path.name, folder), part.open("w", encoding="utf-8") as file:
                 for session in range(sessions):
-                    request = Request(task, rendering, length, turns, seed, session, count, overhead)
+                    request = make(task, length, turns, seed, session)
                     file.write(json.dumps(as_row(build(request), suite), ensure_ascii=False) + "\n")
             with storage_errors(path.name, folder):
                 part.replace(path)
@@ -59,18 +60,26 @@ def write(
     return written
 
 
-def _counting(model: str, turns: int) -> tuple[Rendering, Count, int]:
-    """The rendering, how to count its tokens, and how many a session has beside its text."""
+def _requests(model: str) -> Callable[[str, int, int, int, int], Request]:
+    """What makes the request for a task, length, turns, seed and session."""
     if not model:
-        return "natural", lambda text: -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES), 1
+        return guessing
+    return partial(asking, tokens_of(model))
+
+
+def tokens_of(model: str) -> Prompter:
+    """The tokenizer of a model by name, folder or hub id; its weights are not read, but for a bundled one.
+
+    Raises:
+        UsageError: where it cannot be had.
+    """
     if model in BUNDLED:
-        loaded = load(model)
-        return loaded.rendering, loaded.prompter.count, loaded.prompter.overhead_for(turns)
+        return load(model).prompter
     from transformers import AutoTokenizer
 
+    place = locate(model)
     try:
-        prompter = Prompter(AutoTokenizer.from_pretrained(str(Path(model).expanduser())), "natural")
+        return Prompter(AutoTokenizer.from_pretrained(place.source, **place.options), "natural")
     except (OSError, ValueError) as error:
         told = " ".join(str(error).split())[:200]
-        raise UsageError(f"cannot load the tokenizer of {model!r}: {told}; give a folder or a hub id") from None
-    return "natural", prompter.count, prompter.overhead_for(turns)
+        raise UsageError(f"cannot load the tokenizer of {model!r}: {told}; see `kvpress models`") from None

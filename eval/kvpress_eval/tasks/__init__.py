@@ -5,10 +5,11 @@ any tokenizer).
 from __future__ import annotations
 
 from ..episode import Episode, Request
-from ..errors import UsageError, choose
+from ..errors import EpisodeError, choose
 from . import (
     choice_eng,
     kv,
+    lm,
     longgen,
     many_shot,
     mf,
@@ -47,7 +48,9 @@ TASKS: dict[str, Task] = {
     )
 }
 # the other suites
-TASKS |= {task.name: task for task in (*ruler.TASKS, needle.TASK, needle_grid.TASK, passkey.TASK, longgen.TASK)}
+TASKS |= {
+    task.name: task for task in (*ruler.TASKS, needle.TASK, needle_grid.TASK, passkey.TASK, longgen.TASK, *lm.TASKS)
+}
 
 
 def get_task(name: str) -> Task:
@@ -60,22 +63,23 @@ def get_task(name: str) -> Task:
 
 
 def suite(name: str) -> list[str]:
-    """Names of the tasks of a suite; empty where there is no such suite."""
-    return [task.name for task in TASKS.values() if task.suite == name]
+    """Names of the tasks of a suite; empty where there is no such suite. ``lm`` stands for the texts that every Python
+    holds: the others need files, or a model that reads the dialect.
+    """
+    return [task.name for task in TASKS.values() if task.suite == name and task.name not in lm.NAMED]
 
 
 def build(request: Request) -> Episode:
     """The episode of a request, checked: the solver finds every answer in the context.
 
     Raises:
-        EpisodeError: where it does not fit the length.
-        UsageError: where the task has no such rendering.
+        EpisodeError: where it does not fit the length, or the task has no such rendering.
         AssertionError: for a fault of the generator.
     """
     task = get_task(request.task)
     if request.rendering not in task.build:
         able = ", ".join(name for name, other in TASKS.items() if request.rendering in other.build)
-        raise UsageError(
+        raise EpisodeError(
             f"task {task.name!r} has no {request.rendering} rendering, which is what this model reads; choose "
             f"from {able}, or another --model"
         )

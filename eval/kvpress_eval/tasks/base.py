@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 from ..episode import Episode, Rendering, Request, Span, Turn
-from ..errors import UsageError
-from .fitting import fit, limits
+from ..errors import EpisodeError
+from .fitting import Fillable, Filling, fit, limits
 
 __all__ = [
     "Context",
@@ -40,7 +40,8 @@ class Task:
     model cannot do it. ``build`` makes an episode. ``solve`` answers a question from the context alone by brute force
     (raising ``ValueError`` where the answer is not unique): the proof that the text holds what is
     asked. ``chance(rendering, turns)`` is what a guesser gets who sees the question and the gold
-    answers before it, but not the context.
+    answers before it, but not the context. ``kind`` "continuation": nothing is asked, the text that follows is forced
+    (see ``sources.passages``); ``build`` and ``solve`` are empty then.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Task:
     solve: Mapping[Rendering, Callable[[str, str], str]]
     chance: Callable[[Rendering, int], float]
     suite: str = "scbench"
+    kind: Literal["questions", "continuation"] = "questions"
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,11 @@ class Filler(Generic[_Piece]):
         while len(self._seen) < n:
             self._seen.append(next(self._pieces))
         return self._seen[:n]
+
+    def take(self, filling: Filling) -> list[_Piece]:
+        """The pieces of a filling, in the order of the stream."""
+        self.first(max([filling.n, *(i + 1 for i in filling.more)]))
+        return [*self._seen[: filling.n], *(self._seen[i] for i in filling.more)]
 
 
 def depth(request: Request, turn: int, rng: random.Random) -> float:
@@ -102,7 +109,7 @@ def option(request: Request, turn: int, options: int) -> int:
     return replace(request, session=block).rng(f"letters {turn}").sample(range(options), options)[place]
 
 
-class Context(Protocol):
+class Context(Fillable, Protocol):
     """A context that may hold any number of pieces of filler; a longer one holds what a shorter one holds.
 
     It begins with ``instruction``, what the task says before its data. ``uneven``: the pieces differ much in length.
@@ -111,11 +118,8 @@ class Context(Protocol):
     @property
     def instruction(self) -> str: ...
 
-    @property
-    def uneven(self) -> bool: ...
-
-    def build(self, n: int) -> tuple[str, dict[int, tuple[Span, ...]]]:
-        """The context with ``n`` pieces of filler, and the spans of each turn's facts."""
+    def build(self, filling: Filling) -> tuple[str, dict[int, tuple[Span, ...]]]:
+        """The context with a filling, and the spans of each turn's facts."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +134,17 @@ class Text:
     instruction: str = ""
     uneven: bool = False
 
-    def build(self, n: int) -> tuple[str, dict[int, tuple[Span, ...]]]:
-        """The context with ``n`` pieces of filler, and the spans of each turn's facts."""
-        return weave(self.filler.first(n), self.facts, self.joint, self.head, self.foot)
+    def text(self, filling: Filling) -> str:
+        """The context alone."""
+        return self.build(filling)[0]
+
+    def piece(self, i: int) -> str:
+        """A piece of filler, with what joins it to the others."""
+        return self.joint + self.filler.take(Filling(0, (i,)))[0]
+
+    def build(self, filling: Filling) -> tuple[str, dict[int, tuple[Span, ...]]]:
+        """The context with a filling, and the spans of each turn's facts."""
+        return weave(self.filler.take(filling), self.facts, self.joint, self.head, self.foot)
 
 
 @dataclass(frozen=True)
@@ -141,9 +153,13 @@ class Numbered(Text):
 
     label: str = "{}. "
 
-    def build(self, n: int) -> tuple[str, dict[int, tuple[Span, ...]]]:
-        """The context with ``n`` pieces of filler. It names no spans: the caller finds the evidence."""
-        pieces = weave(self.filler.first(n), self.facts, _SPLIT)[0].split(_SPLIT)
+    def piece(self, i: int) -> str:
+        """A piece of filler, with a number of two digits."""
+        return self.joint + self.label.format(10) + self.filler.take(Filling(0, (i,)))[0]
+
+    def build(self, filling: Filling) -> tuple[str, dict[int, tuple[Span, ...]]]:
+        """The context with a filling. It names no spans: the caller finds the evidence."""
+        pieces = weave(self.filler.take(filling), self.facts, _SPLIT)[0].split(_SPLIT)
         before, after = self.label.split("{}")
         numbered = [f"{before}{i}{after}{piece}" for i, piece in enumerate(pieces, 1)]
         return self.head + self.joint.join(numbered) + self.foot, {}
@@ -156,8 +172,7 @@ def finish(
     evidence: Callable[[str, int], tuple[Span, ...]] | None = None,
 ) -> Episode:
     """The longest episode that fits. ``evidence(context, turn)`` finds spans that no fact owns."""
-    n = fit(request, turns, lambda n: text.build(n)[0], uneven=text.uneven)
-    context, spans = text.build(n)
+    context, spans = text.build(fit(request, turns, text))
     found = [evidence(context, t) if evidence else spans.get(t, ()) for t in range(len(turns))]
     most = limits(request, turns)
     placed = tuple(
@@ -181,10 +196,10 @@ def no_depth(request: Request, why: str) -> None:
     """Refuse a depth, for tasks whose evidence cannot be put at one; ``why`` says where it is instead.
 
     Raises:
-        UsageError: where the request names one.
+        EpisodeError: where the request names one.
     """
     if request.depth is not None:
-        raise UsageError(
+        raise EpisodeError(
             f"task {request.task!r} ({request.rendering}) cannot put its evidence at a depth: {why}; leave depth out, "
             "or choose a task that can, such as needle_grid"
         )

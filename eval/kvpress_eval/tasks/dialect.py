@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from ..episode import Episode, Request, Span, Turn
-from ..errors import EpisodeError
+from ..errors import EpisodeError, TooShortError
 from ..tiny import dialect
 from ..tiny.words import CONSONANTS, NUMBERS
 from .base import no_depth
@@ -42,11 +42,8 @@ def _build(request: Request, kinds: Sequence[str], filler: float, names: Sequenc
     # + 1: the end of an answer, which is fed with the next question
     taken = sum(_QUESTION[kind] + _ANSWER[kind] + 1 for kind in asked)
     room = request.length - taken
-    if room < 32:
-        raise EpisodeError(
-            f"task {request.task!r} with {request.turns} turns needs a length of at least "
-            f"{taken + 32} tokens, got {request.length}; ask for fewer turns or a greater length"
-        )
+    if request.bare or room < 32:
+        raise TooShortError(request.task, request.turns, taken + 32, request.length)
     for draw in range(_DRAWS):
         doc = dialect.document(request.rng(f"document {draw}"), room, kinds, filler)
         chosen = _choose(doc, request, request.rng(f"questions {draw}"), asked)

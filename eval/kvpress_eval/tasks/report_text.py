@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..episode import Request, Span
-from .base import Filler, depth
+from .base import Filler, Filling, depth
 from .english import draw
 from .reports import FACTS, SEPARATOR, Report, elaborations, percentage, report
 from .world import Names
@@ -37,9 +37,18 @@ class Reports:
     instruction: str = ""
     uneven: bool = True
 
-    def build(self, n: int) -> tuple[str, dict[int, tuple[Span, ...]]]:
-        """The context with ``n`` pieces of elaboration, and the spans of each turn's title and key sentences."""
-        pieces = self.elaboration.first(n)
+    def text(self, filling: Filling) -> str:
+        """The context alone."""
+        return self.build(filling)[0]
+
+    def piece(self, i: int) -> str:
+        """A sentence of elaboration, with what joins it to the others."""
+        return " " + self.elaboration.take(Filling(0, (i,)))[0]
+
+    def build(self, filling: Filling) -> tuple[str, dict[int, tuple[Span, ...]]]:
+        """The context with a filling of elaboration, and the spans of each turn's title and key sentences."""
+        pieces = self.elaboration.take(filling)
+        n = len(pieces)
         own = sum(isinstance(item.what, Report) for item in self.items)
         full = min(n, self.most * own)
         shares = [pieces[i:full:own] for i in range(own)]

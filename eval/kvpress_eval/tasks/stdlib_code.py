@@ -20,7 +20,7 @@ from ..errors import EpisodeError
 from .holes import read
 from .renaming import Source
 
-__all__ = ["functions", "modules", "shuffled"]
+__all__ = ["functions", "modules", "shuffled", "source"]
 
 _SKIPPED = {"__pycache__", "dist-packages", "idlelib", "lib2to3", "site-packages", "test", "tests", "turtledemo"}
 
@@ -45,6 +45,14 @@ def modules() -> tuple[str, ...]:
     if not found:
         raise EpisodeError(f"no sources of the standard library under {root}; install them, or choose other tasks")
     return tuple(sorted(found))
+
+
+def source(module: str) -> str:
+    """The text of a module; empty for one that is not UTF-8."""
+    try:
+        return (_root() / module).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 @cache

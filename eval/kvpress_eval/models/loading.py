@@ -1,16 +1,22 @@
-"""Models by name: the bundled one (``tiny``, ``tiny-outlier``), a local folder, or a hub id."""
+"""Loading a model by name: bundled, pretrained, a GGUF file, a local folder, or a hub id."""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .episode import Episode, Rendering
-from .errors import UsageError
-from .prompt import Prompter
+from ..bases import Bases
+from ..episode import Episode, Rendering
+from ..errors import UsageError
+from ..prompt import Prompter
+from .cached import wanted
+from .convert import need_gguf, read_gguf, weights_of
+from .hub import cached, check_reachable
+from .pretrained import PRETRAINED
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +24,10 @@ if TYPE_CHECKING:
 
     from kvpress import Press
 
-__all__ = ["BUNDLED", "Loaded", "Solutions", "load", "resolve_device"]
+    from ..forcing import States
+    from ..sources.passages import Passages
+
+__all__ = ["BUNDLED", "Loaded", "Location", "Solutions", "load", "locate", "note_of", "resolve_device"]
 
 Solutions = dict[tuple[str, str, int], "Press | str"]
 
@@ -35,7 +44,8 @@ class Loaded:
     ``weights`` is a hash of a sample of every parameter: a model trained again under the same name is another one.
     ``max_positions`` is None where the configuration names none. ``episodes`` are those built so
     far: every press asks the same ones. ``solved`` are the presses found for an amount of bytes, by press, amount and
-    context length; where none was found, the text of why.
+    context length; where none was found, the text of why. ``passages`` are the texts of the tasks that force one, and
+    ``bases`` what the full cache predicts of them.
     """
 
     name: str
@@ -51,6 +61,8 @@ class Loaded:
     weights: str
     episodes: dict[tuple[object, ...], Episode] = field(default_factory=dict, compare=False)
     solved: Solutions = field(default_factory=dict, compare=False)
+    passages: dict[tuple[object, ...], Passages] = field(default_factory=dict, compare=False)
+    bases: Bases[States] = field(default_factory=Bases, compare=False)
 
     def check_length(self, length: int) -> None:
         """Raise UsageError for more tokens than the model has positions."""
@@ -85,9 +97,10 @@ def load(name: str, device: str = "auto", dtype: str = "auto", attn: str = "auto
     """Load a model and its tokenizer.
 
     Args:
-        name: ``tiny``, ``tiny-outlier``, a folder that ``save_pretrained`` wrote, or a hub id.
+        name: ``tiny``, ``tiny-outlier``, a pretrained one (``smollm2-135m``), a ``.gguf`` file, a folder that
+            ``save_pretrained`` wrote, or a hub id. What is on this machine is used before the hub is asked.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        dtype: ``auto`` (float32 for the bundled model, else what the checkpoint says) or a torch dtype's name.
+        dtype: ``auto`` (of a folder or a hub id what the checkpoint says, else float32) or a torch dtype's name.
         attn: transformers' name of the attention implementation outside the press; ``auto`` lets it choose.
         chat: use the tokenizer's chat template: ``auto``, ``on`` or ``off``.
 
@@ -97,17 +110,18 @@ def load(name: str, device: str = "auto", dtype: str = "auto", attn: str = "auto
     import torch
 
     target = resolve_device(device)
-    wanted = None if dtype == "auto" else getattr(torch, dtype)
+    asked = None if dtype == "auto" else getattr(torch, dtype)
     try:
         if name in BUNDLED:
-            from .tiny import load as load_tiny
+            from ..tiny import load as load_tiny
 
             variant: Any = "outlier" if name == "tiny-outlier" else "plain"
-            model, tokenizer = load_tiny(variant, wanted)
+            model, tokenizer = load_tiny(variant, asked)
             if attn != "auto":
                 model.set_attn_implementation(attn)
         else:
-            model, tokenizer = _load_any(name, wanted or "auto", attn)
+            model, tokenizer = _load_any(name, dtype, attn)
+        note = note_of(name)
     except (OSError, ValueError, ImportError) as error:
         raise UsageError(f"cannot load model {name!r}: {_first_sentence(error)}") from None
     model = model.to(target).eval()
@@ -115,7 +129,7 @@ def load(name: str, device: str = "auto", dtype: str = "auto", attn: str = "auto
     rendering = _rendering(tokenizer)
     return Loaded(
         name=name,
-        note=BUNDLED.get(name, ""),
+        note=note,
         model=model,
         tokenizer=tokenizer,
         rendering=rendering,
@@ -128,23 +142,91 @@ def load(name: str, device: str = "auto", dtype: str = "auto", attn: str = "auto
     )
 
 
-def _load_any(name: str, dtype: Any, attn: str) -> tuple[Any, Any]:
+@dataclass(frozen=True)
+class Location:
+    """Where ``from_pretrained`` finds a model: a folder or a hub id, and the GGUF file in that folder if it is one."""
+
+    source: str
+    gguf_file: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of ``from_pretrained``, beside the source."""
+        return {"gguf_file": self.gguf_file} if self.gguf_file else {}
+
+
+def locate(name: str, dtype: str = "auto") -> Location:
+    """Where a model of this name is; a hub id is only asked for where nothing of it is here.
+
+    Raises:
+        UsageError: where it is neither on this machine nor to be had; within seconds.
+    """
+    if name in BUNDLED:
+        from ..tiny import weights_path
+
+        if name != "tiny":
+            raise UsageError(f"model {name!r} is made in memory and has no folder; use tiny")
+        return Location(str(weights_path()))
+    if name in PRETRAINED:
+        return Location(str(wanted(PRETRAINED[name], dtype)))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return Location(str(path))
+    if path.suffix.lower() == ".gguf":
+        if not path.is_file():
+            raise UsageError(f"cannot load model {name!r}: no such file; `kvpress models` lists what can be named")
+        need_gguf()
+        return Location(str(path.parent), path.name)
+    if path.is_file():
+        raise UsageError(f"cannot load model {name!r}: a file, but no .gguf; give its folder, or a GGUF file")
+    if name.startswith(("/", ".", "~")):
+        raise UsageError(f"cannot load model {name!r}: no such folder; give a folder, a hub id, or `tiny`")
+    if not cached(name):
+        near = difflib.get_close_matches(name, [*BUNDLED, *PRETRAINED], n=1)
+        check_reachable(name, f" (did you mean {near[0]!r}?)" if near else "")
+    return Location(name)
+
+
+def _load_any(name: str, dtype: str, attn: str) -> tuple[Any, Any]:
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = Path(name).expanduser()
-    if name.startswith(("/", ".", "~")) and not folder.is_dir():
-        raise UsageError(f"cannot load model {name!r}: no such folder; give a folder, a hub id, or `tiny`")
-    source = str(folder) if folder.is_dir() else name
-    options: dict[str, Any] = {"dtype": dtype}
-    if attn != "auto":
-        options["attn_implementation"] = attn
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    return AutoModelForCausalLM.from_pretrained(source, **options), tokenizer
+    place = locate(name, dtype)
+    options: dict[str, Any] = {} if attn == "auto" else {"attn_implementation": attn}
+    asked = "auto" if dtype == "auto" else getattr(torch, dtype)
+    if place.gguf_file:
+        plain = torch.float32 if dtype == "auto" else asked
+        return read_gguf(Path(place.source) / place.gguf_file, plain, **options)
+
+    def read(local: bool) -> tuple[Any, Any]:
+        tokenizer = AutoTokenizer.from_pretrained(place.source, local_files_only=local)
+        model = AutoModelForCausalLM.from_pretrained(place.source, local_files_only=local, dtype=asked, **options)
+        return model, tokenizer
+
+    if Path(place.source).is_dir() or not cached(place.source):
+        return read(local=Path(place.source).is_dir())
+    try:
+        return read(local=True)
+    except OSError:  # only a part of it is here
+        check_reachable(name)
+        return read(local=False)
+
+
+def note_of(name: str) -> str:
+    """What stands beside the results of a model: where its weights come from."""
+    if name in BUNDLED:
+        return BUNDLED[name]
+    if name in PRETRAINED:
+        return PRETRAINED[name].note
+    path = Path(name).expanduser()
+    if path.suffix.lower() == ".gguf" and path.is_file() and (weights := weights_of(path)):
+        return f"{path.name} ({weights} weights, read back)"
+    return ""
 
 
 def _rendering(tokenizer: PreTrainedTokenizerBase) -> Rendering:
     """The dialect for a tokenizer whose words are the dialect's, natural text for any other."""
-    from .tiny.dialect import VOCAB
+    from ..tiny.dialect import VOCAB
 
     words = tokenizer.get_vocab()
     same = len(words) == len(VOCAB) and all(words.get(word) == i for i, word in enumerate(VOCAB))

@@ -1,0 +1,155 @@
+"""Measures beside the score: their means, and their paired changes against the full cache, by session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .. import stats
+from .claims import Analysis, Cell, Table, run_key
+from .row import Row
+from .sessions import averaged
+
+__all__ = ["Change", "Forced", "ForcedLine", "between", "change", "forced", "is_forced", "mean", "mean_of"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A measure on the sessions that two sides share: first minus second, tasks weighted equally."""
+
+    first: float
+    second: float
+    difference: stats.Interval
+    p: float
+
+
+def mean(rows: Iterable[Row], name: str) -> stats.Interval:
+    """Mean of a measure with its interval, tasks weighted equally; no interval and NaN where no row has it."""
+    return stats.bootstrap_interval([averaged(_values(group, name)) for group in _by_task(rows)])
+
+
+def mean_of(rows: Iterable[Row], name: str) -> float:
+    """The same without its interval."""
+    means = [values.mean() for group in _by_task(rows) if (values := averaged(_values(group, name))).size]
+    return float(sum(means) / len(means)) if means else float("nan")
+
+
+def change(analysis: Analysis, cell: Cell, name: str) -> Change | None:
+    """What a measure of a cell is against the full cache's; None for that itself, or where a row has no pair."""
+    pairs = [(row, other) for row in cell.rows if (other := _full(analysis, row)) is not None]
+    return between(pairs, name) if len(pairs) == len(cell.rows) and not cell.method.is_full else None
+
+
+def between(pairs: Sequence[tuple[Row, Row]], name: str) -> Change | None:
+    """The change of a measure from the second to the first of each pair; None where a task shares no value of it."""
+    firsts, seconds, differences = list[stats.Array](), list[stats.Array](), list[stats.Array]()
+    for task in sorted({row.task for row, _ in pairs}):
+        found = [
+            (row, session, both)
+            for row, other in pairs
+            if row.task == task
+            for session in sorted(row.measures.get(name, {}).keys() & other.measures.get(name, {}).keys())
+            if (both := _both(row.measures[name][session], other.measures[name][session]))
+        ]
+        if not found:
+            return None
+        for sides, value in ((firsts, 0), (seconds, 1)):
+            sides.append(averaged((row, s, sum(pair[value] for pair in both) / len(both)) for row, s, both in found))
+        differences.append(averaged((row, s, sum(a - b for a, b in both) / len(both)) for row, s, both in found))
+    if not differences:
+        return None
+    means = [sum(float(one.mean()) for one in side) / len(side) for side in (firsts, seconds)]
+    return Change(means[0], means[1], stats.bootstrap_interval(differences), stats.sign_flip_p(differences))
+
+
+def _both(ours: Sequence[float | None], theirs: Sequence[float | None]) -> list[tuple[float, float]]:
+    return [(a, b) for a, b in zip(ours, theirs, strict=False) if a is not None and b is not None]
+
+
+def _values(rows: Iterable[Row], name: str) -> Iterable[tuple[Row, str, float]]:
+    for row in rows:
+        for session, values in row.measures.get(name, {}).items():
+            known = [value for value in values if value is not None]
+            if known:
+                yield row, session, sum(known) / len(known)
+
+
+def _by_task(rows: Iterable[Row]) -> list[list[Row]]:
+    rows = list(rows)
+    return [[row for row in rows if row.task == task] for task in sorted({row.task for row in rows})]
+
+
+def _full(analysis: Analysis, row: Row) -> Row | None:
+    """The full cache's row: of the same harness, or, for an imported one that brings none, of this one."""
+    if row.path in analysis.references:
+        return analysis.references[row.path]
+    key = run_key(row)
+    wanted = (key[0]._replace(origin=""), *key[1:])
+    found = [other for other in analysis.rows if other.ok and other.is_full and run_key(other) == wanted]
+    return max(found, key=lambda other: len(other.scores.keys() & row.scores.keys()), default=None)
+
+
+@dataclass(frozen=True)
+class ForcedLine:
+    """A press on forced texts: KL to the full cache, the change of NLL (None for that itself, or unpaired), the share
+    of equal most likely tokens, and the KL of each bin.
+    """
+
+    cell: Cell
+    kl: stats.Interval
+    nll: Change | None
+    agree: stats.Interval
+    bins: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Forced:
+    """The presses of a table whose texts were forced, those of other harnesses beside ours; `bins` are distances from
+    the cut, in tokens.
+    """
+
+    table: Table
+    task: str
+    bins: tuple[str, ...]
+    lines: tuple[ForcedLine, ...]
+
+
+def is_forced(cell: Cell) -> bool:
+    """Whether nothing was asked: the text that follows was forced."""
+    return all(row.forced for row in cell.rows)
+
+
+def forced(analysis: Analysis, task: str = "") -> list[Forced]:
+    """One for each setting with forced texts, for a task or the macro mean over tasks: lines by falling bytes."""
+    found: dict[Table, list[Cell]] = {}
+    for cell in analysis.cells:
+        if cell.task == task and is_forced(cell):
+            found.setdefault(cell.table._replace(origin=""), []).append(cell)
+    tables = []
+    for table, cells in found.items():
+        rows = [row for cell in cells for row in cell.rows]
+        bins = tuple(_bins(rows))
+        lines = [
+            ForcedLine(
+                cell,
+                mean(cell.rows, "kl"),
+                change(analysis, cell, "nll"),
+                cell.score,
+                tuple(mean_of(cell.rows, f"kl@{label}") for label in bins),
+            )
+            for cell in sorted(cells, key=_order)
+        ]
+        tables.append(Forced(table, task, bins, tuple(lines)))
+    return tables
+
+
+def _bins(rows: Iterable[Row]) -> list[str]:
+    """The bins that rows have, in the order of their distance from the cut: `2-16`."""
+    found = {key.partition("@")[2] for row in rows for key in row.measures if key.startswith("kl@")}
+    starts = {label: label.partition("-")[0] for label in found}
+    return sorted(found, key=lambda label: (int(starts[label]) if starts[label].isdigit() else 0, label))
+
+
+def _order(cell: Cell) -> tuple[object, ...]:
+    size = cell.bytes_ratio
+    return (not cell.method.is_full, size != size, -size if size == size else 0.0, cell.method[:3], cell.table.origin)
