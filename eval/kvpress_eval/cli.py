@@ -13,6 +13,7 @@ from contextlib import suppress
 from .forks import warm_up
 from .launch_options import mistake, worker_threads
 from .parser import build_parser
+from .plain import plain
 from .stopping import Stopped, stoppable
 from .threads import settled, threads_text, waiting
 
@@ -24,6 +25,10 @@ EXTRA = ("omegaconf", "rich", "datasets", "pyarrow", "evaluate")  # what the ext
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; a user's mistake is one line on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        for stream in (sys.stdout, sys.stderr):  # a character that the terminal does not have is no reason to end
+            with suppress(AttributeError, ValueError):
+                stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     os.environ.update(waiting())  # read by OpenMP when torch is imported
     code = _guarded(words)
     try:
@@ -51,9 +56,9 @@ def _guarded(words: list[str]) -> int:
     except KeyboardInterrupt as stop:
         goes_on = words[:1] in (["run"], ["sweep"], ["study"])
         told = "; finished cells are kept, the same command goes on from here" if goes_on else ""
-        by_signal = isinstance(stop, Stopped)
-        print(f"{stop.word if by_signal else 'interrupted'}{told}", file=sys.stderr)
-        return stop.code if by_signal else 130
+        word, code = (stop.word, stop.code) if isinstance(stop, Stopped) else ("interrupted", 130)
+        print(f"{word}{told}", file=sys.stderr)
+        return code
     except BrokenPipeError:
         return 0
     except ModuleNotFoundError as error:
@@ -75,11 +80,11 @@ def _guarded(words: list[str]) -> int:
 
 
 def _told(error: Exception) -> str:
-    """A mistake in one line; what the operating system says names the file, without the number of its error."""
+    """A mistake in one plain line; what the operating system says names the file, without the number of its error."""
     if isinstance(error, OSError) and error.strerror:
         where = "" if error.filename is None else f"cannot use {error.filename}: "
-        return " ".join(f"{where}{error.strerror}".split())
-    return " ".join(str(error).split())
+        return plain(" ".join(f"{where}{error.strerror}".split()))
+    return plain(" ".join(str(error).split()))
 
 
 def _command(words: list[str]) -> int:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from . import disturbance
 from .config import RunConfig
+from .console import Console
 from .estimate import Estimator, time_text
 from .page.numbers import DISTURBED, nats, nats_span
 from .page.presses import named, spaced
@@ -86,11 +86,11 @@ def print_row(console: Console, row: Row, path: Path, against: str) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in _facts(row, against):
-        table.add_row(name, escape(value))
+        table.add_row(name, value)
     console.print(table)
     # unwrapped, to be copied
-    console.print(f"[bold]file[/]     {escape(str(path))}", soft_wrap=True, highlight=False)
-    console.print(f"[bold]command[/]  {escape(row.command)}", soft_wrap=True, highlight=False)
+    for name, value in (("file     ", str(path)), ("command  ", row.command)):
+        console.print(Text(name, style="bold").append(value, style="not bold"), soft_wrap=True)
 
 
 def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
@@ -181,15 +181,14 @@ def _loading(row: Row) -> str:
     return f"{read}{fork}; at most {bytes_text(row.session_bytes)} a session"
 
 
-def row_line(row: Row, ran: bool) -> str:
-    """One row on one line (rich markup)."""
+def row_line(row: Row, ran: bool) -> Text:
+    """One row on one line."""
     solved = f" (at {spaced(row.target)})" if row.target else ""
-    what = escape(f"{row.task} {row.mode} {row.length} {row.press}{solved}")
+    what = f"{row.task} {row.mode} {row.length} {row.press}{solved}"
     if row.status != "ok":
-        colour = "red" if row.status == "failed" else "yellow"
-        return f"[{colour}]{escape(row.status)}[/] {what}: {escape(row.error or '')}"
+        return Text.assemble((row.status, "red" if row.status == "failed" else "yellow"), f" {what}: {row.error or ''}")
     state = f"{row.seconds:5.1f} s{DISTURBED if row.quiet is False else ''}" if ran else "present"
-    return f"{state}  {100 * row.score:5.1f}  {100 * row.bytes_ratio:5.1f} % bytes  {what}"
+    return Text(f"{state}  {100 * row.score:5.1f}  {100 * row.bytes_ratio:5.1f} % bytes  {what}")
 
 
 def plan_table(configs: Sequence[RunConfig], there: Sequence[bool], judge: Estimator) -> Table:
@@ -206,7 +205,7 @@ def plan_table(configs: Sequence[RunConfig], there: Sequence[bool], judge: Estim
             "" if done or seconds is None else "< 1 s" if seconds < 1 else time_text(seconds),
             "" if size is None else bytes_text(size),
         )
-        table.add_row(*map(escape, words), *about, "finished" if done else "to run")
+        table.add_row(*words, *about, "finished" if done else "to run")
     return table
 
 
@@ -216,6 +215,6 @@ def two_columns(console: Console, title: str, items: Mapping[str, str]) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, about in items.items():
-        table.add_row(escape(name), escape(about))
+        table.add_row(name, about)
     console.print(table)
     console.print()

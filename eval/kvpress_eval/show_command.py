@@ -6,10 +6,8 @@ import argparse
 import json
 from dataclasses import fields
 
-from rich.console import Console
-from rich.markup import escape
-
 from .config import RunConfig
+from .console import console
 from .errors import UsageError
 from .files import check_folder, write_out
 from .models import load
@@ -35,11 +33,11 @@ def show(options: argparse.Namespace) -> int:
         raise UsageError("--bytes is solved for a task's prompt; give the press itself its keep with --text or --file")
     loaded = load(config.model, config.device, config.dtype)
     found = of_episode(config, loaded, options.session) if text is None else of_text(config.press, loaded, text)
-    if options.json:
-        print(json.dumps(found.to_dict(), ensure_ascii=False))
     if options.html is not None:
         write_out(options.html, found.to_html())
-        Console(stderr=True).print(f"written: {escape(str(options.html))}")
+        console(stderr=True).print(f"written: {options.html}")
+    if options.json:
+        print(json.dumps(found.to_dict(), ensure_ascii=False))
     if not options.json and options.html is None:
-        print_survivors(Console(), found)
+        print_survivors(console(), found)
     return 0

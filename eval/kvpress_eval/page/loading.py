@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unicodedata import category
 
+from ..plain import plain
 from .row import CORRECTED, GENERATED, SCBENCH, Ignored, Row, usual_scorer
 
 __all__ = ["FORMAT", "Ignored", "Row", "parse_row", "read_rows"]
@@ -38,12 +38,12 @@ def read_rows(results_dir: Path) -> tuple[list[Row], list[Ignored]]:
         try:
             if path.suffix != ".json":
                 raise ValueError("not a .json file")
-            row = parse_row(json.loads(path.read_text(encoding="utf-8")), name)
+            row = parse_row(json.loads(path.read_text(encoding="utf-8")), plain(name))
             rows += [row, twin] if (twin := row.by_reference()) else [row]
         except (json.JSONDecodeError, UnicodeDecodeError):
-            ignored.append(Ignored(name, "not valid JSON"))  # the decoder's words vary with Python
+            ignored.append(Ignored(plain(name), "not valid JSON"))  # the decoder's words vary with Python
         except (ValueError, OverflowError, RecursionError, OSError) as problem:
-            ignored.append(Ignored(name, " ".join(str(problem).split())[:200]))
+            ignored.append(Ignored(plain(name), plain(" ".join(str(problem).split())[:200])))
     return _with_variants(rows), ignored
 
 
@@ -252,12 +252,7 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_text(item)}" for key, item in sorted(value.items()))
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    if text.isprintable():  # no control character, no surrogate: nearly every text
-        return text
-    # Lone surrogates cannot be written as UTF-8; control and bidi characters would spoof a name.
-    spoils = ("Cc", "Cf", "Cs")
-    return "".join("\ufffd" if category(c) in spoils and c not in "\n\t" else c for c in text)
+    return plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def _number(value: Any) -> float | None:
