@@ -28,7 +28,7 @@ def run() -> list[Check]:
         _optional("triton", "kernels for packed storage on NVIDIA GPUs; not used yet", "pip install triton"),
         _optional("flash_attn", "flash attention for the prompt", 'pip install "kvpress-lab[flash]"'),
         _optional("hqq", "the QuantizedCache peer in kvpress bench", 'pip install "kvpress-lab[hqq]"'),
-        _optional("gguf", "fetching pretrained models, and GGUF files", 'pip install "gguf>=0.17"'),
+        _optional("gguf", "fetching pretrained models, and GGUF files", "pip install gguf accelerate"),
         _gpu(),
         kernel_check(),
     ]

@@ -19,7 +19,9 @@ from kvpress.reach import storages
 
 from .clock import Clock
 from .config import RunConfig
+from .forced import Forced, forced
 from .life import step_bytes
+from .places import share_kept
 from .prompt import Prompt
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ class Answers:
     first prompt). ``read_tokens`` were read in ``prefill_s``; ``forks`` copies took ``fork_s``. For each answer
     ``step_bytes`` is what a decoding step reads of the cache, ``decode_lengths`` the tokens seen by then.
     ``session_bytes`` is the most that one session held with an answer, ``fired`` how often the press was applied.
+    ``golds[t]`` says how likely the gold answer to question t was where the model answered it, None without one;
+    ``kept[t]`` how much was left there of the slots of its evidence (see ``places.share_kept``).
     """
 
     ids: list[list[int]] = field(default_factory=list)
@@ -57,6 +61,8 @@ class Answers:
     decode_lengths: list[int] = field(default_factory=list)
     session_bytes: int = 0
     fired: int = 0
+    golds: list[Forced | None] = field(default_factory=list)
+    kept: list[float | None] = field(default_factory=list)
 
 
 @dataclass
@@ -68,6 +74,7 @@ class _Asking:
     config: RunConfig
     stops: frozenset[int]
     max_new: Sequence[int]
+    evidence: Sequence[Sequence[int]] = ()
     answers: Answers = field(default_factory=Answers)
 
     def feed(self, ids: Sequence[int], cache: PressCache | None, compress: bool) -> PressCache:
@@ -89,9 +96,15 @@ class _Asking:
         return fork
 
     def before_decoding(self, cache: PressCache, rows: int = 1) -> None:
-        """What a step will read, per answer of the batch."""
+        """What a step will read, and how much of its evidence is left, per answer of the batch."""
+        asked = len(self.answers.kept)
+        self.answers.kept += share_kept(cache, [*self.evidence, *[()] * (asked + rows)][asked : asked + rows])
         self.answers.step_bytes += [step_bytes(cache) // rows] * rows
         self.answers.decode_lengths += [int(cache.get_seq_length())] * rows
+
+    def force(self, cache: PressCache, logits: Tensor, golds: Sequence[Sequence[int]], mask: Tensor | None) -> None:
+        """How likely the gold answers are, on a copy that is thrown away; in no time that is counted."""
+        self.answers.golds += forced(self.model, cache.fork(), logits, golds, mask)
 
     def after_decoding(self, cache: PressCache) -> None:
         """What the session holds with this answer, and how often the press was applied by now."""
@@ -121,6 +134,7 @@ def ask(
     stops: frozenset[int],
     max_new: Sequence[int],
     batch: int,
+    evidence: Sequence[Sequence[int]] = (),
 ) -> Answers:
     """Answers to every question of ``prompt``, in its order.
 
@@ -128,8 +142,9 @@ def ask(
         session: the press's session, entered on ``model``.
         max_new: tokens each answer may have, its stop token included.
         batch: questions answered at once in multi-request mode.
+        evidence: for each question the numbers of the prompt's tokens that hold its answer, where they are known.
     """
-    asking = _Asking(model, session, config, stops, max_new)
+    asking = _Asking(model, session, config, stops, max_new, evidence)
     with torch.no_grad():
         if config.mode == "multi-turn":
             _multi_turn(asking, prompt)
@@ -162,8 +177,11 @@ def _multi_turn(asking: _Asking, prompt: Prompt) -> None:
             again = schedule == "every_turn_prompt" or asking.continuous
             cache = asking.feed([*pending, *prompt.questions[t]], cache, compress=again)
             first_token = int(_first_tokens(cache)[0, 0])
+        logits = cache.next_logits
+        assert logits is not None
         fork = asking.fork(cache)
         asking.before_decoding(fork)
+        asking.force(fork, logits, prompt.golds[t : t + 1], None)
         first = torch.tensor([[first_token]], device=asking.model.device)
         new, stopped = _decode(asking, fork, first, asking.max_new[t : t + 1])
         asking.after_decoding(fork)
@@ -192,6 +210,8 @@ def _multi_request(asking: _Asking, prompt: Prompt, batch: int) -> None:
         if start == 0:
             answers.first_s = answers.prefill_s + clock.seconds()
         asking.before_decoding(fork, len(questions))
+        assert fork.next_logits is not None
+        asking.force(fork, fork.next_logits, prompt.golds[start : start + batch], mask)
         new, stopped = _decode(asking, fork, first, asking.max_new[start : start + batch], mask)
         if len(questions) == 1:
             asking.after_decoding(fork)

@@ -84,7 +84,7 @@ class Competitor:
 
 def decode(model: Any, names: Sequence[str], context: int, batch: int, steps: int) -> list[Timing]:
     """Seconds per decode step of each competitor after a prompt of `context` tokens, taking turns."""
-    ids = torch.randint(4, 380, (batch, context), generator=torch.Generator().manual_seed(1)).to(model.device)
+    ids = random_ids(model, batch, context)
     with torch.no_grad():
         racers = [Competitor(name, model, ids) for name in names]
         rounds = [[racer.step() for racer in racers] for _ in range(steps + WARM_UP)][WARM_UP:]
@@ -105,7 +105,7 @@ def prefill(model: Any, names: Sequence[str], context: int, repeats: int) -> lis
     """Seconds to read a prompt (compression included), taking turns, over the plain model's."""
     from kvpress import Press
 
-    ids = torch.randint(4, 380, (1, context), generator=torch.Generator().manual_seed(1)).to(model.device)
+    ids = random_ids(model, 1, context)
 
     def plain() -> None:
         model(ids, logits_to_keep=1)
@@ -144,9 +144,15 @@ def model_for(name: str, layers: int = LAYERS, dtype: str = "float32", device: s
     return loaded.model
 
 
+def random_ids(model: Any, batch: int, context: int) -> torch.Tensor:
+    """The prompt that is read: `(batch, context)` tokens, the same ones for every model that has 380 of them."""
+    words = min(380, model.config.get_text_config().vocab_size)
+    return torch.randint(4, words, (batch, context), generator=torch.Generator().manual_seed(1)).to(model.device)
+
+
 def _peak_of(name: str, context: int, layers: int, of: str = "", dtype: str = "float32") -> int | None:
     model = model_for(of, layers, dtype)
-    ids = torch.randint(4, 380, (1, context), generator=torch.Generator().manual_seed(1))
+    ids = random_ids(model, 1, context)
     high = Peak(model.device)
     with torch.no_grad():
         model(ids[:, :256])

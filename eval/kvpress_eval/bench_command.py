@@ -131,7 +131,8 @@ def _fitting(arguments: argparse.Namespace, model: Any) -> tuple[list[int], int]
     for length, limit in [(n, room) for n in arguments.contexts or ()] + [(arguments.prompt, most)]:
         if length and length > limit:
             raise UsageError(f"{length} tokens are more than the model has positions for; give {limit} or less")
-    fitting = [context for context in CONTEXTS if context <= room] or [room]
+    # of a small model, what every competitor takes: hqq packs whole groups only
+    fitting = [context for context in CONTEXTS if context <= room] or [room - room % 64]
     return arguments.contexts or fitting, arguments.prompt or min(PROMPT, most)
 
 

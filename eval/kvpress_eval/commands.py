@@ -106,6 +106,12 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def _answers(options: argparse.Namespace) -> int:
+    from .answers_command import answers
+
+    return answers(options)
+
+
 def _data(options: argparse.Namespace) -> int:
     from .sources.writing import write
 
@@ -253,6 +259,7 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
     **sweep_command.ACTIONS,
     "report": _report,
     "compare": _compare,
+    "answers": _answers,
     "data": _data,
     "show": _show,
     "list": _list,

@@ -5,7 +5,7 @@ both have beside the score.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from rich.table import Table as Grid
 from rich.text import Text
@@ -15,6 +15,7 @@ from .config import amount
 from .console import Console
 from .errors import UsageError
 from .page.analysis import superseded
+from .page.beside import SHOWN, shown
 from .page.claims import Table, dtype_of, precedence, run_key, table_order
 from .page.measures import between
 from .page.numbers import nats, nats_span, percent, points, probability, span
@@ -41,6 +42,16 @@ class Comparison:
     difference: stats.Interval
     p: float
     measure: str = ""  # "" is the score; else the name of a measure, which is in its own unit
+    measures: Mapping[str, Shift] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A measure beside the score in the same sessions and turns: means of both, and first minus second."""
+
+    means: tuple[float, float]
+    difference: stats.Interval
+    p: float
 
 
 @dataclass(frozen=True)
@@ -134,6 +145,7 @@ def _compare(table: Table, turns: str, part: slice, pairs: Sequence[tuple[Row, R
         (ratio(0), ratio(1)),
         stats.bootstrap_interval(strata),
         stats.sign_flip_p(strata),
+        _shifts([by_task[task] for task in found], part),
     )
 
 
@@ -143,10 +155,22 @@ def _measures(score: Comparison, pairs: Sequence[tuple[Row, Row]]) -> Iterator[C
     for name in names:
         mine = [pair for pair in pairs if pair[0].task in score.tasks]
         # what is measured may be the score itself
-        if "@" in name or name == "agree" or (found := between(mine, name)) is None:
+        if "@" in name or name in ("agree", "gold_argmax", *SHOWN) or (found := between(mine, name)) is None:
             continue
         sides = (found.first, found.second)
-        yield replace(score, scores=sides, difference=found.difference, p=found.p, measure=name)
+        yield replace(score, measures={}, scores=sides, difference=found.difference, p=found.p, measure=name)
+
+
+def _shifts(tasks: Sequence[Sequence[tuple[Row, Row]]], part: slice) -> dict[str, Shift]:
+    """What both sides measure beside the score in every task."""
+    found = {}
+    for name in shown(row for pairs in tasks for pair in pairs for row in pair):
+        both = [paired(pairs, part, name) for pairs in tasks]
+        if all(one.differences.size for one in both):
+            strata = [one.differences for one in both]
+            means = (_mean([float(one.ours.mean()) for one in both]), _mean([float(one.theirs.mean()) for one in both]))
+            found[name] = Shift(means, stats.bootstrap_interval(strata), stats.sign_flip_p(strata))
+    return found
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -160,10 +184,7 @@ def print_comparisons(found: Sequence[Comparison], first: Asked, second: Asked, 
     for key in dict.fromkeys(one.table._replace(mode="") for one in found):
         setting = [key.model, key.tokens, dtype_of(key, [one.table for one in found]), *key.special]
         console.print(Text(", ".join(part for part in setting if part)))
-        grid = Grid(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
-        grid.add_column("mode, turns")
-        for name in ("first", "second", "diff.", "95 %", "p", "bytes/dense"):
-            grid.add_column(name, justify="right", no_wrap=True)
+        grid = _grid("mode, turns", ("first", "second", "diff.", "95 %", "p", "bytes/dense"))
         for one in found:
             if one.table._replace(mode="") == key:
                 few = len(one.tasks) < whole[one.table]  # tasks of one question have no later turns
@@ -189,8 +210,35 @@ def print_comparisons(found: Sequence[Comparison], first: Asked, second: Asked, 
                     f"{percent(one.bytes_ratio[0])}, {percent(one.bytes_ratio[1])}",
                 )
         console.print(grid)
+        here = [one for one in found if one.table._replace(mode="") == key]
+        for name in [name for name in SHOWN if any(name in one.measures for one in here)]:
+            console.print(_measured(name, here))
     tasks = ", ".join(dict.fromkeys(task for one in found for task in one.tasks))
     console.print(f"mean over {tasks}; paired by session, bootstrap over sessions, p by sign flips", style="dim")
     told = {one.measure: MEANING[one.measure] for one in found if one.measure in MEANING}
     if told:
         console.print("; ".join(f"{name}: {what}" for name, what in told.items()), style="dim")
+
+
+def _grid(first: str, names: Sequence[str]) -> Grid:
+    grid = Grid(box=None, pad_edge=False, collapse_padding=True, header_style="dim")
+    grid.add_column(first, no_wrap=True)
+    for name in names:
+        grid.add_column(name, justify="right", no_wrap=True)
+    return grid
+
+
+def _measured(name: str, found: Sequence[Comparison]) -> Grid:
+    """A measure beside the score, a line per mode and choice of turns."""
+    measure = SHOWN[name]
+    grid = _grid(measure.title, ("first", "second", "diff.", "95 %", "p"))
+    for one in found:
+        if (shift := one.measures.get(name)) is not None:
+            grid.add_row(
+                f"{one.table.mode}, {one.turns}",
+                *map(measure.text, shift.means),
+                measure.text(shift.difference.mean, sign=True),
+                measure.span(shift.difference, sign=True),
+                probability(shift.p),
+            )
+    return grid

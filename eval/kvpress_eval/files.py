@@ -206,11 +206,18 @@ def _sync(folder: Path) -> None:
 
 
 def clean_parts(results: Path) -> int:
-    """Remove what processes that were killed while writing have left; how many files.
+    """Remove what processes that were killed while writing have left, and answers whose row is gone; how many files.
 
-    A file of a process that runs, or that runs on another machine since less than a day, stays.
+    A file of a process that runs, or that runs on another machine since less than a day, stays; so do answers that
+    are younger, as their row may be about to be written.
     """
     removed = 0
+    for path in results.glob("*/*.answers.jsonl.gz"):
+        row = path.with_name(path.name.removesuffix(".answers.jsonl.gz") + ".json")
+        with suppress(OSError):
+            if not row.exists() and time.time() - path.stat().st_mtime > _DAY:
+                path.unlink()
+                removed += 1
     for path in results.glob("*/.*.part"):
         named = _PART.fullmatch(path.name)
         alive = None

@@ -25,7 +25,7 @@ from kvpress import Press, PressCache, Session
 from kvpress.policies.kvzip import instructions
 
 from .errors import UsageError
-from .models import locate
+from .models import load, locate
 from .models.loading import note_of
 
 try:
@@ -67,9 +67,11 @@ class PressedLM(HFLM):  # type: ignore[misc]  # the harness is not typed
         self._named = pretrained if isinstance(pretrained, str) else ""
         if self._named:
             place = locate(self._named, str(options.get("dtype", "auto")).removeprefix("torch."))
-            pretrained, options = place.source, options | place.options
-            if bundled or place.gguf_file:  # the bundled weights are stored in half, those of GGUF files in integers
+            pretrained = place.source
+            if bundled:  # its weights are stored in half
                 options.setdefault("dtype", "float32")
+            if place.gguf_file:
+                pretrained, options["tokenizer"] = _from_gguf(self._named, options)
         super().__init__(pretrained=pretrained, **options)
         self._held: list[tuple[int, int]] = []
         # what a press says that makes the model repeat the prompt; the bundled one reads no English
@@ -177,6 +179,12 @@ class PressedLM(HFLM):  # type: ignore[misc]  # the harness is not typed
         scores = torch.log_softmax(logits, dim=-1, dtype=self.softmax_dtype)
         sums = scores.gather(1, target[:, None]).sum()
         return float(sums), bool((logits.argmax(-1) == target).all())
+
+
+def _from_gguf(name: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    """(model, tokenizer) of a file, which the harness would load with its weights packed where it can."""
+    loaded = load(name, options.pop("device", None) or "auto", str(options.pop("dtype", "auto")).removeprefix("torch."))
+    return loaded.model, loaded.tokenizer
 
 
 class _Weigh(LogitsProcessor):  # type: ignore[misc]  # transformers is not followed

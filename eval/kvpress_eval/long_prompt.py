@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .bench import model_for
+from .bench import model_for, random_ids
 from .environment import Peak
 from .fresh import in_fresh_process
 
@@ -55,7 +55,7 @@ def read_one(
     from kvpress import Press
 
     model = model_for(model_name, layers, tokens=tokens)
-    ids = torch.randint(4, 380, (1, tokens), generator=torch.Generator().manual_seed(1))
+    ids = random_ids(model, 1, tokens)
     with torch.no_grad(), Press.parse(name)(model) as session:
         model(ids[:, : min(chunk, tokens)], use_cache=False, logits_to_keep=1)  # what a chunk takes without a cache
         bound = session.peak(tokens, chunk=chunk, between=between)

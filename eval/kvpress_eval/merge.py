@@ -9,35 +9,48 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from .answers import read_answers, state
 from .errors import UsageError
-from .files import check_folder, write_whole
+from .files import check_folder
 from .page.loading import parse_row
-from .rows import Row
+from .rows import Row, answers_path, write_pair
 
 __all__ = ["MEASURED", "Merged", "compared", "merge", "same_results"]
+
+_NEAR = 1e-3
+"""Log-probabilities of two runs count as the same this near: another machine, or number of threads, rounds them in
+another way. So do the measures of a row, which are made of logits too.
+"""
+_LOGITS = ("measures", "gold_logprob")
 
 MEASURED = frozenset(
     {"seconds", "started", "threads", "peak_memory", "peak_kind", "prefill_tps", "not_measured", "versions", "commit"}
     | {"disturbance", "quiet"},
 )
 """What two runs of a cell need not share, beside names that end in ``_s`` (seconds): when, where and how fast."""
+_APART = MEASURED | {"answers"}  # compared by what they say, not by the hash that the row has
 
 
 @dataclass
 class Merged:
-    """Rows that were new, that took another's place, or were left; and files that are no rows, with reasons."""
+    """Rows that were new, that took another's place, or were left; and files that are no rows, with reasons.
+
+    ``lacking`` are rows that came without the answers they claim, because those are gone or damaged.
+    """
 
     new: int = 0
     replaced: int = 0
     kept: int = 0
+    lacking: list[str] = field(default_factory=list)
     invalid: list[str] = field(default_factory=list)
 
 
 def merge(sources: Sequence[Path], into: Path) -> Merged:
     """Copy the rows of folders into one. Of two rows of a cell a finished one wins over a failed, then the later.
 
-    Rows keep their folder (the model's) and every byte, so that a copied row is the row. Copying the files with any
-    other tool gives the same, as long as no two folders hold the same cell.
+    Rows keep their folder (the model's) and every byte, so that a copied row is the row. Their answers come with them;
+    a row that is there already gets those it lacks. Copying the files with any other tool gives the same, as long as
+    no two folders hold the same cell.
 
     Raises:
         UsageError: for a source that is no folder.
@@ -64,13 +77,28 @@ def merge(sources: Sequence[Path], into: Path) -> Merged:
                 there = None  # nothing, or a damaged file
             if there is not None and _rank(row) <= _rank(there):
                 found.kept += 1
+                if there.answers == row.answers and _answers(target, there) is None and (held := _answers(path, row)):
+                    write_pair(target, target.read_bytes(), held, True)
                 continue
-            write_whole(target, text)
+            held = _answers(path, row) or _answers(target, row)  # another run of the cell may have said the same
+            if row.answers and held is None:
+                found.lacking.append(str(path))
+            write_pair(target, text.encode("utf-8"), held, held is not None)
             if there is None:
                 found.new += 1
             else:
                 found.replaced += 1
     return found
+
+
+def _answers(path: Path, row: Row) -> bytes | None:
+    """The file of a row's answers; None where it claims none, or they are gone or damaged."""
+    if not row.answers:
+        return None
+    try:
+        return read_answers(answers_path(path), row.answers)[1]
+    except (FileNotFoundError, UsageError):
+        return None
 
 
 def _files(folder: Path) -> list[Path]:
@@ -96,7 +124,8 @@ def _rank(row: Row) -> tuple[bool, datetime]:
 def same_results(first: Path, second: Path) -> list[str]:
     """What differs between the rows of two folders, a line each; nothing where they agree.
 
-    Everything is compared but times, memory, versions and the commit (``MEASURED``). Files that are no rows differ.
+    Everything is compared but times, memory, versions and the commit (``MEASURED``), the answers included; measures
+    (log-probabilities) within ``_NEAR``. Files that are no rows differ, and so do answers that are gone or damaged.
 
     Raises:
         UsageError: for what is no folder.
@@ -114,14 +143,50 @@ def _differences(first: Path, second: Path) -> Iterator[str]:
             yield f"{name}: only in {first if name in ours else second}"
             continue
         try:
-            left, right = (_judged(_read(path)[1]) for path in (ours[name], theirs[name]))
+            read = [_read(path) for path in (ours[name], theirs[name])]
         except (OSError, ValueError, OverflowError, RecursionError, UsageError) as problem:
             yield f"{name}: {' '.join(str(problem).split())[:200]}"
             continue
-        keys = [key for key in sorted({*left, *right}) if left.get(key) != right.get(key)]
+        left, right = (_judged(data) for _, data, _ in read)
+        keys = [key for key in sorted({*left, *right}) if not _same(left.get(key), right.get(key), key in _LOGITS)]
         if keys:
             shown = _short(left.get(keys[0])), _short(right.get(keys[0]))
             yield f"{name}: {', '.join(keys)} ({keys[0]} is {shown[0]} and {shown[1]})"
+        elif differs := _other_answers(ours[name], read[0][2], theirs[name], read[1][2]):
+            yield f"{name}: answers ({differs})"
+
+
+def _other_answers(first: Path, ours: Row, second: Path, theirs: Row) -> str:
+    """Where the answers of two rows differ; empty where they do not."""
+    found = []
+    for path, row in ((first, ours), (second, theirs)):
+        there = state(path, row)
+        if there in ("missing", "damaged"):
+            return f"{there}: {answers_path(path)}"
+        found.append(read_answers(answers_path(path), row.answers)[0] if there == "whole" else None)
+    left, right = found
+    if left is None or right is None:
+        return "" if left is right else f"only {second if left is None else first} has them"
+    if len(left.questions) != len(right.questions):
+        return f"{len(left.questions)} and {len(right.questions)} questions"
+    for number, (one, other) in enumerate(zip(left.questions, right.questions, strict=True), 1):
+        for key in sorted({*one, *other}):
+            if not _same(one.get(key), other.get(key), key in _LOGITS):
+                return f"question {number}: {key} is {_short(one.get(key))} and {_short(other.get(key))}"
+    return ""
+
+
+def _same(left: Any, right: Any, near: bool) -> bool:
+    """Whether two values are equal; ``near``: floats in them may be rounded in another way."""
+    if not near:
+        return bool(left == right)
+    if isinstance(left, float) and isinstance(right, float):
+        return left == right or abs(left - right) <= _NEAR * max(1.0, abs(left), abs(right))
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(_same(one, other, near) for one, other in zip(left, right, strict=True))
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_same(left[key], right[key], near) for key in left)
+    return bool(left == right)
 
 
 def _name(path: Path) -> str:
@@ -136,7 +201,7 @@ def _short(value: Any) -> str:
 def _judged(value: Any) -> Any:
     """What two runs must share, nested objects included."""
     if isinstance(value, dict):
-        return {key: _judged(item) for key, item in value.items() if key not in MEASURED and not key.endswith("_s")}
+        return {key: _judged(item) for key, item in value.items() if key not in _APART and not key.endswith("_s")}
     return [_judged(item) for item in value] if isinstance(value, list) else value
 
 

@@ -12,8 +12,6 @@ a task needs from what a method finds, and shows what a selection for one questi
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -30,6 +28,7 @@ from kvpress.press import Decisions, preset
 
 from .episode import Episode
 from .errors import UsageError
+from .places import edges, overlapping
 from .prompt import Prompter
 
 __all__ = ["EvidenceOracle", "about", "evidence", "evidence_tokens"]
@@ -103,22 +102,5 @@ def evidence_tokens(prompter: Prompter, episode: Episode, turn: int = -1) -> lis
         )
     if prompter.chat:
         raise UsageError("where evidence stands inside a chat template is not known; use --chat off for this press")
-    edges = _edges(prompter, episode.context)
-    lefts, rights = [left for left, _ in edges], [right for _, right in edges]
-    before = len(prompter.bos)
-    found = []
-    for one in episode.turns:
-        hits = set[int]()
-        for start, end in one.evidence:
-            hits.update(range(bisect_right(rights, start), bisect_left(lefts, end)))
-        found.append([before + i for i in sorted(hits)])
-    return found
-
-
-def _edges(prompter: Prompter, text: str) -> list[tuple[int, int]]:
-    """Where each token of a text begins and ends."""
-    if prompter.rendering == "dialect":
-        return [match.span() for match in re.finditer(r"\S+", text)]
-    if not getattr(prompter.tokenizer, "is_fast", False):
-        raise UsageError("this tokenizer does not tell where its tokens stand in the text; use a fast one")
-    return list(prompter.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"])
+    found, before = edges(prompter, episode.context), len(prompter.bos)
+    return [[before + at for at in overlapping(found, one.evidence)] for one in episode.turns]

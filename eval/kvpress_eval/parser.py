@@ -36,6 +36,11 @@ _DIFF = """example:
   kvpress diff runs/results /mnt/a/results
 Exit code 0: the same cells with the same answers; times, memory, versions and commit are not compared.
 """
+_ANSWERS = """examples:
+  kvpress answers "snapkv(keep=0.25)" --task kv --wrong
+  kvpress answers "snapkv(keep=0.25)" --task kv --mode multi-turn --diff full
+  kvpress answers 3f2a --limit 0
+"""
 _STUDY = """examples:
   kvpress study scbench-findings --jobs 2
   kvpress study scbench-findings --results leaderboards/results --out leaderboards/scbench-findings.md
@@ -134,6 +139,7 @@ def build_parser() -> argparse.ArgumentParser:
     versus.add_argument("--bytes", default="", help="the presses solved for this much, e.g. 12.5%% (full needs none)")
     versus.add_argument("--tasks", nargs="+", default=[], metavar="TASK", help="only these (all that both have)")
     versus.add_argument("--results", type=Path, default=RESULTS, help=f"folder of rows ({RESULTS})")
+    _add_answers_options(add("answers", "read what a press answered, question by question", _ANSWERS))
     _add_show_options(add("show", "show which tokens of a prompt a press keeps, by layer and head", _SHOW))
     study = add("study", "run a study: a sweep, and what its rows show", _STUDY)
     study.add_argument("study", help="its name: scbench-findings")
@@ -263,6 +269,23 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", nargs="+", metavar="FILE", help="texts of your own that task lm_text continues")
     _add_threads(parser)
     _add_output(parser)
+
+
+def _add_answers_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("row", help="a run id or its beginning, the file of a row, or a press")
+    parser.add_argument("--wrong", action="store_true", help="only answers that are not wholly right")
+    parser.add_argument("--diff", metavar="PRESS", help="beside the answers of this press, for example full")
+    parser.add_argument("--limit", type=int, default=20, metavar="N", help="most questions shown (20; 0: all)")
+    for name, about in (
+        ("model", "of a press: which model"),
+        ("task", "of a press: which task"),
+        ("mode", "of a press: multi-turn or multi-request"),
+    ):
+        parser.add_argument(f"--{name}", help=about)
+    for name in ("length", "seed", "depth"):
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=f"of a press: which {name}")
+    parser.add_argument("--bytes", default="", help="the press solved for this much, e.g. 12.5%%")
+    parser.add_argument("--results", type=Path, default=RESULTS, help=f"folder of rows ({RESULTS})")
 
 
 def _add_show_options(parser: argparse.ArgumentParser) -> None:

@@ -56,11 +56,12 @@ def difference(row: Row, full: Row) -> str:
     found = bootstrap_interval([paired_differences(ours, theirs)])
     if not found.n:
         return "no session in common with the full cache's row"
+    gold = _gold_difference(row, full)
     if math.isnan(found.low):
-        return f"{100 * found.mean:+.1f} points (too few sessions for an interval)"
+        return f"{100 * found.mean:+.1f} points (too few sessions for an interval){gold}"
     return (
         f"{100 * found.mean:+.1f} points [{100 * found.low:+.1f}, {100 * found.high:+.1f}] "
-        f"(95 %, {found.n} sessions paired with the full cache's {100 * full.score:.1f})"
+        f"(95 %, {found.n} sessions paired with the full cache's {100 * full.score:.1f}){gold}"
     )
 
 
@@ -78,6 +79,19 @@ def _change_of_nll(row: Row, full: Row) -> str:
 def _by_session(row: Row, name: str) -> dict[str, list[float]]:
     values = zip(row.session_ids, row.measures[name], strict=True)
     return {session: [value for value in known if value is not None] for session, known in values}
+
+
+def _gold_difference(row: Row, full: Row) -> str:
+    """The same of the log-probability of the gold answers; empty where one of the rows does not have it."""
+    from .page.beside import SHOWN
+    from .stats import bootstrap_interval, paired_differences
+
+    measure = SHOWN["gold_logprob"]
+    ours, theirs = (
+        dict(zip(one.session_ids, one.measures.get("gold_logprob", []), strict=False)) for one in (row, full)
+    )
+    found = bootstrap_interval([paired_differences(ours, theirs)])
+    return f"; {measure.title} {measure.difference(found)}" if found.n else ""
 
 
 def print_row(console: Console, row: Row, path: Path, against: str) -> None:
@@ -120,11 +134,15 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
         yield from (("premise", premise_text(found)) for found in row.premises)
         if row.extras:
             yield "beside the score", ", ".join(f"{name} {100 * mean:.1f}" for name, mean in row.extras.items())
+        if gold := _gold(row):
+            yield "gold answers", gold
         if row.hit_limit or row.empty:
             yield (
                 "answers",
                 f"{100 * row.hit_limit:.0f} % hit the length limit, {100 * row.empty:.0f} % empty",
             )
+        if row.answers:
+            yield "read them", row.answers.get("cut") or f"kvpress answers {row.run_id}"
         kinds = ", ".join(f"{kind} {bytes_text(n)}" for kind, n in row.bytes_by_kind.items())
         share = f"{100 * row.bytes_ratio:.1f} % of dense {bytes_text(row.bytes_dense)}"
         yield "cache", f"{bytes_text(row.bytes)}, {share} ({kinds})"
@@ -173,6 +191,17 @@ def _forced(row: Row) -> Iterable[tuple[str, str]]:
 def _mean(values: Sequence[Sequence[float | None]]) -> float:
     known = [value for session in values for value in session if value is not None]
     return sum(known) / len(known) if known else math.nan
+
+
+def _gold(row: Row) -> str:
+    """How likely the gold answers were."""
+    named = {"gold_logprob": "log-probability {:.3f} a token", "gold_argmax": "likeliest throughout in {:.0%}"}
+    parts = []
+    for name, words in named.items():
+        values = [value for turns in row.measures.get(name, []) for value in turns if value is not None]
+        if values:
+            parts.append(words.format(sum(values) / len(values)))
+    return ", ".join(parts)
 
 
 def _loading(row: Row) -> str:

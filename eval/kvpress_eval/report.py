@@ -20,9 +20,10 @@ from .page.loading import read_rows
 from .page.markdown import render_markdown
 from .page.row import Ignored
 from .page.suites import pages
+from .page.told import FOLDER, Told, is_script, scripts, told
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from .console import Console
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Findings:
 
     analysis: Analysis
     gates: tuple[Gate, ...]
+    answers: Told = Told()
 
 
 def read(results_dir: Path) -> Findings:
@@ -62,12 +64,13 @@ def read(results_dir: Path) -> Findings:
         FileNotFoundError: `results_dir` is not a folder.
     """
     analysis = analyse(*read_rows(results_dir))
-    return Findings(analysis, tuple(run_gates(analysis)))
+    return Findings(analysis, tuple(run_gates(analysis)), told(results_dir, analysis.rows))
 
 
 def write(results: Path | Findings, out_dir: Path) -> ReportPaths:
-    """Write `README.md`, `index.html` (SCBench, or the one suite there is) and a page for each further suite; delete
-    the pages that an earlier report wrote of suites that have no rows now. All of them are written, or none.
+    """Write `README.md`, `index.html` (SCBench, or the one suite there is), a page for each further suite, and a script
+    in `answers/` for each row whose answers are there; delete the pages and scripts that an earlier report wrote of
+    what has no rows now. All files are written, or none.
 
     Args:
         results: the folder with the rows, or what `read` found there. Files that are no rows are listed in the report.
@@ -80,7 +83,8 @@ def write(results: Path | Findings, out_dir: Path) -> ReportPaths:
     found = _findings(results)
     check_folder(out_dir, "--out")
     texts = _render(found, out_dir)
-    write_all([(out_dir / name, text.encode("utf-8")) for name, text in texts.items()])
+    files = [(out_dir / name, text) for name, text in texts.items()]
+    write_all([(path, text.encode("utf-8")) for path, text in files if not _holds(path, text)])
     deleted = _left_over(out_dir, texts)
     for path in deleted:
         path.unlink()
@@ -98,8 +102,7 @@ def write(results: Path | Findings, out_dir: Path) -> ReportPaths:
 def stale(results: Path | Findings, out_dir: Path) -> list[Path]:
     """The files in `out_dir` that `write` would change or delete: empty when the report is fresh."""
     texts = _render(_findings(results), out_dir)
-    paths = {out_dir / name: text.encode("utf-8") for name, text in texts.items()}
-    changed = [path for path, text in paths.items() if not path.is_file() or path.read_bytes() != text]
+    changed = [out_dir / name for name, text in texts.items() if not _holds(out_dir / name, text)]
     return changed + _left_over(out_dir, texts)
 
 
@@ -115,9 +118,15 @@ def _findings(results: Path | Findings) -> Findings:
     return read(results) if isinstance(results, Path) else results
 
 
+def _holds(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_bytes() == text.encode("utf-8")
+
+
 def _left_over(out_dir: Path, names: Collection[str]) -> list[Path]:
-    """Pages of an earlier report that are not among `names`; other HTML is not ours."""
-    return [path for path in sorted(out_dir.glob("*.html")) if path.name not in names and is_page(path)]
+    """Pages and scripts of answers of an earlier report that are not among `names`; other files are not ours."""
+    old = [path for path in sorted(out_dir.glob("*.html")) if path.name not in names and is_page(path)]
+    scripts = sorted((out_dir / FOLDER).glob("*.js"))
+    return old + [path for path in scripts if f"{FOLDER}/{path.name}" not in names and is_script(path)]
 
 
 def _methods(out_dir: Path) -> str:
@@ -130,8 +139,9 @@ def _methods(out_dir: Path) -> str:
 
 def _render(found: Findings, out_dir: Path) -> dict[str, str]:
     names = pages(found.analysis.suites)
-    texts = {"README.md": render_markdown(found.analysis, found.gates)}
+    texts = scripts(found.answers)  # they are there before a page names them
+    texts["README.md"] = render_markdown(found.analysis, found.gates)
     for suite, name in names.items():
         analysis = found.analysis.of_suite(suite)
-        texts[name] = render_html(analysis, run_gates(analysis), suite, names, _methods(out_dir))
+        texts[name] = render_html(analysis, run_gates(analysis), suite, names, found.answers, _methods(out_dir))
     return texts

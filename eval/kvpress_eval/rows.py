@@ -11,11 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
-from .files import write_whole
+from .files import write_all
 
-__all__ = ["FORMAT", "Row", "load_row", "load_rows", "row_path", "run_id", "write_row"]
+__all__ = [
+    "FORMAT",
+    "Row",
+    "answers_path",
+    "load_row",
+    "load_rows",
+    "row_path",
+    "run_id",
+    "write_pair",
+    "write_row",
+]
 
 FORMAT = 1
+_File = bytes  # a row has a field of that name
 
 
 @dataclass
@@ -48,12 +59,18 @@ class Row:
     ``session_bytes`` the most that a session's cache held with an answer: what a further row of a batch needs, the
     prompt while it is read not counted.
 
-    ``measures`` are further measures by name: a list for each session, in the order of ``session_ids``, of one value a
-    question, None where a question has none. On tasks that ask nothing a session is a passage with one value: "kl" and
-    "nll" in nats a token, "agree" as a share, and "kl@2-16" of the tokens at these distances from the cut. ``forced``
-    tokens of each were forced there, ``forced_step`` at a time (0: at once).
+    ``measures`` are measured beside the score, by name: one list a session in the order of ``session_ids``, one value a
+    question, None where there is none. ``gold_logprob`` is the mean log-probability of the gold answer's tokens
+    (natural logarithm), ``gold_argmax`` 1 where each of them was the likeliest, else 0 (see ``forced``). On tasks that ask
+    nothing a session is a passage with one value: "kl" and "nll" in nats a token, "agree" as a share, and "kl@2-16" of
+    the tokens at these distances from the cut. ``forced`` tokens of each were forced there, ``forced_step`` at a time
+    (0: at once).
+
     ``disturbance`` is what other programs did meanwhile (see ``disturbance.Disturbance``); ``quiet`` says whether the
     times can be believed, and is None where nothing tells, as in rows of before. Scores do not depend on it.
+
+    ``answers`` is what the row claims of the file of answers beside it (see ``answers``); nothing where it has none.
+    ``transcript`` is that file until it is written; a row that was read from disk does not have it.
     """
 
     run_id: str
@@ -135,13 +152,15 @@ class Row:
     forced_step: int = 0
     disturbance: dict[str, float] = field(default_factory=dict)
     quiet: bool | None = None
+    answers: dict[str, Any] = field(default_factory=dict)
+    transcript: _File = field(default=b"", repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.asked = self.asked or self.press  # rows of before there were amounts do not say
 
     def to_dict(self) -> dict[str, Any]:
         """The row as JSON holds it."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "transcript"}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Row:
@@ -152,7 +171,7 @@ class Row:
         """
         if data.get("format") != FORMAT:
             raise UsageError(f"row format {data.get('format')!r} is not {FORMAT}; run the cell again")
-        names = {f.name for f in fields(cls)}
+        names = {f.name for f in fields(cls)} - {"transcript"}
         try:
             return cls(**{key: value for key, value in data.items() if key in names})
         except TypeError as error:
@@ -177,15 +196,40 @@ def row_path(results: Path, model: str, run: str) -> Path:
 
 
 def write_row(row: Row, results: Path) -> Path:
-    """Write ``row`` so that a reader sees the old file or the whole new one, never a part; returns
-    the path.
+    """Write ``row`` and its answers so that a reader sees the old file or the whole new one, never a part; returns the
+    path of the row.
+
+    The answers are there before the row that claims them. Those of a row that is replaced by one without go last.
 
     Raises:
         StorageError: where there is no room for it.
     """
     path = row_path(results, row.model, row.run_id)
-    write_whole(path, json.dumps(row.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(row.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_pair(path, text.encode("utf-8"), row.transcript or None, bool(row.answers))
     return path
+
+
+def write_pair(path: Path, row: bytes, answers: bytes | None, claimed: bool) -> None:
+    """Write a row to ``path`` and its answers beside it, so that no row is there before the answers it claims.
+
+    Args:
+        answers: None where there are none to write: those of a row that claims some may be there already.
+        claimed: whether the row claims answers; those beside one that does not are removed.
+
+    Raises:
+        StorageError: where there is no room for them.
+    """
+    beside = answers_path(path)
+    # both are on the disk before either is renamed: a full disk leaves the old pair
+    write_all([*([] if answers is None else [(beside, answers)]), (path, row)])
+    if not claimed:
+        beside.unlink(missing_ok=True)
+
+
+def answers_path(row: Path) -> Path:
+    """Where the answers of a row are: ``<run_id>.answers.jsonl.gz`` beside ``<run_id>.json``."""
+    return row.with_name(row.name.removesuffix(".json") + ".answers.jsonl.gz")
 
 
 def load_row(path: Path) -> Row | None:

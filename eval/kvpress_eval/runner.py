@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 
 import torch
 
+from .answers import seal
 from .asking import Answers, ask
 from .continuation import Continued, run_passages
 from .disturbance import Disturbance, quiet, spread
@@ -18,11 +19,13 @@ from .environment import Peak, commit, versions
 from .episode import Episode
 from .life import live
 from .metrics import exact, score
+from .places import known_tokens
 from .prepare import Cell, reason
 from .rows import Row
 from .sources import Passages
 from .tasks import get_task
 from .tasks.extras import extras
+from .transcript import Asked, asked, records
 
 __all__ = ["blank_row", "run_cell"]
 
@@ -93,9 +96,9 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
         else:
             _live(row, cell)
             peak.start()
-            episodes, answers = _sessions(row, cell, disturbance.probe, tick)
+            sessions, answers = _sessions(row, cell, disturbance.probe, tick)
             row.peak_memory, row.peak_kind = peak.read()
-            _fill(row, cell, episodes, answers)
+            _fill(row, sessions, answers)
         row.disturbance |= disturbance.read()
         row.quiet = quiet(row.disturbance)
     except Exception as error:  # whatever it is, it is this cell's result
@@ -118,28 +121,29 @@ def _live(row: Row, cell: Cell) -> None:
         setattr(row, name, value)
 
 
-def _sessions(
-    row: Row, cell: Cell, probe: Callable[[], None], tick: Tick | None
-) -> tuple[list[Episode], list[Answers]]:
+def _sessions(row: Row, cell: Cell, probe: Callable[[], None], tick: Tick | None) -> tuple[list[Asked], list[Answers]]:
     model = cell.loaded.model
     generation = getattr(model, "generation_config", None)
     ends = getattr(generation, "eos_token_id", None)
     ends = [ends] if isinstance(ends, int) else list(ends or [])
     stops = cell.loaded.prompter.stops(ends)
-    episodes, answers = [], []
+    sessions, answers = [], []
+    prompter = cell.loaded.prompter
     with cell.session() as session:
         for number in range(len(cell.source)):
             episode = cell.episode(number)
-            prompt = cell.loaded.prompter.prompt(episode)
+            prompt = prompter.prompt(episode)
             most = [turn.max_new_tokens or episode.max_new_tokens for turn in episode.turns]
+            evidence = known_tokens(prompter, episode, prompt.context)
             with cell.informed(episode):
-                answers.append(ask(model, session, prompt, cell.config, stops, most, cell.batch))
-            episodes.append(episode)
+                got = ask(model, session, prompt, cell.config, stops, most, cell.batch, evidence or ())
+            answers.append(got)
+            sessions.append(asked(prompter, cell.config, episode, prompt, evidence, got))
             probe()
             if tick is not None:
                 tick(number + 1)
         row.premises = [found.to_dict() for found in session.premises or ()]
-    return episodes, answers
+    return sessions, answers
 
 
 def _continued(row: Row, found: Continued) -> None:
@@ -157,14 +161,13 @@ def _continued(row: Row, found: Continued) -> None:
         row.tpot_s = None  # no token was decoded by itself
 
 
-def _fill(row: Row, cell: Cell, episodes: list[Episode], answers: list[Answers]) -> None:
-    flat_stops, said = list[bool](), list[list[str]]()
-    for episode, got in zip(episodes, answers, strict=True):
-        texts = [cell.loaded.prompter.text(ids) for ids in got.ids]
+def _fill(row: Row, sessions: list[Asked], answers: list[Answers]) -> None:
+    episodes, said = [session.episode for session in sessions], [session.said for session in sessions]
+    flat_stops = list[bool]()
+    for episode, texts, got in zip(episodes, said, answers, strict=True):
         row.session_ids.append(episode.id)
         _score(row, episode, texts, got.stopped)
         flat_stops += got.stopped
-        said.append(texts)
     n = len(answers)
     width = max(len(scores) for scores in row.session_scores)
     columns = [[s[t] for s in row.session_scores if len(s) > t] for t in range(width)]
@@ -173,12 +176,14 @@ def _fill(row: Row, cell: Cell, episodes: list[Episode], answers: list[Answers])
     row.turns = sum(row.n_by_turn)
     row.subtasks = _subtasks(row)
     row.extras = extras(episodes, said)
+    row.measures = _measures(answers)
     row.cut = sum(episode.cut for episode in episodes) / n
     row.evidence_cut = sum(turn.cut for episode in episodes for turn in episode.turns) / row.turns
     row.score = sum(map(sum, row.session_scores)) / row.turns
     row.hit_limit = flat_stops.count(False) / row.turns
     row.empty = sum(not text.strip() for texts in said for text in texts) / row.turns
     _costs(row, answers)
+    seal(row, records(row, sessions, answers))
 
 
 def _costs(row: Row, answers: list[Answers]) -> None:
@@ -216,6 +221,17 @@ def _score(row: Row, episode: Episode, texts: list[str], stopped: list[bool]) ->
         row.reference_scores.append([score(*pair, "reference") for pair in pairs])
     if any(turn.task for turn in episode.turns):
         row.turn_tasks.append([turn.task for turn in episode.turns])
+
+
+def _measures(answers: list[Answers]) -> dict[str, list[list[float | None]]]:
+    """What is measured of every question, rounded so that a row stays readable; nothing where no question has it."""
+    golds = [got.golds for got in answers]
+    if all(one is None for session in golds for one in session):
+        return {}
+    return {
+        "gold_logprob": [[None if one is None else round(one.logprob, 6) for one in session] for session in golds],
+        "gold_argmax": [[None if one is None else float(one.argmax) for one in session] for session in golds],
+    }
 
 
 def _subtasks(row: Row) -> dict[str, float]:

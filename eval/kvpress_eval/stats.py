@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
-Scores = Mapping[str, Sequence[float]]  # session id -> the score of each turn
+Scores = Mapping[str, Sequence[float | None]]  # session id -> the score of each turn, None where it has none
 Turns = Sequence[tuple[float, float]]  # of one session: (method, full cache)
 ALL = slice(None)
 
@@ -55,9 +55,12 @@ def session_means(session_scores: Iterable[Sequence[float]]) -> Array:
 
 def shared_turns(method: Scores, full: Scores, part: slice = ALL) -> dict[str, Turns]:
     """The turns that both have, of those in `part`, by session id in sorted order; no session without one."""
-    both = sorted(method.keys() & full.keys())
-    turns = {session: list(zip(method[session][part], full[session][part], strict=False)) for session in both}
-    return {session: pairs for session, pairs in turns.items() if pairs}
+    found: dict[str, Turns] = {}
+    for session in sorted(method.keys() & full.keys()):
+        pairs = zip(method[session][part], full[session][part], strict=False)
+        if turns := [(ours, theirs) for ours, theirs in pairs if ours is not None and theirs is not None]:
+            found[session] = turns
+    return found
 
 
 def paired_differences(method: Scores, full: Scores, part: slice = ALL) -> Array:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import UsageError
+from .places import known_tokens, ranges
 
 if TYPE_CHECKING:
     from kvpress import PressCache
@@ -199,19 +200,8 @@ def _read(
 
 
 def _evidence(episode: Episode, ids: Sequence[int], loaded: Loaded) -> tuple[Evidence, ...] | None:
-    """The tokens of every turn's evidence; None where the tokenizer cannot say which characters a token stands for."""
-    text = loaded.tokenizer.decode(ids)
-    begin = text.find(episode.context)
-    if not loaded.tokenizer.is_fast or begin < 0:
+    """The tokens of every turn's evidence; None where it is not known where they stand."""
+    found = known_tokens(loaded.prompter, episode, ids)
+    if found is None:
         return None
-    read = loaded.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    if list(read["input_ids"]) != list(ids):
-        return None
-    found = []
-    for turn, question in enumerate(episode.turns, 1):
-        for first, last in question.evidence:
-            first, last = first + begin, last + begin
-            inside = [i for i, (a, b) in enumerate(read["offset_mapping"]) if a < last and b > first]
-            if inside:
-                found.append(Evidence(turn, inside[0], inside[-1] + 1))
-    return tuple(found)
+    return tuple(Evidence(turn, *span) for turn, tokens in enumerate(found, 1) for span in ranges(tokens))

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
+from .answers import finished_row
 from .cells import CellQueue, Pending
 from .config import RunConfig
 from .errors import UsageError
 from .files import check_folder, clean_parts
 from .launch import Died, Done, Inline, Launcher, Prepared, launcher
 from .locks import Locks
-from .rows import Row, load_row, write_row
+from .rows import Row, write_row
 
 __all__ = [
     "Outcome",
@@ -158,8 +159,8 @@ class _Sweep:
             raise done.result
         assert isinstance(done.result, Prepared)
         for cell in self.queue.prepared(done.work, done.result):
-            row = None if self.force else load_row(cell.path)
-            if row is not None and row.status == "ok":
+            row = None if self.force else finished_row(cell.path)
+            if row is not None:
                 self.outcome.skipped += 1
                 self.watcher.end(cell.config, row, cell.path, False)
             else:

@@ -123,6 +123,8 @@ def _merge(options: argparse.Namespace) -> int:
     out = console()
     for line in found.invalid:
         out.print(Text.assemble(("not a row", "red"), f" {line}"), soft_wrap=True)
+    for path in found.lacking:
+        out.print(Text.assemble(("without its answers", "yellow"), f" {path}"), soft_wrap=True)
     told = f"{found.new} new, {found.replaced} replaced, {found.kept} already there or older"
     out.print(f"{told}, {len(found.invalid)} not rows; rows in {options.into}", soft_wrap=True)
     return 1 if found.invalid else 0

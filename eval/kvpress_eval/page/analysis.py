@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from .. import stats
+from .beside import summary
 from .claims import (
     NAN,
     Analysis,
@@ -51,7 +52,8 @@ def analyse(rows: Sequence[Row], ignored: Sequence[Ignored] = ()) -> Analysis:
             size = families[table, bool(task)]
             contrast = _contrast(strata, references, size) if _is_paired(method, group, references) else None
             cell = replace(cell, score=_score(strata), contrast=contrast)
-        cells.append(cell)
+        found = summary(_strata(group), references, _is_paired(method, group, references))
+        cells.append(replace(cell, measures=found))
     return Analysis(
         rows=tuple(rows),
         ignored=tuple(ignored),
@@ -60,6 +62,9 @@ def analyse(rows: Sequence[Row], ignored: Sequence[Ignored] = ()) -> Analysis:
         contrasts=contrasts,
         scores=own,
         cells=tuple(sorted(_with_fronts(_with_holm(cells)), key=_cell_order)),
+        measures={
+            row.path: summary([[row]], references, _is_paired(method_of(row), [row], references)) for row in done
+        },
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from .. import stats
+from .beside import Measured
 from .presses import keeps_everything, named, solved_range
 from .row import AGREEMENT, CORRECTED, GENERATED, REFERENCE, SCBENCH, Ignored, Row, usual_scorer
 
@@ -110,6 +111,7 @@ class Cell:
     tasks_in_table: int
     front: bool = False
     fast_front: bool = False
+    measures: Mapping[str, Measured] = field(default_factory=dict)  # what is measured beside the score
 
     @property
     def complete(self) -> bool:
@@ -193,6 +195,7 @@ class Analysis:
     contrasts: dict[str, Contrast]  # path of a row -> its own contrast
     scores: dict[str, stats.Interval]
     cells: tuple[Cell, ...]
+    measures: Mapping[str, Mapping[str, Measured]]  # path of a row -> what it measures beside its score
 
     def macros(self, table: Table) -> list[Cell]:
         """Macro cells of a table: full cache first, then by falling bytes, then by score."""

@@ -35,6 +35,13 @@ const differenceRange = (c) => {
   return c.diff[0] === 0 && c.diff[1] === 0 && c.diff[2] === 0 ? "no session differs" : range(c.diff, signedPoints);
 };
 
+// What is measured beside the score, in its own digits: measures[name] is [mean, difference to the full cache].
+const MEASURES = Object.entries(data.measures).map(([name, m]) => ({
+  ...m, name, mean: (c) => c.measures[name]?.[0]?.[0] ?? null, diff: (c) => c.measures[name]?.[1] ?? null,
+  show: (v) => fixed(v, m.digits), shift: (v) => signed(v, m.digits),
+}));
+const shiftText = (m, c) => (m.diff(c) ? `${m.shift(m.diff(c)[0])} ${range(m.diff(c), m.shift)}`.trim() : "");
+
 const flips = (c) => (!c.flips ? NONE : c.flips[0] + c.flips[1] === 0 ? "none" : `${c.flips[0] ? "−" : ""}${whole(c.flips[0])} ${c.flips[1] ? "+" : ""}${whole(c.flips[1])}`);
 
 // The look of a family is the same in every chart and table: 10 colours and 7 shapes, so 70 pairs before one repeats.

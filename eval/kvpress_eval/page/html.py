@@ -10,6 +10,7 @@ from typing import Any
 
 from ..stats import Interval
 from .assemble import assemble
+from .beside import SHOWN, Measured, shown
 from .claims import Analysis, Cell, Contrast, Table, method_of, table_of, table_order
 from .equal import Matrix, matrices
 from .gates import Gate, tally
@@ -18,10 +19,11 @@ from .numbers import nats, nats_span, points, snap
 from .presses import family, spaced, sweep
 from .row import Row
 from .suites import title
+from .told import Told
 
 SCRIPTS = (
     *("dom.js", "core.js", "plot.js", "charts.js", "speed.js"),
-    *("tables.js", "forced.js", "runs.js", "depth.js", "equal.js", "main.js"),
+    *("tables.js", "forced.js", "told.js", "runs.js", "depth.js", "equal.js", "main.js"),
 )
 _TITLE = b"<title>kvpress results: quality against bytes</title>"
 _HEAD_BYTES = 2048  # the title stands before anything that the rows say
@@ -37,15 +39,22 @@ _ROW_FIELDS = (
 
 
 def render_html(
-    analysis: Analysis, gates: Sequence[Gate], suite: str, names: Mapping[str, str], methods: str = ""
+    analysis: Analysis,
+    gates: Sequence[Gate],
+    suite: str,
+    names: Mapping[str, str],
+    answers: Told | None = None,
+    methods: str = "",
 ) -> str:
     """The page of a suite as text; `names` maps all suites to the files of their pages.
 
-    methods: the folder of the methods' pages as seen from this page, with a slash; "" where there is none.
+    answers: their scripts are beside the page. methods: the folder of the methods' pages as seen from this page, with a
+    slash; "" where there is none.
     """
     papers = json.loads((resources.files(__package__) / "papers.json").read_text(encoding="utf-8"))
-    data = {**page_data(analysis, gates), "suites": _suites(suite, names), "papers": papers, "methods": methods}
-    return assemble("template.html", ("page.css",), SCRIPTS, data)
+    data = page_data(analysis, gates, answers)
+    data |= {"suites": _suites(suite, names), "papers": papers, "methods": methods}
+    return assemble("template.html", ("page.css",), SCRIPTS, data, beside=True)
 
 
 def is_page(path: Path) -> bool:
@@ -57,7 +66,7 @@ def is_page(path: Path) -> bool:
         return False
 
 
-def page_data(analysis: Analysis, gates: Sequence[Gate]) -> dict[str, Any]:
+def page_data(analysis: Analysis, gates: Sequence[Gate], answers: Told | None = None) -> dict[str, Any]:
     """What the scripts get: scores in fractions, times in seconds, sizes in bytes, rounded."""
     tables = sorted({table_of(row) for row in analysis.rows}, key=table_order)
     index = {table: i for i, table in enumerate(tables)}
@@ -68,11 +77,14 @@ def page_data(analysis: Analysis, gates: Sequence[Gate]) -> dict[str, Any]:
         "tables": [{**table._asdict(), "special": table.special} for table in tables],
         "notes": {row.model: row.model_note for row in analysis.rows if row.model_note},
         "tasks": tasks,
+        "measures": {name: vars(SHOWN[name]) for name in shown(analysis.rows)},
         "families": sorted({family(press) for press in presses} - {"full"}),
         "cells": _pack([{"table": index[cell.table], **_cell(cell)} for cell in analysis.cells]),
         "equal": [_equal(m, index[m.table], place) for task in ("", *tasks) for m in matrices(analysis, task)],
         "forced": [_forced(f, index, place) for task in ("", *tasks) for f in forced(analysis, task)],
-        "rows": _pack([{"table": index[table_of(row)], **_row(row, analysis)} for row in analysis.rows]),
+        "rows": _pack(
+            [{"table": index[table_of(row)], **_row(row, analysis, answers or Told())} for row in analysis.rows]
+        ),
         "tally": tally(gates),
         "gates": [
             {
@@ -124,6 +136,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "session_bytes": cell.session_bytes,
         "subtasks": {name: snap(score) for name, score in cell.by_subtask().items()},
         "control": cell.control,
+        "measures": _measured(cell.measures),
     }
 
 
@@ -168,7 +181,7 @@ def _forced(found: Forced, index: Mapping[Table, int], place: Mapping[int, int])
     return {"tables": tables, "task": found.task, "bins": list(found.bins), "lines": lines}
 
 
-def _row(row: Row, analysis: Analysis) -> dict[str, Any]:
+def _row(row: Row, analysis: Analysis, answers: Told) -> dict[str, Any]:
     first = [turns[0] for turns in row.scores.values()]
     later = [sum(t[1:]) / len(t[1:]) for t in row.scores.values() if len(t) > 1]
     reference = analysis.references.get(row.path)
@@ -181,13 +194,19 @@ def _row(row: Row, analysis: Analysis) -> dict[str, Any]:
         **_contrast(analysis.contrasts.get(row.path)),
         "reference": reference.run_id if reference else None,
         "superseded": row.path in analysis.superseded,
+        "answers": answers.name(row),
         "first": snap(sum(first) / len(first)) if first else None,
         "later": snap(sum(later) / len(later)) if later else None,
         "subtasks": _named(row.by_subtask()),
         "extras": _named(row.extras),
         "disturbance": "; ".join(f"{name} {value:g}" for name, value in row.disturbance.items()),
+        "measures": _measured(analysis.measures.get(row.path, {})),
         "kinds": "; ".join(f"{kind} {size:,}" for kind, size in row.bytes_by_kind.items()),
     }
+
+
+def _measured(found: Mapping[str, Measured]) -> dict[str, Any]:
+    return {name: [_interval(one.mean), _interval(one.diff)] for name, one in found.items()}
 
 
 def _named(means: Mapping[str, float]) -> str:

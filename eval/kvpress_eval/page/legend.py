@@ -22,6 +22,9 @@ with charts, filters, every column and the command that reproduces each row; it 
 - **retained**: score over the score of the full cache on the same sessions, where that is at least 20.
   **flips**: answers that were right with the full cache and are wrong now, and the reverse; only for tasks
   whose answers are right or wrong.
+- **gold log p**: mean log-probability (nats per token) of the gold answer when the model is made to say it
+  from the cache that it answers from; its \u0394 is paired with the full cache like that of the score. It tells
+  presses apart where none or all of them answer right.
 - **first**, **later**: score on the first turn and on the turns after it. In multi-turn mode a
   press that fires after a prompt with the question in it has seen the first question and no other;
   in multi-request mode no question is seen. **turn effect**: (later - first) minus the same of the

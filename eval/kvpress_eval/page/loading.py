@@ -66,8 +66,10 @@ def _forced(row: Row) -> str:
 
 
 def _is_output(name: str) -> bool:
-    """Whether it is what the report itself writes, perhaps next to the rows."""
-    return name == "README.md" or ("/" not in name and name.endswith(".html"))
+    """Whether it is what the report itself writes, perhaps next to the rows, or the answers of a row."""
+    page = "/" not in name and name.endswith(".html")
+    answers = name.endswith(".answers.jsonl.gz") or (name.startswith("answers/") and name.endswith(".js"))
+    return name == "README.md" or page or answers
 
 
 def parse_row(data: Any, path: str) -> Row:
@@ -121,6 +123,7 @@ def parse_row(data: Any, path: str) -> Row:
         forced_step=_integer(data.get("forced_step")) or 0,
         disturbance=_means(data, "disturbance") if ok else {},
         quiet=quiet if ok and isinstance(quiet, bool) else None,
+        answers=_answers(data) if ok else {},
         reload_exact=exact if ok and isinstance(exact, bool) else None,
         **values,
     )
@@ -232,6 +235,37 @@ def unmet(rows: Iterable[Row]) -> dict[tuple[str, str], list[str]]:
         for line in row.unmet:
             found.setdefault((row.model, line.partition(" (")[0]), []).append(line)
     return found
+
+
+def _measures(data: dict[str, Any]) -> dict[str, dict[str, tuple[float | None, ...]]]:
+    """Of every measure the values of each session, which need not be as many as its scores."""
+    value = data.get("measures")
+    if not value:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError("measures is not an object of lists")
+    ids, found = data["session_ids"], {}
+    for name in sorted(value):
+        sessions = value[name]
+        if not isinstance(sessions, list) or len(sessions) != len(ids):
+            raise ValueError(f"the measure {_text(name)} has not a list for each session")
+        if any(not isinstance(turns, list) for turns in sessions):
+            raise ValueError(f"the measure {_text(name)} has not a list for each session")
+        if any(turn is not None and _number(turn) is None for turns in sessions for turn in turns):
+            raise ValueError(f"a value of the measure {_text(name)} is not a number")
+        pairs = zip(ids, sessions, strict=True)
+        found[_text(name)] = {str(i): tuple(map(_number, turns)) for i, turns in pairs}
+    return found
+
+
+def _answers(data: dict[str, Any]) -> dict[str, str | int]:
+    claimed = data.get("answers")
+    if not claimed:
+        return {}
+    if not isinstance(claimed, dict) or not isinstance(claimed.get("sha256"), str):
+        raise ValueError("answers is not what a row says of its answers")
+    counts = {name: _integer(claimed.get(name)) or 0 for name in ("questions", "of")}
+    return {"sha256": _text(claimed["sha256"]), **counts, "cut": _text(claimed.get("cut"))}
 
 
 def _required_text(data: dict[str, Any], name: str) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from ..stats import Flips, Interval
+from .beside import SHOWN, shown
 from .claims import Analysis, Cell, Table, dtype_of, method_of
 from .equal import Entry, Matrix, matrices
 from .gates import Gate, tally
@@ -36,6 +37,7 @@ _HEAD = (
 )
 GIB = 1 << 30
 _BATCH = _HEAD.index("batch in 1 GiB")
+_MEASURES = _HEAD.index("first")  # what is measured beside the score stands before it
 
 
 def render_markdown(analysis: Analysis, gates: Sequence[Gate]) -> str:
@@ -141,6 +143,10 @@ def _table(analysis: Analysis, table: Table) -> str:
     lines = [list(_HEAD), *(_line(cell, macros) for cell in macros)]
     if not any(cell.session_bytes for cell in macros):  # rows of before do not say it
         lines = [line[:_BATCH] + line[_BATCH + 1 :] for line in lines]
+    for name in reversed(shown(row for cell in macros for row in cell.rows)):  # nor these
+        title = SHOWN[name].title
+        beside = [[title, f"\u0394 {title} [95 %]"], *(_measured(cell, name) for cell in macros)]
+        lines = [line[:_MEASURES] + more + line[_MEASURES:] for line, more in zip(lines, beside, strict=True)]
     grid = markdown_table(lines[0], 1, lines[1:])
     full = [cell for cell in macros if cell.method.is_full]
     where = sorted({f"{r.device} {r.dtype}".strip() for cell in macros for r in cell.rows})
@@ -250,6 +256,13 @@ def _nats_range(found: Interval, sign: bool = False) -> str:
 
 def _time(cell: Cell, text: str) -> str:
     return marked(text, cell.disturbed)
+
+
+def _measured(cell: Cell, name: str) -> list[str]:
+    """A measure beside the score, and its paired difference to the full cache."""
+    if (found := cell.measures.get(name)) is None:
+        return [NONE, NONE]
+    return [SHOWN[name].text(found.mean.mean), SHOWN[name].difference(found.diff) if found.diff else NONE]
 
 
 def _flips(found: Flips | None) -> str:

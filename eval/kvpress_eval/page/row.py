@@ -28,6 +28,7 @@ class Row:
     text were forced, `forced_step` at a time (0: at once).
     `quiet` says whether the times can be believed, for the measures in `disturbance`; rows of before do not know.
     A `twin` is the same run under the released scorer: a row of its own, in tables of their own.
+    `answers` is what the row claims of the file of its answers; empty where it has none.
     """
 
     path: str
@@ -88,6 +89,8 @@ class Row:
     turn_tasks: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     subtasks: Mapping[str, float] = field(default_factory=dict)
     extras: Mapping[str, float] = field(default_factory=dict)
+    measures: Mapping[str, Mapping[str, tuple[float | None, ...]]] = field(default_factory=dict, repr=False)
+    answers: Mapping[str, str | int] = field(default_factory=dict, repr=False)
     twin: bool = False
     cut: float | None = None
     evidence_cut: float | None = None
@@ -108,6 +111,12 @@ class Row:
     forced_step: int = 0
     disturbance: Mapping[str, float] = field(default_factory=dict)
     quiet: bool | None = None
+
+    @property
+    def model_label(self) -> str:
+        """The model as it stands beside a figure: with how its weights are stored, where that matters."""
+        label = self.model_note.partition(":")[0]
+        return label if label.startswith(f"{self.model} (") else self.model
 
     @property
     def ok(self) -> bool:

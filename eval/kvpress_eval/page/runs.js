@@ -40,9 +40,14 @@ ROW_COLUMNS.splice(at, 0,
   { group: "quality", name: "flips", unit: "lost won", num: true, hint: "answers right with the full cache and wrong now, and the reverse", value: (r) => r.flips && -r.flips[0], show: flips },
   { group: "quality", name: "p", unit: "Holm", num: true, hint: "sign-flip p, Holm-adjusted", value: (r) => r.p_holm, show: (r) => chance(r.p_holm) },
   { group: "quality", name: "detects", unit: "points", num: true, hint: "smallest true difference found with power 80 %", value: (r) => r.detectable, show: (r) => points(r.detectable) });
+ROW_COLUMNS.splice(at + 2, 0, ...MEASURES.flatMap((m) => [
+  { group: "quality", name: m.title, unit: "mean", num: true, hint: m.about, value: (r) => m.mean(r), show: (r) => m.show(m.mean(r)) },
+  { group: "quality", name: `Δ ${m.title}`, unit: "95 %", num: true, hint: `${m.about}: paired difference to the full cache`, value: (r) => m.diff(r) && m.diff(r)[0], show: (r) => shiftCell(m, r) },
+]));
 ROW_COLUMNS.splice(1, 0, {
   group: "copy", name: "command", show: (r) => (r.command ? copyButton(r) : NONE),
 });
+if (rows.some((r) => r.answers)) ROW_COLUMNS.splice(2, 0, { group: "copy", name: "answers", show: (r) => (r.answers ? answersButton(r) : NONE) });
 const copyButton = (r) => el("button", { type: "button", class: "copy", "aria-label": `Copy the command of ${r.press} on ${r.task}`, onclick: (e) => copy(r.command, e.target) }, "Copy");
 const rowGroups = { setting: true, quality: true, memory: true, speed: true, life: true, provenance: false };
 
@@ -63,7 +68,7 @@ function drawRows() {
   fill("rows", sortable({
     key: "rows", label: "Every run", columns, records, tall: true, limit: 250, rowClass: (r) => (r.superseded ? "superseded" : null),
     detail: (r) => [["error", r.error], ["about", methodLinks(r.family)], ["asked", r.method], ["press", r.press], ["resolved", r.press_spec], ["compression fired", firing(r)], ["paired with", r.reference],
-      ["raw p", has(r.p) ? chance(r.p) : ""], ["sub-tasks", r.subtasks], ["beside the score", r.extras], ["bytes by kind", r.kinds], ["not measured", r.not_measured], ["quiet", yes(r.quiet)], ["disturbance", r.disturbance], ["peak of", r.peak_kind], ["versions", r.versions], ["device", [r.device, r.dtype, r.threads && `${r.threads} threads`].filter(Boolean).join(", ")],
+      ["raw p", has(r.p) ? chance(r.p) : ""], ["sub-tasks", r.subtasks], ["beside the score", r.extras], ...MEASURES.map((m) => [m.title, has(m.mean(r)) ? [m.show(m.mean(r)), shiftText(m, r)].filter(Boolean).join("; minus full ") : ""]), ["bytes by kind", r.kinds], ["not measured", r.not_measured], ["quiet", yes(r.quiet)], ["disturbance", r.disturbance], ["peak of", r.peak_kind], ["versions", r.versions], ["device", [r.device, r.dtype, r.threads && `${r.threads} threads`].filter(Boolean).join(", ")],
       ["commit", r.commit], ["started", r.started], ["suite", r.suite], ["file", r.path], ["command", r.command]],
   }));
 }

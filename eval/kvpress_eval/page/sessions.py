@@ -43,12 +43,29 @@ def scores(rows: Iterable[Row]) -> stats.Array:
     return averaged((row, session, sum(turns) / len(turns)) for row in rows for session, turns in row.scores.items())
 
 
-def paired(pairs: Iterable[tuple[Row, Row]], part: slice = stats.ALL) -> Paired:
-    """The sessions and turns that the rows of each pair share, as `stats.shared_turns` has them."""
+def values(row: Row, measure: str = "") -> stats.Scores:
+    """What a row says of each turn: its score, or a measure by name; empty where it has no such measure."""
+    return row.measures.get(measure, {}) if measure else row.scores
+
+
+def measured(rows: Iterable[Row], measure: str) -> stats.Array:
+    """A measure of each session of one task, shape `(sessions,)`; sessions and turns without a value are left out."""
+    found = [
+        (row, session, [value for value in turns if value is not None])
+        for row in rows
+        for session, turns in values(row, measure).items()
+    ]
+    return averaged((row, session, sum(turns) / len(turns)) for row, session, turns in found if turns)
+
+
+def paired(pairs: Iterable[tuple[Row, Row]], part: slice = stats.ALL, measure: str = "") -> Paired:
+    """The sessions and turns that the rows of each pair share, as `stats.shared_turns` has them: of their scores, or
+    of a measure by name.
+    """
     found = [
         (row, session, turns)
         for row, other in pairs
-        for session, turns in stats.shared_turns(row.scores, other.scores, part).items()
+        for session, turns in stats.shared_turns(values(row, measure), values(other, measure), part).items()
     ]
 
     def mean(value: Callable[[float, float], float]) -> stats.Array:

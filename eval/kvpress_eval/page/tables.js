@@ -14,6 +14,7 @@ const methodLinks = (family) => {
   ]).filter(Boolean).flatMap((a, i) => (i ? [", ", a] : [a]));
 };
 const contrastCell = (c) => (c.diff ? [signedPoints(c.diff[0]), el("span", { class: "star" }, star(c)), el("span", { class: "ci" }, differenceRange(c))] : NONE);
+const shiftCell = (m, c) => (m.diff(c) ? [m.shift(m.diff(c)[0]), el("span", { class: "ci" }, range(m.diff(c), m.shift))] : NONE);
 const withRange = (value, interval) => [value, interval && el("span", { class: "ci" }, interval)];
 
 // columns: {name, unit?, group?, num?, value(record) for sorting, show(record)}; the first is the row header.
@@ -130,6 +131,10 @@ function drawMethods() {
     add("detects", "points", (c) => c.detectable, (c) => points(c.detectable), "smallest true difference found with power 80 %");
     add("retained", "of full", (c) => c.retention, (c) => percent(c.retention), "score / score of the full cache, where that is at least 20");
     if (group.some((c) => c.facet === facet && c.flips)) add("flips", "lost won", (c) => c.flips && -c.flips[0], flips, "answers right with the full cache and wrong now, and the reverse");
+    for (const m of MEASURES.filter((m) => group.some((c) => c.facet === facet && has(m.mean(c))))) {
+      add(m.title, "mean", (c) => m.mean(c), (c) => m.show(m.mean(c)), m.about);
+      add(`Δ ${m.title}`, "95 %", (c) => m.diff(c) && m.diff(c)[0], (c) => shiftCell(m, c), `${m.about}: paired difference to the full cache`);
+    }
     if (data.tables[facet].mode === "multi-turn") { // there the order of questions means nothing
       add("first", "turn", (c) => c.first, (c) => points(c.first));
       add("later", "turns", (c) => c.later, (c) => (laterTasks(c) ? el("span", { title: laterTasks(c).trim() }, points(c.later)) : points(c.later)));

@@ -8,6 +8,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from ..console import Console
+from .beside import SHOWN, shown
 from .claims import Analysis, Cell, Method, Table, dtype_of
 from .gates import Gate, tally
 from .loading import unmet
@@ -27,6 +28,8 @@ def print_analysis(analysis: Analysis, gates: Sequence[Gate], console: Console) 
         tables = [table for table in analysis.tables if table._replace(mode="") == key]
         console.print(Text(f"\n{_setting(key, analysis)}", style="bold"))
         console.print(_grid(analysis, tables))
+        for name in shown(row for table in tables for cell in analysis.macros(table) for row in cell.rows):
+            console.print(_measured(analysis, tables, name))
     _print_problems(analysis, gates, console)
 
 
@@ -65,33 +68,59 @@ def _grid(analysis: Analysis, tables: Sequence[Table]) -> Grid:
     grid.add_column("first\nturn", justify="right", no_wrap=True)
     grid.add_column("later\nturns", justify="right", no_wrap=True)
     grid.add_column("ms/\ntoken", justify="right", no_wrap=True)
-    cells = {table: {cell.method: cell for cell in analysis.macros(table)} for table in tables}
-    presses: dict[tuple[str, str], dict[Table, Cell]] = {}
-    for table in tables:
-        for method, cell in cells[table].items():
-            presses.setdefault(_name(method, cells[table]), {})[table] = cell
-    ordered = sorted(presses.items(), key=lambda entry: _order(list(entry[1].values())))
-    for (press, note), found in ordered:
+    for (press, note), found in _presses(analysis, tables):
         main = found.get(tables[0]) or next(iter(found.values()))
         scores = [part for table in tables for part in _score(found.get(table))]
-        name = Text(press)
-        if note:
-            name.append(f" {note}", style="dim")
         grid.add_row(
-            name,
+            _text(press, note),
             percent(main.bytes_ratio),
             *scores,
             points(main.first),
             points(main.later),
             marked(millis(main.time("tpot_s")), main.disturbed),
         )
+    cells = [cell for table in tables for cell in analysis.macros(table)]
     first = f"; first and later turns are those of {tables[0].mode}" if len(tables) > 1 else ""
-    if any(0 < len(cell.later_tasks) < cell.tasks for table in tables for cell in cells[table].values()):
+    if any(0 < len(cell.later_tasks) < cell.tasks for cell in cells):
         first += "; later turns only of tasks that have them"
-    if any(cell.disturbed for table in tables for cell in cells[table].values()):
+    if any(cell.disturbed for cell in cells):
         first += f"; {DISTURBED} other programs disturbed this time"
     grid.caption = f"macro mean over tasks, points; * p < 0.05 (Holm); \u2020 not all tasks{first}"
     return grid
+
+
+def _measured(analysis: Analysis, tables: Sequence[Table], name: str) -> Grid:
+    """What is measured beside the score: its mean and the paired difference to the full cache in each mode."""
+    measure = SHOWN[name]
+    grid = Grid(box=None, pad_edge=False, collapse_padding=True, header_style="dim", caption_justify="left")
+    grid.add_column(f"press: {measure.title}", overflow="fold", ratio=1)
+    for table in tables:
+        grid.add_column(table.mode.replace("-", "-\n"), justify="right", no_wrap=True)
+        grid.add_column("\u0394 full\n95 %", justify="right", no_wrap=True)
+    for (press, note), found in _presses(analysis, tables):
+        values = []
+        for table in tables:
+            one = found[table].measures.get(name) if table in found else None
+            diff = NONE if one is None or one.diff is None else measure.difference(one.diff).replace(" [", "\n[")
+            values += [measure.text(one.mean.mean) if one else NONE, diff]
+        grid.add_row(_text(press, note), *values)
+    grid.caption = f"{measure.about}; mean over tasks, paired by session"
+    return grid
+
+
+def _presses(analysis: Analysis, tables: Sequence[Table]) -> list[tuple[tuple[str, str], dict[Table, Cell]]]:
+    """Every press of the tables, with a note on when it fires, and its macro cell in each; in the order shown."""
+    cells = {table: {cell.method: cell for cell in analysis.macros(table)} for table in tables}
+    presses: dict[tuple[str, str], dict[Table, Cell]] = {}
+    for table in tables:
+        for method, cell in cells[table].items():
+            presses.setdefault(_name(method, cells[table]), {})[table] = cell
+    return sorted(presses.items(), key=lambda entry: _order(list(entry[1].values())))
+
+
+def _text(press: str, note: str) -> Text:
+    name = Text(press)
+    return name.append(f" {note}", style="dim") if note else name
 
 
 def _name(method: Method, cells: dict[Method, Cell]) -> tuple[str, str]:

@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kvpress_eval.answers import seal
 from kvpress_eval.importers import base
 from kvpress_eval.page.analysis import analyse
 from kvpress_eval.page.claims import Analysis
 from kvpress_eval.page.loading import parse_row
+from kvpress_eval.rows import Row, write_row
 
 HOSTILE = "evil<script>window.pwned=1</script>\"'><img src=x onerror=window.pwned=2>|`*(keep=0.3)"
 PRESSES = {  # text -> (bytes/dense, quality on the first turn, quality on later turns)
@@ -141,6 +143,40 @@ def make_row(
     return {**row, **changes}
 
 
+def with_gold(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with log-probabilities of gold answers: a press loses in proportion to what it forgets."""
+    ratio, _, later = PRESSES[row["press"]]
+    logprob = []
+    for s in range(row["sessions"]):
+        full = random.Random(f"{row['task']}{row['mode']}{s}")  # the same for all presses
+        lost = random.Random(f"{row['press']}{row['task']}{row['mode']}{s}")
+        kept = 0.0 if ratio == 1 else 1 - later
+        logprob.append([-2 * full.random() - kept * (0.5 + lost.random()) for _ in row["session_scores"][s]])
+    argmax = [[float(value > -0.5) for value in turns] for turns in logprob]
+    return {**row, "measures": {"gold_logprob": logprob, "gold_argmax": argmax, "unknown": logprob}}
+
+
+def say(folder: Path, row: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Write the row with made-up answers, as the runner does; a question's record gets the changes. Returns the row."""
+    sealed = Row.from_dict(row)
+    seal(
+        sealed,
+        [
+            {
+                **{"session": session, "turn": t + 1, "prompt": f"what is {s}-{t} ?", "gold": f"gold {s}-{t}"},
+                **{"answer": f"said by {row['press']}" if score < 1 else f"gold {s}-{t}", "finish": "stop"},
+                **{"score": score, "reference": None, "gold_logprob": -1.25, "gold_argmax": False},
+                **{"evidence": [[40, 47]], "depth": 12.5, "kept": 0.25},
+                **changes,
+            }
+            for s, (session, turns) in enumerate(zip(row["session_ids"], row["session_scores"], strict=True))
+            for t, score in enumerate(turns)
+        ],
+    )
+    write_row(sealed, folder)
+    return sealed.to_dict()
+
+
 def failed(row: dict[str, Any], error: str) -> dict[str, Any]:
     """The row of a run that did not finish."""
     nothing = {"session_ids": [], "session_scores": [], "score_by_turn": [], "bytes_by_kind": {}}
@@ -192,6 +228,7 @@ def suites() -> list[dict[str, Any]]:
             if task == "repoqa_and_kv":
                 row["turn_tasks"] = [["repoqa", "kv", "repoqa", "kv", "kv"]] * row["sessions"]
             rows.append(row)
+            rows[-1] = with_gold(row)
             gpu = make_row(press, task, device="cuda (H100)", suite="scbench", dtype="bfloat16")
             rows.append({**gpu, "run_id": gpu["run_id"] + "-gpu", "tpot_s": gpu["tpot_s"] / 9})
         rows += [

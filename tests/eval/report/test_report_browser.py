@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -395,3 +396,107 @@ def test_a_disturbed_time_never_stands_bare(browser: Any, tmp_path: Path) -> Non
     assert len(marked) == 1 + 9, "and every other time of the run"
     assert "1 left out, which other programs disturbed" in js(browser, "document.getElementById('n-speed').textContent")
     assert js(browser, "document.querySelectorAll('#speed path.mark, #speed path.open').length") == 1
+
+
+_QUESTIONS = "[...document.querySelectorAll('#answers section')].map((s) => s.textContent)"
+
+
+def requests_of(browser: Any) -> list[str]:
+    """What was asked for since the last call."""
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+
+
+def open_answers(browser: Any, press: str) -> None:
+    browser.execute_script(
+        "const rows = [...document.querySelectorAll('#rows tbody tr')];"
+        "const row = rows.find((r) => r.querySelector('.press').textContent === arguments[0]);"
+        "[...row.querySelectorAll('.copy')].find((b) => b.textContent === 'Read').click()",
+        press,
+    )
+    browser.execute_async_script("setTimeout(arguments[0], 300)")
+
+
+@pytest.fixture
+def told(browser: Any, tmp_path: Path) -> Path:
+    """A report on rows with answers, one with hostile ones, one whose answers are gone, one of before; it is open."""
+    from kvpress_eval.report import write
+
+    results = tmp_path / "results"
+    made.say(results, made.with_gold(made.make_row("full", "kv")))
+    hostile = {"prompt": made.HOSTILE, "answer": f"{made.HOSTILE}</script><b>\u2028\x1b[31m", "finish": "length"}
+    made.say(results, made.with_gold(made.make_row("snapkv(keep=0.25)", "kv")), **hostile)
+    gone = made.make_row("expected(keep=0.25)", "kv")
+    made.say(results, gone)
+    next(results.rglob(f"{gone['run_id']}.answers.jsonl.gz")).unlink()
+    made.write_rows(results, [made.make_row("random(keep=0.25)", "kv")])
+    page = write(results, tmp_path / "out").page
+    requests_of(browser)
+    browser.get_log("browser")
+    browser.get(page.as_uri())
+    return page
+
+
+def test_answers_are_loaded_when_they_are_opened_and_are_text(browser: Any, told: Path) -> None:
+    assert not [url for url in requests_of(browser) if "answers/" in url], "nothing is loaded before"
+    assert (
+        js(browser, "[...document.querySelectorAll('#rows .copy')].filter((b) => b.textContent === 'Read').length") == 2
+    )
+    open_answers(browser, "snapkv(keep=0.25)")
+    loaded = {url for url in requests_of(browser) if "answers/" in url}
+    assert loaded == {path.as_uri() for path in (told.parent / "answers").iterdir()} and len(loaded) == 2
+    found = js(browser, _QUESTIONS)
+    assert len(found) == 50 and made.HOSTILE in found[0]
+    assert f"{made.HOSTILE}</script><b>" in found[0] and "cut by the limit" in found[0]
+    assert (
+        "gold log p \u22121.250" in found[0] and "evidence 25.0 % kept, at depth 13 % (tokens 40\u201346)" in found[0]
+    )
+    assert "full cachegold 0-0" in found[0] or "full cachesaid by full" in found[0]
+    assert js(browser, "document.querySelectorAll('#answers img, #answers b, #answers script').length") == 0
+    assert clean(browser)
+
+
+def test_answers_are_filtered_compared_and_closed(browser: Any, told: Path) -> None:
+    row = made.make_row("snapkv(keep=0.25)", "kv")
+    wrong = sum(score < 1 for turns in row["session_scores"] for score in turns)
+    open_answers(browser, "snapkv(keep=0.25)")
+    assert f"120 questions, {wrong} not wholly right" in js(
+        browser, "document.querySelector('#answers .bar').textContent"
+    )
+    press = "[...document.querySelectorAll('#answers button')].find((b) => b.textContent.startsWith('{}')).click()"
+    browser.execute_script(press.format("Only those"))
+    browser.execute_script(press.format("Show all"))
+    assert len(js(browser, _QUESTIONS)) == wrong
+    browser.execute_script(press.format("Beside the full"))
+    assert not any("full cache" in text for text in js(browser, _QUESTIONS))
+    browser.execute_script(press.format("Close"))
+    browser.execute_async_script("setTimeout(arguments[0], 50)")
+    assert js(browser, "document.querySelector('#answers')") is None and clean(browser)
+
+
+def test_answers_that_are_not_beside_the_page_are_said(browser: Any, told: Path) -> None:
+    for path in (told.parent / "answers").iterdir():
+        path.unlink()
+    open_answers(browser, "full")
+    assert "cannot be shown: answers/" in js(browser, "document.querySelector('#answers .told').textContent")
+    browser.get_log("browser")  # the browser says that the file is not there
+
+
+@pytest.mark.parametrize("width", [420, 1400])
+def test_answers_fit_the_window(browser: Any, told: Path, width: int) -> None:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    open_answers(browser, "snapkv(keep=0.25)")
+    sizes = js(browser, "[answers.scrollWidth - answers.clientWidth, answers.getBoundingClientRect().right]")
+    browser.save_screenshot(str(told.parent / f"answers{width}.png"))
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert sizes[0] <= 0 and sizes[1] <= width
+
+
+def test_measures_stand_beside_the_score(browser: Any, told: Path) -> None:
+    heads = "[...document.querySelectorAll('#methods thead tr:last-child th')].map((h) => h.textContent)"
+    assert any("\u0394 gold log p" in head for head in js(browser, heads))
+    lines = js(browser, "[...document.querySelectorAll('#methods tbody tr')].map((r) => r.textContent)")
+    (line,) = [line for line in lines if line.startswith("snapkv")]
+    assert re.search(r"\u2212\d\.\d{3}\[\u2212\d\.\d{3}, \u2212\d\.\d{3}\]", line)
+    assert "gold log p" in browser.execute_script(_HEADS)

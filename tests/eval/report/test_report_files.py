@@ -53,6 +53,48 @@ def test_a_page_that_no_row_supports_is_stale_and_deleted(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.glob("*.html")) == ["folder.html", "index.html", "other.html"]
 
 
+def test_answers_lie_beside_the_page_for_rows_that_have_them(tmp_path: Path) -> None:
+    results, out = tmp_path / "results", tmp_path / "out"
+    told, gone, other = (made.make_row(press, "kv") for press in list(made.PRESSES)[:3])
+    for row in (told, gone):
+        made.say(results, row)
+    for at, run in enumerate(("../x", "..\\X", "</script>")):  # ids that are no names of files
+        made.say(results, {**other, "run_id": "safe", "seed": at})
+        folder = results / "org--tiny-retriever"
+        for suffix in (".json", ".answers.jsonl.gz"):
+            (folder / f"safe{suffix}").rename(folder / f"safe{at}{suffix}")
+        path = folder / f"safe{at}.json"
+        path.write_text(path.read_text().replace('"run_id": "safe"', f'"run_id": {json.dumps(run)}'))
+    next(results.rglob(f"{gone['run_id']}.answers*")).write_bytes(b"damaged")
+    made.write_rows(results, [made.make_row("full", "vt")])
+    found = write(results, out)
+    assert found.ignored == () and stale(results, out) == []
+    names = sorted(path.name for path in (out / "answers").iterdir())
+    assert set(names) == {"script.js", f"{told['run_id']}.js", "x-2.js", "x.js"}
+    for path in (out / "answers").iterdir():
+        assert re.fullmatch(
+            r'// .*\n\(window\.kvpressAnswers \|\|= \{\}\)\["[a-z0-9-]+"\] = "[\w+/=]+";\n', path.read_text()
+        )
+    script = out / "answers" / f"{told['run_id']}.js"
+    packed = base64.b64decode(script.read_text().split('"')[-2])
+    assert packed == next(results.rglob(f"{told['run_id']}.answers*")).read_bytes()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', found.page.read_text())[1])["rows"]["columns"]["answers"]
+    assert {*(data.get("v") or data["u"])} == {None, *(path.stem for path in (out / "answers").iterdir())}
+
+    mine = out / "answers" / "mine.js"
+    mine.write_text("// not of a report")
+    next(results.rglob(f"{told['run_id']}.json")).unlink()
+    assert script in stale(results, out)
+    assert script in write(results, out).deleted and mine.exists() and stale(results, out) == []
+
+
+def test_answers_among_the_rows_are_no_strange_files(tmp_path: Path) -> None:
+    made.say(tmp_path, made.make_row("full", "kv"))
+    (tmp_path / "org--tiny-retriever" / "orphan.answers.jsonl.gz").write_bytes(b"")
+    assert write(tmp_path, tmp_path).ignored == write(tmp_path, tmp_path).ignored == ()
+    assert [path.name for path in tmp_path.glob("answers/*")] and stale(tmp_path, tmp_path) == []
+
+
 def test_report_beside_the_rows_does_not_list_itself(tmp_path: Path) -> None:
     made.write_rows(tmp_path, [made.make_row("full", "kv")])
     assert write(tmp_path, tmp_path).ignored == write(tmp_path, tmp_path).ignored == ()
