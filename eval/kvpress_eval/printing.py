@@ -100,7 +100,7 @@ def print_row(console: Console, row: Row, path: Path, against: str) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in _facts(row, against):
-        table.add_row(name, value)
+        table.add_row(name, str(value))
     console.print(table)
     # unwrapped, to be copied
     for name, value in (("file     ", str(path)), ("command  ", row.command)):
@@ -164,9 +164,9 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
             yield f"{DISTURBED} disturbed", f"{disturbance.about(row.disturbance)}: compare no time of this row"
 
 
-def _time(row: Row, value: float, digits: int = 1) -> str:
+def _time(row: Row, value: float | None, digits: int = 1) -> str:
     """A time or a rate, marked where other programs disturbed it."""
-    return f"{value:,.{digits}f}{DISTURBED if row.quiet is False else ''}"
+    return "not measured" if value is None else f"{value:,.{digits}f}{DISTURBED if row.quiet is False else ''}"
 
 
 def premise_text(found: Mapping[str, Any]) -> str:
