@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 from unicodedata import category
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from .answers import Transcript, read_answers
 from .compare import Asked
+from .console import Console, console
 from .errors import UsageError
 from .page.claims import method_of, precedence, run_key
 from .page.loading import read_rows
@@ -35,13 +36,13 @@ Question = Mapping[str, Any]
 Against = tuple[Row, Mapping[tuple[str, float], Question]]
 
 
-def answers(options: argparse.Namespace, console: Console | None = None) -> int:
+def answers(options: argparse.Namespace, out: Console | None = None) -> int:
     """Print the answers of a row; exit code 0.
 
     Raises:
         UsageError: where no row, or more than one, is meant, or its answers are not there.
     """
-    console = console or Console()
+    out = out or console()
     results, rows = _rows(options)
     row = _chosen(options, rows)
     ours = _read(results, row)
@@ -51,12 +52,12 @@ def answers(options: argparse.Namespace, console: Console | None = None) -> int:
         against = other, {_key(question): question for question in _read(results, other).questions}
     asked = [question for question in ours.questions if not options.wrong or not _right(question)]
     shown = asked[: options.limit] if options.limit > 0 else asked
-    console.print(_heading(row, ours, len(asked) if options.wrong else None))
+    out.print(_heading(row, ours, len(asked) if options.wrong else None))
     for question in shown:
-        console.print()
-        console.print(_question(question, row, against))
+        out.print()
+        out.print(_question(question, row, against))
     if len(shown) < len(asked):
-        console.print(Text(f"\n{len(asked) - len(shown)} more; --limit 0 shows all", style="dim"))
+        out.print(Text(f"\n{len(asked) - len(shown)} more; --limit 0 shows all", style="dim"))
     return 0
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from kvpress import Press
 
 from . import sweep_proof
 from .bench import DENSE, HQQ, PRESSES, QUARTER, WARM_UP, Timing, decode, model_for, peak, prefill
+from .console import console
 from .errors import UsageError
+from .files import check_folder, write_out
 from .launch.worker import be_quiet
 from .long_prompt import LongPrompt, long_prompts
 from .models.loading import load, note_of
@@ -69,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=_count, default=2, help="of --only sweep and kills (default 2)")
     parser.add_argument("--output", type=Path, help="also write the figures as JSON")
     arguments = parser.parse_args(argv)
+    if arguments.output:
+        check_folder(arguments.output.parent, "--output")
     if arguments.only in ("sweep", "kills"):
         return _sweeps(arguments)
     for text in arguments.presses:
@@ -78,32 +81,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(arguments.threads)
     rows: list[Any] = list(_long_rows(arguments) if arguments.only == "long" else _rows(arguments))
     if arguments.output:
-        arguments.output.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        write_out(arguments.output, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     return 0
 
 
 def _rows(arguments: argparse.Namespace) -> Iterator[Timing]:
-    console = Console()
+    out = console()
     be_quiet()
     layers = arguments.layers or LAYERS
     model = model_for(arguments.model, layers, arguments.dtype, arguments.device)
     contexts, prompt = _fitting(arguments, model)
     shown = note_of(arguments.model) or arguments.model or f"random model, {layers} layers of the bundled shape"
-    console.print(
+    out.print(
         f"{shown}, {arguments.dtype} on {arguments.device}, {arguments.threads} threads, torch {torch.__version__}; "
         "medians, competitors taking turns",
-        highlight=False,
     )
-    console.print(f"{'':32}{'context':>8}{'batch':>6}{'absolute':>13}{'/ dense':>9}", style="bold", highlight=False)
+    out.print(f"{'':32}{'context':>8}{'batch':>6}{'absolute':>13}{'/ dense':>9}", style="bold")
 
     def show(timings: Sequence[Timing]) -> Sequence[Timing]:
         for t in timings:
             absolute = f"{t.seconds / 2**20:.1f} MiB" if "memory" in t.what else f"{1e3 * t.seconds:.2f} ms"
-            console.print(f"{t.name:32}{t.context:8}{t.batch:6}{absolute:>13}{t.ratio:9.2f}", highlight=False)
+            out.print(f"{t.name:32}{t.context:8}{t.batch:6}{absolute:>13}{t.ratio:9.2f}")
         return timings
 
     if arguments.only in (None, "decode"):
-        console.print("decode step", style="bold")
+        out.print("decode step", style="bold")
         hqq = [HQQ] if _has_hqq() and arguments.device == "cpu" else []
         for context in contexts:
             for batch in arguments.batches:
@@ -111,10 +113,10 @@ def _rows(arguments: argparse.Namespace) -> Iterator[Timing]:
                 yield from show(decode(model, names, context, batch, arguments.steps))
                 gc.collect()
     if arguments.only in (None, "prefill"):
-        console.print("prefill, compression included", style="bold")
+        out.print("prefill, compression included", style="bold")
         yield from show(prefill(model, [DENSE, *arguments.presses, "h2o(keep=0.25)"], prompt, 9))
     if arguments.only in (None, "peak") and arguments.device == "cpu":
-        console.print("memory added at the peak of prefill", style="bold")
+        out.print("memory added at the peak of prefill", style="bold")
         names = [DENSE, *arguments.presses, "h2o(keep=0.25)"]
         yield from show(peak(names, max(contexts), layers, arguments.model, arguments.dtype))
 
@@ -136,19 +138,18 @@ def _fitting(arguments: argparse.Namespace, model: Any) -> tuple[list[int], int]
 
 
 def _long_rows(arguments: argparse.Namespace) -> Iterator[LongPrompt]:
-    console = Console()
+    out = console()
     tokens = arguments.long or _most(arguments.model)
-    console.print(
+    out.print(
         f"{tokens} tokens in chunks of {arguments.chunk}, MiB: declared before, of it the cache's, held by the "
         "cache at most, process above the loaded model (activations too), a dense cache",
-        highlight=False,
         soft_wrap=True,
     )
     for row in long_prompts(tokens, arguments.chunk, arguments.threads, model_name=arguments.model):
         sizes = [row.declared, row.held, row.measured, row.process or 0, row.dense]
         figures = "".join(f"{size / 2**20:9.1f}" for size in sizes)
         how = "between" if row.between else "at the end"
-        console.print(f"{row.name:34}{how:12}{figures}{row.seconds:9.1f} s", highlight=False, soft_wrap=True)
+        out.print(f"{row.name:34}{how:12}{figures}{row.seconds:9.1f} s", soft_wrap=True)
         yield row
 
 
@@ -172,7 +173,7 @@ def _sweeps(arguments: argparse.Namespace) -> int:
         told = ", ".join(map(str, found.rows))
         print(f"{found.cells} cells, killed with {told} rows there and resumed: {same} a sweep left alone")
     if arguments.output:
-        arguments.output.write_text(json.dumps(asdict(found), indent=1) + "\n")
+        write_out(arguments.output, json.dumps(asdict(found), indent=1) + "\n")
     return 1 if getattr(found, "differences", None) else 0
 
 

@@ -1,5 +1,5 @@
 """The ``kvpress`` command. Exit codes: 0 done, 1 a cell or a check failed, 2 a mistake in what was
-asked, 130 stopped.
+asked, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -8,10 +8,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from .forks import warm_up
 from .launch_options import mistake, worker_threads
 from .parser import build_parser
+from .plain import plain
+from .stopping import Stopped, stoppable
 from .threads import settled, threads_text, waiting
 
 __all__ = ["main"]
@@ -22,28 +25,40 @@ EXTRA = ("omegaconf", "rich", "datasets", "pyarrow", "evaluate")  # what the ext
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; a user's mistake is one line on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        for stream in (sys.stdout, sys.stderr):  # a character that the terminal does not have is no reason to end
+            with suppress(AttributeError, ValueError):
+                stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     os.environ.update(waiting())  # read by OpenMP when torch is imported
+    code = _guarded(words)
     try:
-        if words[:1] == ["bench"]:
-            from .bench_command import main as bench
+        sys.stdout.flush()
+    except OSError as error:  # a reader that left, a full disk: nothing more can be said there
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError) and not code:  # else it was said already
+            print(f"error: cannot write what is printed: {error.strerror}", file=sys.stderr)
+            return 2
+    return code
 
-            return int(bench(words[1:]) or 0)
-        if words[:1] == ["lm-eval"] and words[1:] not in (["-h"], ["--help"]):
-            threads = settled()
-            from .lm_eval import main as lm_eval
 
-            if threads:
-                _compute_with(threads)
-                print(threads_text(threads), file=sys.stderr)
-            return lm_eval(words[1:])
-        return _dispatch(build_parser(), words)
+def _guarded(words: list[str]) -> int:
+    try:
+        with stoppable():
+            return _command(words)
     except SystemExit as exit_:  # argparse: --help or a mistake
+        if isinstance(exit_.__context__, BrokenPipeError):  # rich leaves with 1 where nobody reads on
+            return 0
+        if isinstance(exit_.code, str):  # what a library says as it leaves
+            print(f"error: {exit_.code}", file=sys.stderr)
+            return 2
         return int(exit_.code or 0)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         goes_on = words[:1] in (["run"], ["sweep"], ["study"])
         told = "; finished cells are kept, the same command goes on from here" if goes_on else ""
-        print(f"interrupted{told}", file=sys.stderr)
-        return 130
+        word, code = (stop.word, stop.code) if isinstance(stop, Stopped) else ("interrupted", 130)
+        print(f"{word}{told}", file=sys.stderr)
+        return code
     except BrokenPipeError:
         return 0
     except ModuleNotFoundError as error:
@@ -52,13 +67,40 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f'error: {package} is not installed; pip install "kvpress-lab[eval]"', file=sys.stderr)
         return 2
+    except OSError as error:  # the machine's fault and not this program's: a file, a folder, a disk
+        print(f"error: {_told(error)}", file=sys.stderr)
+        return 2
     except Exception as error:
         from kvpress.errors import KVPressError
 
         if not isinstance(error, KVPressError):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {_told(error)}", file=sys.stderr)
         return 2
+
+
+def _told(error: Exception) -> str:
+    """A mistake in one plain line; what the operating system says names the file, without the number of its error."""
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"cannot use {error.filename}: "
+        return plain(" ".join(f"{where}{error.strerror}".split()))
+    return plain(" ".join(str(error).split()))
+
+
+def _command(words: list[str]) -> int:
+    if words[:1] == ["bench"]:
+        from .bench_command import main as bench
+
+        return int(bench(words[1:]) or 0)
+    if words[:1] == ["lm-eval"] and words[1:] not in (["-h"], ["--help"]):
+        threads = settled()
+        from .lm_eval import main as lm_eval
+
+        if threads:
+            _compute_with(threads)
+            print(threads_text(threads), file=sys.stderr)
+        return lm_eval(words[1:])
+    return _dispatch(build_parser(), words)
 
 
 def _dispatch(parser: argparse.ArgumentParser, words: list[str]) -> int:

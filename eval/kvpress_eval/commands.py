@@ -10,14 +10,14 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from kvpress import Press
 from kvpress.checks import Check
 
 from . import sweep_command
 from .config import DTYPES, RunConfig, with_press
+from .console import Console, console
 from .errors import UsageError, choose
 from .launch.worker import be_quiet
 from .models import BUNDLED, PRETRAINED
@@ -37,21 +37,22 @@ def _run(options: argparse.Namespace) -> int:
     config = RunConfig(**{name: value for name, value in given.items() if value is not None})
     check_presses([config])
     be_quiet()
-    console = Console()
-    console.print(threads_text(torch.get_num_threads()), style="dim", highlight=False)
+    out = console()
+    out.print(threads_text(torch.get_num_threads()), style="dim")
     got: list[tuple[Row, Path, bool]] = []
-    with console.status(f"loading {escape(config.model)}") as status:
-        told = escape(cell_text(config))
+    # a status takes a string for markup, whatever its console does
+    with out.status(Text(f"loading {config.model}")) as status:
+        told = cell_text(config)
         watcher = Watcher(
-            session=lambda done: status.update(f"{told} · session {done}/{config.sessions}"),
+            session=lambda done: status.update(Text(f"{told} · session {done}/{config.sessions}")),
             end=lambda config, row, path, ran: got.append((row, path, ran)),
-            waiting=lambda cells: status.update(f"{told} · another process runs it"),
+            waiting=lambda cells: status.update(Text(f"{told} · another process runs it")),
         )
         run_sweep([config], options.results, options.force, watcher, strict=True)
     row, path, ran = got[0]
     if not ran:
-        console.print("already there (--force runs it again)")
-    print_row(console, row, path, _against_full(config, row, options.results))
+        out.print("already there (--force runs it again)")
+    print_row(out, row, path, _against_full(config, row, options.results))
     return 0 if row.status == "ok" else 1
 
 
@@ -75,18 +76,19 @@ def _report(options: argparse.Namespace) -> int:
 
     if not options.results.is_dir():
         raise UsageError(f"no such folder: {options.results}; run a sweep first, or name it with --results")
-    console = Console()
+    out = console()
     found = read(options.results)
     if options.check:
         old = stale(found, options.out)
         for path in old:
-            console.print(f"{escape(str(path))} is not what the rows say; run kvpress report without --check")
+            out.print(f"{path} is not what the rows say; run kvpress report without --check")
         return 1 if old else 0
     if not found.analysis.rows:
         others = "; ".join(f"{item.path}: {item.reason}" for item in found.analysis.ignored[:3])
         raise UsageError(f"no rows in {options.results}" + (f" ({others})" if others else "; run a sweep first"))
-    print_summary(found, console)
-    console.print(escape(f"written: {write(found, options.out)}"))
+    written = write(found, options.out)  # before anything is printed, so that nothing in a row can keep it from it
+    print_summary(found, out)
+    out.print(f"written: {written}")
     return 0
 
 
@@ -100,7 +102,7 @@ def _compare(options: argparse.Namespace) -> int:
         get_task(task)
     rows, _ = read_rows(options.results)
     first, second = (Asked.of(str(Press.parse(text)), options.bytes) for text in (options.first, options.second))
-    print_comparisons(list(compare(rows, first, second, options.tasks)), first, second, Console())
+    print_comparisons(list(compare(rows, first, second, options.tasks)), first, second, console())
     return 0
 
 
@@ -119,7 +121,7 @@ def _data(options: argparse.Namespace) -> int:
     asking = [task for task in tasks if get_task(task).kind == "questions"]
     written = write(asking, options.out, *sizes, options.model) if asking else []
     for path in [*written, *_passages([task for task in tasks if task not in asking], options)]:
-        Console().print(f"written: {path}", highlight=False, soft_wrap=True, markup=False)
+        console().print(f"written: {path}", soft_wrap=True)
     return 0
 
 
@@ -159,7 +161,7 @@ def _list(options: argparse.Namespace) -> int:
     }
     for title, items in found.items():
         if options.what in ("all", title):
-            two_columns(Console(), title, items)
+            two_columns(console(), title, items)
     return 0
 
 
@@ -179,7 +181,7 @@ def _presses() -> dict[str, str]:
 def _doctor(options: argparse.Namespace) -> int:
     import kvpress.doctor
 
-    return _print_checks(Console(), [*kvpress.doctor.run(), models_here()])
+    return _print_checks(console(), [*kvpress.doctor.run(), models_here()])
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -187,40 +189,40 @@ def _check(options: argparse.Namespace) -> int:
 
     be_quiet()
     sys.path.insert(0, os.getcwd())  # module:Name of a file that lies here, as with python -m
-    console = Console()
-    with console.status("checking"):
+    out = console()
+    with out.status("checking"):
         checks = kvpress.conformance.run(options.target)
-    code = _print_checks(console, checks)
+    code = _print_checks(out, checks)
     counts = {"ok": "passed", "fail": "failed", "warn": "to look at", "skip": "skipped"}
     found = [(sum(check.status == status for check in checks), words) for status, words in counts.items()]
-    console.print(", ".join(f"{count} {words}" for count, words in found if count))
+    out.print(", ".join(f"{count} {words}" for count, words in found if count))
     return code
 
 
 def _import(options: argparse.Namespace) -> int:
     from .importers import import_results
 
-    console = Console()
+    out = console()
     done = import_results(options.kind, options.folder, options.into)
     for row in done.rows:
         told = f"{row.score:.3f}  {row.task} · {row.press} · {row.model} · {row.turns} answers"
-        console.print(told, markup=False, highlight=False, soft_wrap=True)
+        out.print(told, soft_wrap=True)
     for item in done.skipped:
-        console.print(f"skipped {item.path}: {item.reason}", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"skipped {item.path}: {item.reason}", soft_wrap=True)
     counts = ((done.new, "new"), (done.replaced, "replaced"), (done.same, "already there"), (done.skipped, "skipped"))
     told = ", ".join(f"{len(found)} {words}" for found, words in counts)
-    console.print(f"{told}; rows in {options.into}", markup=False, soft_wrap=True)
+    out.print(f"{told}; rows in {options.into}", soft_wrap=True)
     return 0 if done.rows else 1
 
 
-def _print_checks(console: Console, checks: Sequence[Check]) -> int:
+def _print_checks(out: Console, checks: Sequence[Check]) -> int:
     colours = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "dim"}
     for check in checks:
         colour = colours[check.status]
-        line = f"[{colour}]{check.status:<5}[/] [bold]{escape(check.name)}[/]: {escape(check.detail)}"
-        console.print(line, highlight=False, soft_wrap=True)
+        line = Text.assemble((f"{check.status:<5}", colour), " ", (check.name, "bold"), f": {check.detail}")
+        out.print(line, soft_wrap=True)
         if check.status in ("warn", "fail") and check.advice:
-            console.print(f"      {escape(check.advice)}", highlight=False, soft_wrap=True)
+            out.print(f"      {check.advice}", soft_wrap=True)
     return 1 if any(check.status == "fail" for check in checks) else 0
 
 
@@ -241,7 +243,7 @@ def _fit(options: argparse.Namespace) -> int:
     be_quiet()
     loaded = load(options.model, options.device, options.dtype)
     loaded.check_length(options.length)
-    Console(stderr=True).print(threads_text(torch.get_num_threads()), style="dim", highlight=False)
+    console(stderr=True).print(threads_text(torch.get_num_threads()), style="dim")
     found = largest_batch(press, loaded.model, options.length, memory)
     for name, rows, each in (
         (str(press), found.pressed, found.row_bytes),

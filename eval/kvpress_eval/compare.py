@@ -7,12 +7,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
 from . import stats
 from .config import amount
+from .console import Console
 from .errors import UsageError
 from .page.analysis import superseded
 from .page.beside import SHOWN, shown

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .errors import StorageError
 
-__all__ = ["Owner", "clean_parts", "host", "storage_errors", "write_all", "write_whole"]
+__all__ = ["Owner", "check_folder", "clean_parts", "host", "storage_errors", "write_all", "write_out", "write_whole"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DAY = 86400.0
@@ -71,20 +71,58 @@ def _born(pid: int) -> int:
 
 @contextmanager
 def storage_errors(what: str, folder: Path) -> Iterator[None]:
-    """Turn "no space left" of the operating system into one line that says what to do.
+    """Turn what the operating system says of a file into one line that says what to do.
 
     Raises:
-        StorageError: instead of an OSError that says that there is no room.
+        StorageError: instead of an OSError.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise StorageError(
-            f"cannot write {what} in {folder}: {error.strerror}; rows already there are whole and are kept. Make room "
-            "(or raise the limit), then run the same command again: it goes on from there"
-        ) from error
+        if error.errno in _FULL:
+            advice = "rows already there are whole and are kept. Make room (or raise the limit), then run the same "
+            advice += "command again: it goes on from there"
+        else:
+            advice = "what is there is kept. Name another place, or see to it that this one can be written"
+        told = error.strerror or " ".join(str(error).split())
+        raise StorageError(f"cannot write {_near(what)} in {_near(folder)}: {told}; {advice}") from error
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Say before any work that nothing could be written into ``folder``, which may be still to be made.
+
+    Args:
+        option: what names it on the command line, for the message.
+
+    Raises:
+        StorageError: where it, or a folder above it, is a file, a link to nothing, or may not be written.
+    """
+    place = folder.expanduser().absolute()
+    try:
+        while not _there(place):
+            place = place.parent
+        if place.is_dir():
+            problem = "" if os.access(place, os.W_OK | os.X_OK) else "may not be written"
+        else:
+            problem = "is a file, not a folder" if place.exists() else "is a link that leads nowhere"
+    except OSError as error:  # a name that is too long, a folder that may not be searched
+        problem = f"cannot be used: {error.strerror}"
+    if problem:
+        raise StorageError(f"cannot write into {_near(folder)}: {_near(place)} {problem}; name a folder with {option}")
+
+
+def _there(place: Path) -> bool:
+    """Whether there is anything of this name, a link to nothing included. Raises OSError for what cannot be a name."""
+    try:
+        place.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _near(path: object) -> str:
+    text = str(path)
+    return text if len(text) <= 90 else f"{text[:60]}...{text[-25:]}"
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -96,6 +134,19 @@ def write_whole(path: Path, text: str) -> None:
     write_all([(path, text.encode("utf-8"))])
 
 
+def write_out(path: Path, text: str) -> None:
+    """Write a file that somebody named: as :func:`write_whole` does, but into what is no plain file (``/dev/stdout``).
+
+    Raises:
+        StorageError: where it cannot be written.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with storage_errors(path.name, path.parent):
+            path.write_text(text, encoding="utf-8")
+    else:
+        write_whole(path, text)
+
+
 def write_all(files: Sequence[tuple[Path, bytes]]) -> None:
     """Write files as :func:`write_whole` does. All of them are on the disk before the first gets its name; names are
     given in order, so that a later file is never there without the earlier ones.
@@ -103,11 +154,14 @@ def write_all(files: Sequence[tuple[Path, bytes]]) -> None:
     Raises:
         StorageError: where there is no room for one of them; then none was written.
     """
+    files = [(path.resolve() if path.is_symlink() else path, data) for path, data in files]
     parts: list[Path] = []
     new = list[Path]()
     try:
         for path, data in files:
             with storage_errors(path.name, path.parent):
+                if path.is_dir():  # seen before the first name is given
+                    raise IsADirectoryError(errno.EISDIR, "a folder has this name")
                 if not path.parent.is_dir():
                     new.append(path.parent)
                 path.parent.mkdir(parents=True, exist_ok=True)

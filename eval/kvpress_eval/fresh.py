@@ -35,6 +35,9 @@ def in_fresh_process(problem: str, threads: int, function: Callable[..., Result]
     except EOFError:
         process.join()
         raise UsageError(f"{problem}: its process {killed_text(process.exitcode)}") from None
+    except BaseException:  # stopped while it computes
+        process.kill()
+        raise
     process.join()
     if isinstance(result, KVPressError):
         raise UsageError(f"{problem}: {result}")

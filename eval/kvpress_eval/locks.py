@@ -60,10 +60,11 @@ class Locks:
         """Lock the cell of ``row``; False where another living sweep has it.
 
         Raises:
-            StorageError: where there is no room for the lock.
+            StorageError: where the lock cannot be written.
         """
         path = lock_path(row)
-        row.parent.mkdir(parents=True, exist_ok=True)
+        with storage_errors("a lock", row.parent):
+            row.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(3):
             if self._create(path):
                 self._held.add(path)

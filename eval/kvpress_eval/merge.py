@@ -11,6 +11,7 @@ from typing import Any
 
 from .answers import read_answers, state
 from .errors import UsageError
+from .files import check_folder
 from .page.loading import parse_row
 from .rows import Row, answers_path, write_pair
 
@@ -53,11 +54,12 @@ def merge(sources: Sequence[Path], into: Path) -> Merged:
 
     Raises:
         UsageError: for a source that is no folder.
-        StorageError: where there is no room.
+        StorageError: where nothing can be written, or there is no room.
     """
     for source in sources:
         if not source.is_dir():
             raise UsageError(f"no such folder: {source}; name folders that hold <model>/<run_id>.json files")
+    check_folder(into, "--into")
     found = Merged()
     for source in sources:
         for path in _files(source):

@@ -13,7 +13,7 @@ RESULTS = Path("runs/results")
 _MODEL = "see `kvpress models`: tiny, smollm2-135m, a .gguf file, a folder, or a hub id (tiny)"
 _DEVICE = "auto, cpu, cuda, cuda:1, mps (auto)"
 _DTYPE = "auto, float32, bfloat16, float16 (auto)"
-_EXIT = "exit codes: 0 done, 1 a cell or check failed, 2 a mistake in what was asked, 130 interrupted"
+_EXIT = "exit codes: 0 done, 1 a cell or check failed, 2 a mistake in what was asked, 130 interrupted, 143 terminated"
 _RUN = """examples:
   kvpress run --press "snapkv(keep=0.25)" --task kv --length 1024 --sessions 20
   kvpress run --press "snapkv(keep=0.25) | kivi(bits=2)" --task vt --mode multi-request

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from . import disturbance
 from .config import RunConfig
+from .console import Console
 from .page.numbers import DISTURBED, nats, nats_span
 from .page.presses import named, spaced
 from .rows import Row
@@ -98,11 +98,11 @@ def print_row(console: Console, row: Row, path: Path, against: str) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in _facts(row, against):
-        table.add_row(name, escape(value))
+        table.add_row(name, str(value))
     console.print(table)
     # unwrapped, to be copied
-    console.print(f"[bold]file[/]     {escape(str(path))}", soft_wrap=True, highlight=False)
-    console.print(f"[bold]command[/]  {escape(row.command)}", soft_wrap=True, highlight=False)
+    for name, value in (("file     ", str(path)), ("command  ", row.command)):
+        console.print(Text(name, style="bold").append(value, style="not bold"), soft_wrap=True)
 
 
 def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
@@ -162,9 +162,9 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
             yield f"{DISTURBED} disturbed", f"{disturbance.about(row.disturbance)}: compare no time of this row"
 
 
-def _time(row: Row, value: float, digits: int = 1) -> str:
+def _time(row: Row, value: float | None, digits: int = 1) -> str:
     """A time or a rate, marked where other programs disturbed it."""
-    return f"{value:,.{digits}f}{DISTURBED if row.quiet is False else ''}"
+    return "not measured" if value is None else f"{value:,.{digits}f}{DISTURBED if row.quiet is False else ''}"
 
 
 def premise_text(found: Mapping[str, Any]) -> str:
@@ -208,16 +208,15 @@ def _loading(row: Row) -> str:
     return f"{read}{fork}; at most {bytes_text(row.session_bytes)} a session"
 
 
-def row_line(row: Row, ran: bool) -> str:
-    """One row on one line (rich markup)."""
+def row_line(row: Row, ran: bool) -> Text:
+    """One row on one line."""
     solved = f" (at {spaced(row.target)})" if row.target else ""
-    what = escape(f"{row.task} {row.mode} {row.length} {row.press}{solved}")
+    what = f"{row.task} {row.mode} {row.length} {row.press}{solved}"
     if row.status != "ok":
-        colour = "red" if row.status == "failed" else "yellow"
-        return f"[{colour}]{escape(row.status)}[/] {what}: {escape(row.error or '')}"
+        return Text.assemble((row.status, "red" if row.status == "failed" else "yellow"), f" {what}: {row.error or ''}")
     state = f"{row.seconds:5.1f} s{DISTURBED if row.quiet is False else ''}" if ran else "present"
     kl = f"  KL {nats(_mean(row.measures['kl'])):>8}" if "kl" in row.measures else ""
-    return f"{state}  {100 * row.score:5.1f}{kl}  {100 * row.bytes_ratio:5.1f} % bytes  {what}"
+    return Text(f"{state}  {100 * row.score:5.1f}{kl}  {100 * row.bytes_ratio:5.1f} % bytes  {what}")
 
 
 def two_columns(console: Console, title: str, items: Mapping[str, str]) -> None:
@@ -226,6 +225,6 @@ def two_columns(console: Console, title: str, items: Mapping[str, str]) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, about in items.items():
-        table.add_row(escape(name), escape(about))
+        table.add_row(name, about)
     console.print(table)
     console.print()

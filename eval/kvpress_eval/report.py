@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .files import write_whole
+from .files import check_folder, write_all
 from .page.analysis import analyse
 from .page.claims import Analysis
 from .page.gates import Gate, run_gates, tally
@@ -23,7 +23,7 @@ from .page.suites import pages
 from .page.told import FOLDER, Told, is_script, scripts, told
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from .console import Console
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def read(results_dir: Path) -> Findings:
 def write(results: Path | Findings, out_dir: Path) -> ReportPaths:
     """Write `README.md`, `index.html` (SCBench, or the one suite there is), a page for each further suite, and a script
     in `answers/` for each row whose answers are there; delete the pages and scripts that an earlier report wrote of
-    what has no rows now. Each file is whole or not there.
+    what has no rows now. All files are written, or none.
 
     Args:
         results: the folder with the rows, or what `read` found there. Files that are no rows are listed in the report.
@@ -78,13 +78,13 @@ def write(results: Path | Findings, out_dir: Path) -> ReportPaths:
 
     Raises:
         FileNotFoundError: `results` is not a folder.
+        StorageError: nothing can be written into `out_dir`.
     """
     found = _findings(results)
-    out_dir.mkdir(parents=True, exist_ok=True)
+    check_folder(out_dir, "--out")
     texts = _render(found, out_dir)
-    for name, text in texts.items():
-        if not _holds(out_dir / name, text):
-            write_whole(out_dir / name, text)
+    files = [(out_dir / name, text) for name, text in texts.items()]
+    write_all([(path, text.encode("utf-8")) for path, text in files if not _holds(path, text)])
     deleted = _left_over(out_dir, texts)
     for path in deleted:
         path.unlink()

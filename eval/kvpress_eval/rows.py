@@ -6,12 +6,16 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from .errors import UsageError
 from .files import write_all
+from .page.loading import parse_row
+from .plain import cut
+from .shapes import misfit
 
 __all__ = [
     "FORMAT",
@@ -167,15 +171,31 @@ class Row:
         """The row of a JSON object; keys that this version does not know are dropped.
 
         Raises:
-            UsageError: for another format or a missing key.
+            UsageError: for another format, a missing key, or a value that is not what it should be.
         """
         if data.get("format") != FORMAT:
-            raise UsageError(f"row format {data.get('format')!r} is not {FORMAT}; run the cell again")
-        names = {f.name for f in fields(cls)} - {"transcript"}
+            raise UsageError(f"row format {str(data.get('format'))[:20]!r} is not {FORMAT}; run the cell again")
+        hints = _hints(cls)
         try:
-            return cls(**{key: value for key, value in data.items() if key in names})
-        except TypeError as error:
-            raise UsageError(f"not a result row: {error}; remove the file and run the cell again") from None
+            parse_row(data, "")  # says what is wrong with what
+            # another harness did not measure everything
+            if problem := misfit(hints, data, bool(data.get("origin"))) or _premises(data.get("premises", [])):
+                raise ValueError(problem)
+            return cls(**{key: value for key, value in data.items() if key in hints})
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UsageError(
+                f"not a result row: {cut(str(error), 150)}; remove the file and run the cell again"
+            ) from None
+
+
+@lru_cache(maxsize=1)
+def _hints(cls: type[Row]) -> dict[str, Any]:
+    return {name: hint for name, hint in get_type_hints(cls).items() if name != "transcript"}
+
+
+def _premises(found: list[dict[str, Any]]) -> str:
+    hints = {"says": str, "measures": str, "figure": float, "bound": float, "holds": bool}
+    return "" if all(hints.keys() <= one.keys() and not misfit(hints, one) for one in found) else "premises lack a part"
 
 
 def run_id(config: Mapping[str, Any]) -> str:
@@ -239,7 +259,7 @@ def load_row(path: Path) -> Row | None:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         return Row.from_dict(data) if isinstance(data, dict) else None
-    except (OSError, ValueError, UsageError):
+    except (OSError, ValueError, RecursionError, UsageError):
         return None
 
 

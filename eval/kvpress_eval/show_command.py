@@ -6,11 +6,10 @@ import argparse
 import json
 from dataclasses import fields
 
-from rich.console import Console
-from rich.markup import escape
-
 from .config import RunConfig
+from .console import console
 from .errors import UsageError
+from .files import check_folder, write_out
 from .models import load
 from .survivors import of_episode, of_text, read_prompt
 from .survivors_text import print_survivors
@@ -25,6 +24,8 @@ def show(options: argparse.Namespace) -> int:
     given = {f.name: getattr(options, f.name, None) for f in fields(RunConfig) if f.name != "text"}
     config = RunConfig(**{"length": 256} | {name: value for name, value in given.items() if value is not None})
     check_presses([config])
+    if options.html is not None:
+        check_folder(options.html.parent, "--html")
     if config.continues and options.text is None and options.file is None:
         raise UsageError(f"task {config.task!r} has no prompt to show; give a text with --file")
     text = options.text if options.file is None else read_prompt(options.file)
@@ -32,12 +33,11 @@ def show(options: argparse.Namespace) -> int:
         raise UsageError("--bytes is solved for a task's prompt; give the press itself its keep with --text or --file")
     loaded = load(config.model, config.device, config.dtype)
     found = of_episode(config, loaded, options.session) if text is None else of_text(config.press, loaded, text)
+    if options.html is not None:
+        write_out(options.html, found.to_html())
+        console(stderr=True).print(f"written: {options.html}")
     if options.json:
         print(json.dumps(found.to_dict(), ensure_ascii=False))
-    if options.html is not None:
-        options.html.parent.mkdir(parents=True, exist_ok=True)
-        options.html.write_text(found.to_html(), encoding="utf-8")
-        Console(stderr=True).print(f"written: {escape(str(options.html))}")
     if not options.json and options.html is None:
-        print_survivors(Console(), found)
+        print_survivors(console(), found)
     return 0

@@ -14,7 +14,7 @@ from .answers import finished_row
 from .cells import CellQueue, Pending
 from .config import RunConfig
 from .errors import UsageError
-from .files import clean_parts
+from .files import check_folder, clean_parts
 from .launch import Died, Done, Inline, Launcher, Prepared, launcher
 from .locks import Locks
 from .rows import Row, write_row
@@ -95,9 +95,10 @@ def run_sweep(
 
     Raises:
         KVPressError: for a press or model that cannot be right, before a cell of that model is run.
-        StorageError: where there is no room for a row.
+        StorageError: where no row can be written, or there is no room for one.
     """
     check_presses(configs)
+    check_folder(results, "--results")
     clean_parts(results)
     with Locks() as locks:
         locks.clean(results)

@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from .config import LARGE, RunConfig, SweepConfig, load_sweep
+from .console import Console, console
 from .estimate import Estimator, Remaining, time_text
+from .files import check_folder, write_out
 from .launch import launcher
 from .launch.worker import be_quiet
 from .merge import compared, merge, same_results
@@ -33,24 +33,24 @@ def _study(options: argparse.Namespace) -> int:
     from .study import get_study
 
     study = get_study(options.study)
+    out = options.out or options.results.parent / f"{study.name}.md"
+    check_folder(out.parent, "--out")
     if not options.report_only:
         failed = _run_all(study.sweep(options.overrides), options)
         if failed or options.dry_run:
             return failed
     text = study.report(options.results, options.overrides)
-    out = options.out or options.results.parent / f"{study.name}.md"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding="utf-8")
+    write_out(out, text)
     print(text)
-    Console().print(f"written: {escape(str(out))}", soft_wrap=True)
+    console().print(f"written: {out}", soft_wrap=True)
     return 0
 
 
 def _run_all(sweep: SweepConfig, options: argparse.Namespace) -> int:
-    console = Console()
+    out = console()
     if options.dry_run and (count := sweep.count()) > LARGE:
         check_presses(sweep.examples())
-        print_too_many(console, count)
+        print_too_many(out, count)
         return 0
     configs = sweep.cells()
     check_presses(configs)
@@ -58,25 +58,26 @@ def _run_all(sweep: SweepConfig, options: argparse.Namespace) -> int:
     before = Estimator(rows)
     if options.dry_run:
         there = [False] * len(configs) if options.force else finished(configs, rows)
-        _print_dry_run(console, configs, there, before, options)
+        _print_dry_run(out, configs, there, before, options)
         return 0
+    check_folder(options.results, "--results")
     be_quiet()
     asked = (options.launcher, options.jobs, options.cpus_per_cell, options.gpus_per_cell, options.address)
     with launcher(*asked) as where:
-        console.print(where.told(), style="dim", highlight=False)
+        out.print(where.told(), style="dim")
         remaining = Remaining(configs, before, where.slots)
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), _Left(remaining))
-        with Progress(*columns, TextColumn("{task.description}"), console=console) as progress:
+        with Progress(*columns, TextColumn("{task.description}", markup=False), console=out) as progress:
             bar = progress.add_task("loading", total=len(configs))
 
             def start(config: RunConfig) -> None:
                 remaining.start(config)
-                progress.update(bar, description=escape(cell_text(config)))
+                progress.update(bar, description=cell_text(config))
 
             def end(config: RunConfig, row: Row, path: Path, ran: bool) -> None:
                 remaining.end(config, row, ran)
                 progress.advance(bar)
-                progress.console.print(row_line(row, ran), highlight=False, soft_wrap=True)
+                progress.console.print(row_line(row, ran), soft_wrap=True)
 
             def waiting(cells: int) -> None:
                 progress.update(bar, description=f"another sweep runs the last {cells}")
@@ -88,7 +89,7 @@ def _run_all(sweep: SweepConfig, options: argparse.Namespace) -> int:
     if outcome.unreachable:
         told += f", {outcome.unreachable} cannot hold the bytes asked for"
     told += f", {outcome.taken} taken by another sweep"
-    console.print(f"{told}; rows in {escape(str(options.results))}", soft_wrap=True)
+    out.print(f"{told}; rows in {options.results}", soft_wrap=True)
     return 1 if outcome.failed else 0
 
 
@@ -139,26 +140,26 @@ class _Left(ProgressColumn):
 
 def _merge(options: argparse.Namespace) -> int:
     found = merge(options.sources, options.into)
-    console = Console()
+    out = console()
     for line in found.invalid:
-        console.print(f"[red]not a row[/] {escape(line)}", highlight=False, soft_wrap=True)
+        out.print(Text.assemble(("not a row", "red"), f" {line}"), soft_wrap=True)
     for path in found.lacking:
-        console.print(f"[yellow]without its answers[/] {escape(path)}", highlight=False, soft_wrap=True)
+        out.print(Text.assemble(("without its answers", "yellow"), f" {path}"), soft_wrap=True)
     told = f"{found.new} new, {found.replaced} replaced, {found.kept} already there or older"
-    console.print(f"{told}, {len(found.invalid)} not rows; rows in {escape(str(options.into))}", soft_wrap=True)
+    out.print(f"{told}, {len(found.invalid)} not rows; rows in {options.into}", soft_wrap=True)
     return 1 if found.invalid else 0
 
 
 def _diff(options: argparse.Namespace) -> int:
     lines = same_results(options.first, options.second)
-    console = Console()
+    out = console()
     for line in lines:
-        console.print(escape(line), highlight=False, soft_wrap=True)
+        out.print(line, soft_wrap=True)
     count = compared(options.first, options.second)
     if not lines:
-        console.print(f"{count} rows are the same but for times, memory and versions", soft_wrap=True)
+        out.print(f"{count} rows are the same but for times, memory and versions", soft_wrap=True)
     else:
-        console.print(f"{len(lines)} of {count} rows differ", soft_wrap=True)
+        out.print(f"{len(lines)} of {count} rows differ", soft_wrap=True)
     return 1 if lines else 0
 
 

@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +76,8 @@ def speed_up(grid: str, jobs: int, rounds: int, tell: Callable[[int, float], Non
             for count in (1, jobs) if number % 2 else (jobs, 1):
                 results = Path(folder) / f"{number}-{count}"
                 begin = time.perf_counter()
-                code = _start(grid, results, count).wait()
+                with _started(grid, results, count) as sweep:
+                    code = sweep.wait()
                 times[count].append(time.perf_counter() - begin)
                 tell(count, times[count][-1])
                 cells = len(load_rows(results))
@@ -89,26 +91,40 @@ def kills(grid: str, times: int, jobs: int) -> Killed:
     """Kill a sweep of ``grid`` ``times`` times, by turns its first process alone and all of them at once; resume it."""
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = (Path(folder) / name for name in ("whole", "killed"))
-        if _start(grid, whole, jobs).wait():
-            raise UsageError("the sweep that is left alone did not end well; see what it says above")
+        with _started(grid, whole, jobs) as sweep:
+            if sweep.wait():
+                raise UsageError("the sweep that is left alone did not end well; see what it says above")
         cells = len(load_rows(whole))
         rows = []
         for number in range(1, times + 1):
-            sweep = _start(grid, killed, jobs)
-            while len(list(killed.glob("*/*.json"))) < cells * number // (times + 1) and sweep.poll() is None:
-                time.sleep(0.01)
-            if sweep.poll() is None:  # else somebody else may have its number by now
-                (os.killpg if number % 2 == 0 else os.kill)(sweep.pid, signal.SIGKILL)
-            sweep.wait()
+            with _started(grid, killed, jobs) as sweep:
+                while len(list(killed.glob("*/*.json"))) < cells * number // (times + 1) and sweep.poll() is None:
+                    time.sleep(0.01)
+                if sweep.poll() is None:  # else somebody else may have its number by now
+                    (os.killpg if number % 2 == 0 else os.kill)(sweep.pid, signal.SIGKILL)
+                sweep.wait()
             files = list(killed.glob("*/*.json"))
             rows.append(len(load_rows(killed)))
             if rows[-1] != len(files):
                 return Killed(cells, rows, [f"{len(files) - rows[-1]} files that are no whole rows after a kill"])
-        if _start(grid, killed, jobs).wait():
-            raise UsageError("the resumed sweep did not end well; see what it says above")
+        with _started(grid, killed, jobs) as sweep:
+            if sweep.wait():
+                raise UsageError("the resumed sweep did not end well; see what it says above")
         left = [f"{path} was left" for path in killed.rglob(".*")]
         assert compared(whole, killed) >= cells
         return Killed(cells, rows, same_results(whole, killed) + left)
+
+
+@contextmanager
+def _started(grid: str, results: Path, jobs: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A sweep of its own; it ends with this process's interest in it, also when this process is stopped."""
+    sweep = _start(grid, results, jobs)
+    try:
+        yield sweep
+    finally:
+        if sweep.poll() is None:
+            os.killpg(sweep.pid, signal.SIGKILL)
+            sweep.wait()
 
 
 def _start(grid: str, results: Path, jobs: int) -> subprocess.Popen[bytes]:

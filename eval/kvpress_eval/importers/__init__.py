@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UsageError, choose
+from ..files import check_folder
 from ..page.loading import parse_row
 from ..rows import Row, load_row, row_path, write_row
 from . import nvidia, peer, scbench
@@ -54,10 +55,12 @@ def import_results(kind: str, folder: Path, into: Path) -> Imported:
 
     Raises:
         UsageError: for an unknown kind, or a folder that is not there.
+        StorageError: where nothing can be written, or there is no room.
     """
     read = KINDS[choose("kind of results", kind, KINDS)]
     if not folder.is_dir():
         raise UsageError(f"no such folder: {folder}; give the folder that the other harness wrote its results to")
+    check_folder(into, "--into")
     done = Imported()
     sources: dict[str, str] = {}
     for found in read(folder):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import RunConfig
 from ..errors import UsageError
+from ..stopping import kept
 from .base import RETRIES, Died, Done, Launcher, Take, Work
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class Ray(Launcher):
             # clusters are of one machine
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         try:
-            self._ray: Any = import_module("ray")
+            with kept():
+                self._ray: Any = import_module("ray")
         except ImportError:
             raise UsageError('ray is not installed; pip install "kvpress-lab[ray]", or use --launcher local') from None
         self._jobs, self._cpus, self._gpus = jobs, cpus, gpus
@@ -113,7 +115,8 @@ def _connect(ray: Any, address: str | None) -> None:
         _knock(address)
     options = {} if address else {"include_dashboard": False}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+        with kept():
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
     except (Exception, SystemExit) as error:  # Ray leaves the process when a cluster does not answer
         raise UsageError(
             f"cannot connect to Ray at {address or 'this machine'}: {' '.join(str(error).split())[:300]}; "

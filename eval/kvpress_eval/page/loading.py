@@ -8,13 +8,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unicodedata import category
 
+from ..plain import plain
 from .row import CORRECTED, GENERATED, SCBENCH, Ignored, Row, usual_scorer
 
 __all__ = ["FORMAT", "Ignored", "Row", "parse_row", "read_rows"]
 
 FORMAT = 1
+NAME = 1000
+"""Characters that what names something may have: a press, a model, a suite."""
 
 
 def read_rows(results_dir: Path) -> tuple[list[Row], list[Ignored]]:
@@ -38,12 +40,12 @@ def read_rows(results_dir: Path) -> tuple[list[Row], list[Ignored]]:
         try:
             if path.suffix != ".json":
                 raise ValueError("not a .json file")
-            row = parse_row(json.loads(path.read_text(encoding="utf-8")), name)
+            row = parse_row(json.loads(path.read_text(encoding="utf-8")), plain(name))
             rows += [row, twin] if (twin := row.by_reference()) else [row]
         except (json.JSONDecodeError, UnicodeDecodeError):
-            ignored.append(Ignored(name, "not valid JSON"))  # the decoder's words vary with Python
+            ignored.append(Ignored(plain(name), "not valid JSON"))  # the decoder's words vary with Python
         except (ValueError, OverflowError, RecursionError, OSError) as problem:
-            ignored.append(Ignored(name, " ".join(str(problem).split())[:200]))
+            ignored.append(Ignored(plain(name), plain(" ".join(str(problem).split())[:200])))
     return _with_variants(rows), ignored
 
 
@@ -77,9 +79,9 @@ def parse_row(data: Any, path: str) -> Row:
     if not isinstance(data, dict):
         raise ValueError("not a JSON object")
     if data.get("format") != FORMAT:
-        raise ValueError(f"format is {data.get('format')!r}, expected {FORMAT}")
+        raise ValueError(f"format is {str(data.get('format'))[:20]}, expected {FORMAT}")
     if data.get("status") not in ("ok", "failed", "unreachable"):
-        raise ValueError(f"status is {data.get('status')!r}, expected 'ok', 'failed' or 'unreachable'")
+        raise ValueError(f"status is {str(data.get('status'))[:20]!r}, expected 'ok', 'failed' or 'unreachable'")
     ok = data["status"] == "ok"
     scores = _scores(data, "session_scores") if ok else {}
     kinds = data.get("bytes_by_kind") or {}
@@ -89,6 +91,7 @@ def parse_row(data: Any, path: str) -> Row:
     values: dict[str, Any] = {
         **{name: _required_text(data, name) for name in ("model", "press", "task", "mode")},
         **{name: _text(data.get(name)) for name in _TEXTS},
+        **{name: _short(data, name) for name in _NAMES},
         # A failed run measured nothing: its zeros are placeholders, not results.
         **{name: _number(data.get(name)) if ok else None for name in _FLOATS},
         **{name: _integer(data.get(name)) if ok else None for name in _INTEGERS},
@@ -106,7 +109,7 @@ def parse_row(data: Any, path: str) -> Row:
         sessions=len(scores),
         turns=sum(len(turns) for turns in scores.values()),
         bytes_by_kind={str(kind): int(kinds[kind]) for kind in sorted(kinds)} if ok else {},
-        asked=_text(data.get("asked")) or _text(data["press"]),
+        asked=_short(data, "asked") or _text(data["press"]),
         question_visible=visible if isinstance(visible, bool) else None,
         threads=_integer(data.get("threads")),
         chat=chat if isinstance(chat, bool) else None,
@@ -129,21 +132,10 @@ def parse_row(data: Any, path: str) -> Row:
     )
 
 
-_TEXTS = (
-    *(
-        "error",
-        "suite",
-        "model_note",
-        "press_spec",
-        "target",
-        "history",
-        "schedule",
-        "rendering",
-        "peak_kind",
-        "not_measured",
-    ),
-    *("source", "prompts", "scorer", "origin", "weights"),
-    *("device", "dtype", "attn", "versions", "commit", "started", "command"),
+_TEXTS = ("error", "model_note", "not_measured", "versions", "command")
+_NAMES = (
+    *("suite", "press_spec", "target", "history", "schedule", "rendering", "peak_kind", "source", "prompts", "scorer"),
+    *("origin", "weights", "device", "dtype", "attn", "commit", "started"),
 )
 _FLOATS = (
     *("score", "chance", "hit_limit", "empty", "bytes_ratio", "logical_length"),
@@ -271,7 +263,15 @@ def _answers(data: dict[str, Any]) -> dict[str, str | int]:
 def _required_text(data: dict[str, Any], name: str) -> str:
     if not isinstance(data.get(name), str) or not data[name].strip():
         raise ValueError(f"{name} is missing or not text")
-    return _text(data[name])
+    return _short(data, name)
+
+
+def _short(data: dict[str, Any], name: str) -> str:
+    """A text that names something: tables have it in every line, and patterns are looked for in it."""
+    text = _text(data.get(name))
+    if len(text) > NAME:
+        raise ValueError(f"{name} has {len(text):,} characters, a name at most {NAME:,}")
+    return text
 
 
 def _required_int(data: dict[str, Any], name: str) -> int:
@@ -286,12 +286,7 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_text(item)}" for key, item in sorted(value.items()))
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    if text.isprintable():  # no control character, no surrogate: nearly every text
-        return text
-    # Lone surrogates cannot be written as UTF-8; control and bidi characters would spoof a name.
-    spoils = ("Cc", "Cf", "Cs")
-    return "".join("\ufffd" if category(c) in spoils and c not in "\n\t" else c for c in text)
+    return plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 def _number(value: Any) -> float | None:

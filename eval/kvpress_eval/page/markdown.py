@@ -80,7 +80,8 @@ def render_markdown(analysis: Analysis, gates: Sequence[Gate]) -> str:
 
 def text(value: str) -> str:
     """Plain text in Markdown: nothing in it is markup, a link or HTML, and it stays on one line."""
-    return re.sub(r"([\\`*_{}\[\]()<>#+!|~$&@:])", r"\\\1", " ".join(value.split()))
+    line = re.sub(r"([\\`*_{}\[\]()<>#+!|~$&@:])", r"\\\1", " ".join(value.split()))
+    return re.sub(r"^(\d*)([-=.])", r"\1\\\2", line)  # a list, a rule, or the underline of a heading
 
 
 def code(value: str) -> str:

@@ -87,7 +87,8 @@ function drawErrors(id, label, tone, records) {
 }
 
 // All columns of the rows shown, as a file: what a spreadsheet or pandas reads.
-const csvText = (v) => { const t = [has(v) ? v : ""].flat(3).join(" "); return /[",\n\r]/.test(t) ? `"${t.replaceAll('"', '""')}"` : t; };
+// A spreadsheet takes a text that begins like this for a formula.
+const csvText = (v) => { const t = [has(v) ? v : ""].flat(3).join(" ").replace(/^[=+\-@\t\r]/, (c) => (typeof v === "number" ? c : `'${c}`)); return /[",\n\r]/.test(t) ? `"${t.replaceAll('"', '""')}"` : t; };
 function csvOf(records) {
   const columns = ROW_COLUMNS.filter((c) => c.value);
   const more = [["status", (r) => r.status], ["asked", (r) => r.asked], ["target", (r) => r.target], ["score low", (r) => r.score && r.score[1]], ["score high", (r) => r.score && r.score[2]],

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from .row import SCBENCH
 
+_NAME = 60  # characters of a suite's name that a file's name takes
 _TITLES = {
     SCBENCH: "SCBench-style",
     "ruler": "RULER-like",
@@ -26,7 +27,7 @@ def pages(suites: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for suite in suites or [SCBENCH]:
         # the name of a suite comes from a file of results: no path, and no page over another
-        name = re.sub(r"[^a-z0-9]+", "-", suite.lower()).strip("-") or "suite"
+        name = re.sub(r"[^a-z0-9]+", "-", suite.lower()[:_NAME]).strip("-") or "suite"
         wanted = f"{name}.html" if found else "index.html"
         while wanted in found.values():
             name += "-2"

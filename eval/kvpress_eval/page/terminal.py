@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from ..console import Console
 from .beside import SHOWN, shown
 from .claims import Analysis, Cell, Method, Table, dtype_of
 from .gates import Gate, tally
@@ -158,7 +158,7 @@ def _print_problems(analysis: Analysis, gates: Sequence[Gate], console: Console)
     for item in analysis.ignored:
         console.print(Text(f"ignored {item.path}: {item.reason}", style="yellow"))
     wrong = [gate for gate in gates if gate.failures]
-    console.print(f"\nsanity gates: {tally(gates)}", highlight=False)
+    console.print(f"\nsanity gates: {tally(gates)}")
     for gate in wrong:
         console.print(Text(f"\u2717 {gate.name} ({len(gate.failures)} of {gate.checked})", style="red"))
         for failure in gate.failures[:5]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..episode import Request
 from ..errors import UsageError
+from ..files import check_folder, storage_errors
 from ..models import BUNDLED, load, locate
 from ..prompt import Prompter
 from ..ruler import asking, guessing
@@ -30,25 +31,29 @@ def write(
 
     Raises:
         UsageError: for a task, a length or a model that cannot be.
+        StorageError: where nothing can be written, or there is no room.
     """
     for name, value in (("length", length), ("sessions", sessions), ("turns", turns)):
         if value < 1:
             raise UsageError(f"{name} must be at least 1, got {value}")
     for task in tasks:
         get_task(task)
+    check_folder(folder, "--out")
     make = _requests(model)
-    folder.mkdir(parents=True, exist_ok=True)
+    with storage_errors("sessions", folder):
+        folder.mkdir(parents=True, exist_ok=True)
     written = []
     for task in tasks:
         suite = get_task(task).suite
         path = folder / (f"scbench_{task}.jsonl" if suite == "scbench" else f"{task}.jsonl")
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
-            with part.open("w", encoding="utf-8") as file:
+            with storage_errors(path.name, folder), part.open("w", encoding="utf-8") as file:
                 for session in range(sessions):
                     request = make(task, length, turns, seed, session)
                     file.write(json.dumps(as_row(build(request), suite), ensure_ascii=False) + "\n")
-            part.replace(path)
+            with storage_errors(path.name, folder):
+                part.replace(path)
         finally:
             part.unlink(missing_ok=True)
         written.append(path)

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from ..page.loading import Row
-from ..page.markdown import code, markdown_table
+from ..page.markdown import code, markdown_table, text
 from ..page.numbers import points, probability, span
 from ..stats import holm
 from .finding import MARGIN, Finding
@@ -26,13 +26,13 @@ def render(
     """The whole page."""
     checks = [check for finding in findings for check in finding.checks]
     adjusted = dict(zip(map(id, checks), holm([check.p for check in checks]), strict=True))
-    command = shlex.join(["kvpress", "study", name, *overrides])
+    command = code(shlex.join(["kvpress", "study", name, *overrides]))
     sessions = " or ".join(map(str, sorted({row.sessions for row in rows})))
     devices = sorted({f"{row.model_label}, {row.dtype} on {row.device}; {row.versions}" for row in rows})
     parts = [
         f"# {name}",
-        f"{about} Written by `{command}`: {len(rows)} of {cells} cells, {sessions} sessions each.",
-        "\n".join(f"Measured with {device}." for device in devices),
+        f"{about} Written by {command}: {len(rows)} of {cells} cells, {sessions} sessions each.",
+        "\n".join(f"Measured with {text(device)}." for device in devices),
         _HOW.format(margin=100 * MARGIN),
         markdown_table(
             ("finding", "verdict", "claim"),
