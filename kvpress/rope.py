@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from kvpress.errors import UnsupportedError
 
 Rotate = Callable[[Tensor, Tensor], Tensor]
+Turn = Callable[[Tensor, Tensor, Tensor], Tensor]
 _LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
@@ -57,6 +59,7 @@ def rotation(model: Any, instead: str) -> Rotate:
         {"layer_type": "full_attention"} if "layer_type" in inspect.signature(embedding.forward).parameters else {}
     )
 
+    turn = apply if next(islice(inspect.signature(apply).parameters, 1, None)) == "cos" else _keys_of(apply)
     takes: dict[int, int] = {}  # width of keys -> channels that the function takes; its caller leaves the others alone
 
     def rotate(keys: Tensor, delta: Tensor) -> Tensor:
@@ -66,19 +69,24 @@ def rotation(model: Any, instead: str) -> Rotate:
         length = torch.sqrt(cos.square() + sin.square())  # YaRN scales both; a move must not scale again
         cos, sin = cos / length, sin / length
         if width not in takes:
-            takes[width] = _taken(apply, x[:, :, :1], cos[:, :1], sin[:, :1])
+            takes[width] = _taken(turn, x[:, :, :1], cos[:, :1], sin[:, :1])
         if takes[width] == width:
-            return apply(x, x, cos, sin)[1].to(keys.dtype)
+            return turn(x, cos, sin).to(keys.dtype)
         first, rest = x.split([takes[width], width - takes[width]], -1)
-        return torch.cat([apply(first, first, cos, sin)[1], rest], -1).to(keys.dtype)
+        return torch.cat([turn(first, cos, sin), rest], -1).to(keys.dtype)
 
     return rotate
 
 
-def _taken(apply: Any, x: Tensor, cos: Tensor, sin: Tensor) -> int:
-    """Channels of x that `apply` turns at once: all, unless it only fits as many as there are cosines (phi)."""
+def _keys_of(apply: Callable[..., tuple[Tensor, Tensor]]) -> Turn:
+    """Of a function that turns queries and keys at once (most families), what it does to keys."""
+    return lambda x, cos, sin: apply(x, x, cos, sin)[1]
+
+
+def _taken(turn: Turn, x: Tensor, cos: Tensor, sin: Tensor) -> int:
+    """Channels of x that `turn` takes: all, unless it only fits as many as there are cosines (phi)."""
     try:
-        apply(x, x, cos, sin)
+        turn(x, cos, sin)
     except RuntimeError:
         return cos.shape[-1]
     return x.shape[-1]

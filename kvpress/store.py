@@ -177,7 +177,8 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             if mask.dim() != 2 or mask.shape[1] != self.logical + new:
                 raise UnsupportedError(
                     f"The attention mask has shape {tuple(mask.shape)}; a press needs a 2-D mask over all "
-                    f"{self.logical + new} tokens (those in the cache and the new ones). Give one, or none."
+                    f"{self.logical + new} tokens (those in the cache and the new ones). Give one, or none; a layer "
+                    "that makes a mask of its own (doge) cannot be served."
                 )
             valid = mask[:, -new:]
             if self.seen_mask is not None or not bool(valid.all()):
