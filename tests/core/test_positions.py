@@ -203,7 +203,11 @@ def test_weights_of_nan_are_not_taken_for_a_rotation() -> None:
 
 
 def test_models_that_share_keys_are_looked_at_too() -> None:
+    """gemma3n turns one tensor at a time, and its last layers attend to keys of earlier ones."""
     with streaming_llm(keep=16)(shared("gemma3n")) as session:
+        assert session._rotate is not None
+        for here, there in zip(keys_at(session, 3), keys_at(session, 40), strict=True):
+            assert (session._rotate(here, torch.tensor([37])) - there).norm() < 1e-5 * there.norm()
         cache = session.prefill(tokens(1, 29))
         decode(session.model, cache, tokens(1, 3))
         assert int(cache.stores[0].counts().max()) == 16
