@@ -46,6 +46,6 @@ def choose(scores: Tensor, pos: Tensor, counts: Tensor, protected: Tensor) -> Te
     # -inf is a legal score of an existing slot, and +inf of one that is not protected: neither changes its kind.
     kind = torch.where(pos < 0, 2, torch.where(protected, 0, 1)).to(torch.int8)
     picked = order.gather(-1, kind.gather(-1, order).argsort(dim=-1, stable=True))
-    rank = torch.arange(scores.shape[-1], device=scores.device).expand_as(picked)
+    rank = torch.arange(scores.shape[-1], dtype=torch.int64, device=scores.device).expand_as(picked)
     keep = torch.zeros_like(protected).scatter_(-1, picked, rank < counts.unsqueeze(-1))
     return keep & (pos >= 0)

@@ -173,7 +173,7 @@ def retain(layer: StoreLayer, keep: Tensor) -> None:
     width = int(mine.sum(-1).max()) if mine.numel() else 0
     pos = tail.positions()
     order = _by_position(pos, mine)[..., :width]
-    there = torch.arange(width, device=order.device) < mine.sum(-1, keepdim=True)
+    there = torch.arange(width, dtype=torch.int64, device=order.device) < mine.sum(-1, keepdim=True)
     mass = None if tail.mass is None else tail.mass[:, :, : tail.count].gather(2, order)
     tail.replace(
         slots_of(tail.keys, order),

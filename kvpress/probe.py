@@ -3,7 +3,8 @@
 A press that moves keys takes a cached key for its projection turned to the token's position by the rotary embedding.
 Not every layer keeps to that: some have no positions (smollm3, cohere2, llama4), some apply a norm after turning
 (hunyuan). So one token is read at three positions in one forward, with every attention given the same input at all of
-them, and what is cached is compared. The model is as before afterwards. This is done once for each model object.
+them, and what is cached is compared. The model is as before afterwards; only hooks that a user has put on it see that
+forward. This is done once for each model object, when the first press that moves keys is entered.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def _look(model: PreTrainedModel, rotate: Rotate) -> dict[int, Seen]:
         layer.shared = hf.shares_keys(model)
     cache.state.live = True
     device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
-    at = torch.tensor(_POSITIONS, device=device)  # where weights are offloaded, their hooks take it from there
+    at = torch.tensor(_POSITIONS, dtype=torch.int64, device=device)  # where weights are offloaded, their hooks take it from there
     with _quiet(model), _same_inputs(model):
         model(input_ids=torch.ones_like(at)[:, None], position_ids=at[:, None], past_key_values=cache, use_cache=True)
     return {layer.index: _compared(layer, rotate) for layer in cache.stores if isinstance(layer, _Witness)}
@@ -128,7 +129,7 @@ def _compared(layer: _Witness, rotate: Rotate) -> Seen:
         ):
             moved = a[None]
             for step in steps:
-                moved = rotate(moved, torch.tensor([step], device=moved.device))
+                moved = rotate(moved, torch.tensor([step], dtype=torch.int64, device=moved.device))
             turned.append(_off(moved[0], b))
             still.append(_off(a, b))
     dtype = layer.tail.k.dtype
@@ -142,7 +143,7 @@ def _off(a: Tensor, b: Tensor) -> float:
 
 
 def _worst(values: list[float]) -> float:
-    return float(torch.tensor(values, dtype=torch.float64).amax())  # NaN where there is one
+    return float(torch.tensor(values, dtype=torch.float64, device="cpu").amax())  # NaN where there is one
 
 
 @contextlib.contextmanager
@@ -153,7 +154,7 @@ def _same_inputs(model: nn.Module) -> Iterator[None]:
     def replaced(x: Any) -> Any:
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.shape[:1] != (len(_POSITIONS),):
             return x
-        return torch.randn(1, *x.shape[1:], generator=generator, dtype=torch.float32).to(x).expand_as(x)
+        return torch.randn(1, *x.shape[1:], generator=generator, dtype=torch.float32, device="cpu").to(x).expand_as(x)
 
     def give(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if "hidden_states" in kwargs:

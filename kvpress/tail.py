@@ -90,7 +90,7 @@ class Tail:
         assert self.free is not None and self.pos is not None
         index = self.free.unsqueeze(-1)
         for held, new in ((self.k, k), (self.v, v)):  # keys and values may be of different width
-            held.scatter_(2, index.unsqueeze(-1).expand_as(new), new)
+            held.scatter_(2, index.unsqueeze(-1).expand_as(new), new.to(held.dtype))
         fresh = torch.full_like(index, logical, dtype=torch.int32)
         if valid is not None:
             fresh = torch.where(valid.unsqueeze(1), fresh, -1)
