@@ -105,7 +105,8 @@ def _look(model: PreTrainedModel, rotate: Rotate) -> dict[int, Seen]:
         layer.shared = hf.shares_keys(model)
     cache.state.live = True
     device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
-    at = torch.tensor(_POSITIONS, dtype=torch.int64, device=device)  # where weights are offloaded, their hooks take it from there
+    # Where weights are offloaded, their hooks take the ids from there.
+    at = torch.tensor(_POSITIONS, dtype=torch.int64, device=device)
     with _quiet(model), _same_inputs(model):
         model(input_ids=torch.ones_like(at)[:, None], position_ids=at[:, None], past_key_values=cache, use_cache=True)
     return {layer.index: _compared(layer, rotate) for layer in cache.stores if isinstance(layer, _Witness)}
