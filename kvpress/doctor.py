@@ -184,6 +184,14 @@ def _projects(model: Any) -> str:
     return "" if found == [1] and held == 11 else f"output projections found in layers {found}, {held} slots held"
 
 
+def _turns(model: Any) -> str:
+    from kvpress import streaming_llm
+
+    with streaming_llm(keep=11)(model) as session:  # raises where cached keys are not what the rotary embedding gives
+        report = session.report(session.prefill(_ids()))
+    return "" if report.layers[0].slots == 11 else f"asked for 11 slots, the store holds {report.layers[0].slots}"
+
+
 def _restores(model: Any) -> str:
     from kvpress import full
 
@@ -218,6 +226,7 @@ _ASSUMPTIONS: dict[str, Callable[[Any], str]] = {
     "positions follow what was seen": _logical,
     "generate reads its prompt in one place": _prompts,
     "attention ends in one linear layer": _projects,
+    "keys turned by the rotary embedding": _turns,
     "model restored on leaving": _restores,
     "other caches refused": _refuses,
 }

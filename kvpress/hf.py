@@ -127,6 +127,7 @@ def _attention(
         raise UnsupportedError(f"{type(module).__name__} passes {bad[0]} to attention, which a press cannot serve.")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     rule = Rule(scale, kwargs.get("softcap"), kwargs.get("s_aux"))
+    _check_given(module, layer, value)
     if layer.staged is None:  # a layer that shares the keys of an earlier one
         return layer.reread(query, rule).transpose(1, 2).contiguous(), None
     new, first = query.shape[2], layer.empty
@@ -141,6 +142,22 @@ def _attention(
     if layer.output is not None:
         layer.output.expect(out)
     return out, weights
+
+
+def _check_given(module: torch.nn.Module, layer: StoreLayer, value: Tensor) -> None:
+    """Raise UnsupportedError unless attention is what a store computes: once over the keys and values it was given."""
+    name = type(module).__name__
+    if getattr(value, TAG, None) is not layer:
+        raise UnsupportedError(
+            f"{name} changes values between caching them and attending to them, and a press attends to what is "
+            "cached. Use the model without a press."
+        )
+    again = getattr(module, "layer_idx", None) == layer.index
+    if layer.staged is None and (again or not layer.shared):
+        raise UnsupportedError(
+            f"{name} attends more than once to the keys it has cached, and a press may have dropped some of them "
+            "after the first time. Use the model without a press."
+        )
 
 
 def register() -> None:
@@ -160,6 +177,11 @@ def layer_types(model: PreTrainedModel) -> tuple[list[str], list[dict[str, Any]]
     if isinstance(arguments, dict):  # before transformers 5.20: one set of arguments for all layers
         arguments = [arguments] * len(types)
     return list(types), list(arguments)
+
+
+def full_layers(model: PreTrainedModel) -> list[int]:
+    """Indices of the full-attention layers, those a press compresses."""
+    return [index for index, kind in enumerate(layer_types(model)[0]) if kind == "full_attention"]
 
 
 def shares_keys(model: PreTrainedModel) -> bool:
@@ -195,10 +217,20 @@ def check_model(model: Any) -> None:
         raise UnsupportedError(f"{name} has no full-attention layer; its cache does not grow with the context.")
 
 
-def head_dim(model: PreTrainedModel) -> int:
-    """Channels of one head."""
+def _layer_config(model: PreTrainedModel, index: int) -> Any:
+    """Config of one layer of the decoder: layers may have their own (gemma4), and reading the common one then fails."""
     config = text_config(model)
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    return config.per_layer_config[index] if getattr(config, "is_heterogeneous", False) else config
+
+
+def widths(model: PreTrainedModel) -> dict[int, tuple[int, int]]:
+    """Index of every full-attention layer -> channels of its keys and of its values, by the config."""
+    found = {}
+    for index in full_layers(model):
+        config = _layer_config(model, index)
+        key = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+        found[index] = key, int(getattr(config, "v_head_dim", None) or key)
+    return found
 
 
 def learned_positions(model: PreTrainedModel) -> int | None:
@@ -211,14 +243,13 @@ def learned_positions(model: PreTrainedModel) -> int | None:
 
 def output_projections(model: PreTrainedModel) -> dict[int, Projection]:
     """Index of every full-attention layer -> its output projection; UnsupportedError where one cannot be told."""
-    full = [index for index, kind in enumerate(layer_types(model)[0]) if kind == "full_attention"]
-    config = text_config(model)
-    return projections(model, config, full, config.num_attention_heads * head_dim(model))
+    layers = {index: query_heads(model, index) * value for index, (_, value) in widths(model).items()}
+    return projections(model, text_config(model), layers)
 
 
-def query_heads(model: PreTrainedModel) -> int:
+def query_heads(model: PreTrainedModel, index: int) -> int:
     """Query heads of a layer."""
-    return int(text_config(model).num_attention_heads)
+    return int(_layer_config(model, index).num_attention_heads)
 
 
 @contextlib.contextmanager

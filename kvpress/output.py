@@ -7,7 +7,7 @@ attention gave is seen in its first forward.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -59,11 +59,11 @@ class Projection:
             )
 
 
-def projections(model: nn.Module, config: Any, layers: Collection[int], width: int) -> dict[int, Projection]:
-    """Index of a layer -> its output projection, for each of `layers`.
+def projections(model: nn.Module, config: Any, layers: Mapping[int, int]) -> dict[int, Projection]:
+    """Index of a layer -> its output projection, for each of `layers` (index -> query heads x channels of a value).
 
-    config: of the decoder, which its attention modules carry along with their `layer_idx`. width: query heads x
-    channels. Raises UnsupportedError where a layer has none, or several, or one that is no plain linear layer.
+    config: of the decoder, which its attention modules carry along with their `layer_idx`. Raises UnsupportedError
+    where a layer has none, or several, or one that is no plain linear layer.
     """
     found: dict[int, Projection] = {}
     for path, module in model.named_modules():
@@ -74,7 +74,7 @@ def projections(model: nn.Module, config: Any, layers: Collection[int], width: i
             where = f"{type(model).__name__}: {path}.{name}"
             if index in found:
                 raise UnsupportedError(f"{where} is one of several output projections of layer {index}. {_INSTEAD}")
-            found[index] = Projection(_plain(getattr(module, name), where, width), where)
+            found[index] = Projection(_plain(getattr(module, name), where, layers[index]), where)
     if missing := [index for index in layers if index not in found]:
         raise UnsupportedError(
             f"{type(model).__name__}: the attention of layer {missing[0]} has no linear layer called "

@@ -136,7 +136,7 @@ class _Layer:
         return self.recipe.residual + max(1, self.recipe.block) - 1
 
     def _small(self) -> int:
-        """Which runs a slab holds, budgets, and what is remembered of queries."""
+        """Which runs a slab holds, budgets, and what is remembered of queries and of sinks."""
         needs, shape, rows = self.recipe.needs, self.shape, self.plan.rows
         chunks = -(-self.plan.tokens // self.plan.chunk)
         witness = needs.window * (shape.queries * shape.key * shape.dtype.itemsize + _POSITION)
@@ -145,6 +145,8 @@ class _Layer:
             part = min(needs.repeat.chunk, self.plan.tokens) + needs.repeat.overlap + _INSTRUCTION
             witness += self.plan.tokens * (8 + 4 * shape.heads)
             witness += shape.heads * (part + capacity(self.plan.tokens + part) - self.plan.tokens) * self._dense
+        if self.recipe.positions == "slots":  # the sinks' keys as they were given
+            witness += shape.heads * self.recipe.sinks * shape.key * shape.dtype.itemsize
         return rows * (witness + 64 + 8 * shape.heads * (chunks + 16))
 
     def stored(self) -> int:

@@ -45,7 +45,7 @@ class Slab:
         return self.pos + torch.arange(self.slots, device=self.pos.device, dtype=torch.int32)
 
     def attend(self, q: Tensor, scale: float, cap: float | None) -> Partial:
-        """q (R, m, D) -> Partial (R, m, D). Every slot precedes every query, so there is no mask."""
+        """q (R, m, Dk) -> Partial (R, m, Dv). Every slot precedes every query, so there is no mask."""
         fused = kernels.attend([kernels.Part(self.key, self.value, self.slots)], q, scale, cap)
         if fused is not None:
             return fused
@@ -142,18 +142,19 @@ class Segment:
         return Segment(counts.shape[0], counts.shape[1], slabs)
 
     def attend(self, q: Tensor, scale: float, cap: float | None = None) -> Partial:
-        """q (S, H, m, D) -> Partial over all slots of each run; S must be `rows`."""
-        shape = q.shape
+        """q (S, H, m, Dk) -> Partial (S, H, m, Dv) over all slots of each run; S must be `rows`."""
+        shape = q.shape[:3]
         q = q.flatten(0, 1)
         if self._whole:
             part = self.slabs[0].attend(q, scale, cap)
-            return Partial(part.out.view(shape), part.lse.view(shape[:3]))
-        out = torch.zeros(q.shape, dtype=torch.float32, device=q.device)
+            return Partial(part.out.view(*shape, -1), part.lse.view(shape))
+        parts = [slab.attend(q[slab.runs], scale, cap) for slab in self._filled]
+        width = parts[0].out.shape[-1] if parts else 1  # of a value; where no row has a slot, zeros that broadcast
+        out = torch.zeros(*q.shape[:2], width, dtype=torch.float32, device=q.device)
         lse = torch.full(q.shape[:2], -torch.inf, dtype=torch.float32, device=q.device)
-        for slab in self._filled:
-            part = slab.attend(q[slab.runs], scale, cap)
+        for slab, part in zip(self._filled, parts, strict=True):
             out[slab.runs], lse[slab.runs] = part
-        return Partial(out.view(shape), lse.view(shape[:3]))
+        return Partial(out.view(*shape, -1), lse.view(shape))
 
     def parts(self) -> list[kernels.Part]:
         """What a fused kernel reads."""
@@ -281,15 +282,15 @@ class Held:
     mass: Tensor | None = None
 
     def attend(self, q: Tensor, scale: float, cap: float | None) -> Partial:
-        """q (B, H, m, D) -> Partial. Batch rows that read the same stored row are answered in one pass over it."""
+        """q (B, H, m, Dk) -> Partial. Batch rows that read the same stored row are answered in one pass over it."""
         if self.rows is None:
             return self.segment.attend(q, scale, cap)
-        _, heads, count, dim = q.shape
+        _, heads, count, dim = q.shape  # dim: of a key; a value may be wider or narrower
         place, wide = self._places()
         gathered = q.new_zeros(self.segment.rows * wide, heads, count, dim).index_copy_(0, place, q)
         gathered = gathered.view(self.segment.rows, wide, heads, count, dim).transpose(1, 2)
         part = self.segment.attend(gathered.reshape(self.segment.rows, heads, wide * count, dim), scale, cap)
-        out = part.out.view(self.segment.rows, heads, wide, count, dim).transpose(1, 2).flatten(0, 1)
+        out = part.out.view(self.segment.rows, heads, wide, count, -1).transpose(1, 2).flatten(0, 1)
         lse = part.lse.view(self.segment.rows, heads, wide, count).transpose(1, 2).flatten(0, 1)
         return Partial(out[place], lse[place])
 

@@ -23,9 +23,10 @@ from kvpress.meter import Meter
 from kvpress.peak import Peak
 from kvpress.premise import Finding, Survey, warn
 from kvpress.press import Press
+from kvpress.probe import move, moves
 from kvpress.repeat import check_model, check_text, checked_instructions, read_again
 from kvpress.report import Report, report_of
-from kvpress.rope import Rotate, rotation
+from kvpress.rope import Rotate
 from kvpress.store import Reading
 
 
@@ -41,7 +42,10 @@ class Session:
         self._types, self._arguments = hf.layer_types(model)
         self._shares = hf.shares_keys(model)
         self._accepts = set(inspect.signature(model.forward).parameters)
-        self._rotate = _rotation_for(press, model) if press.recipe.rotates else None
+        self._rotate: Rotate | None = None
+        self._still: frozenset[int] = frozenset()  # layers whose keys have no positions
+        if press.recipe.rotates:
+            self._rotate, self._still = moves(model, _instead(press))
         self._outputs = hf.output_projections(model) if press.recipe.needs.output else {}
         self._running: torch.nn.Module | None = None  # whose forward was called, the outermost one
         self._chunked: bool | None = None  # how `generate` reads its prompt, while it does
@@ -245,7 +249,8 @@ class Session:
             finally:
                 self._chunked = chunked
         for layer in cache.stores:
-            layer.hold, layer.rotate = False, self._rotate  # a loaded cache has not met this session yet
+            layer.hold = False
+            layer.rotate = move(self._rotate, self._still, layer.index)  # a loaded cache has not met this session yet
             layer.output = self._outputs.get(layer.index)
         _fire(cache)
         self._conclude(cache)
@@ -336,7 +341,7 @@ class Session:
 
     def _admit(self, cache: PressCache) -> None:
         for layer in cache.stores:
-            layer.rotate, layer.shared = self._rotate, self._shares
+            layer.rotate, layer.shared = move(self._rotate, self._still, layer.index), self._shares
             layer.output = self._outputs.get(layer.index)
         if self._chunked is not None:
             self._when(cache, hold=self._chunked, eager=not self._chunked)
@@ -371,11 +376,11 @@ class Session:
             first.prompt = ids.clone() if first.prompt is None else torch.cat([first.prompt, ids], 1)
 
 
-def _rotation_for(press: Press, model: PreTrainedModel) -> Rotate:
+def _instead(press: Press) -> str:
+    """What to do where keys cannot be moved."""
     if press.recipe.positions == "slots":
-        return rotation(model, hf.head_dim(model))
-    instead = f'{press} scores what was there before RoPE; use snapkv, keydiff, leverage(keys="rotated") or another'
-    return rotation(model, hf.head_dim(model), instead)
+        return 'use positions="keep" (original positions)'
+    return f'{press} scores what was there before RoPE; use snapkv, keydiff, leverage(keys="rotated") or another'
 
 
 def _fire(cache: PressCache) -> None:
@@ -394,7 +399,8 @@ def _ours(cache: Any) -> PressCache:
 def open_session(press: Press, model: PreTrainedModel) -> Iterator[Session]:
     """Attach `press` to `model` for the length of a with block."""
     hf.check_model(model)
-    press.recipe.fits(hf.head_dim(model))
+    for key, value in {*hf.widths(model).values()}:
+        press.recipe.fits(key, value)
     with hf.attention_of(model):
         session = Session(press, model)
         hooks: list[RemovableHandle] = []

@@ -27,16 +27,17 @@ from kvpress.tail import Tail
 from kvpress.witness import Witness
 
 TAG = "_kvpress_layer"
-# Tensors (B, ...) of a layer besides its slots, with their kind in the ledger.
+# Tensors (B, ...) of a layer besides its slots, with their side and kind in the ledger.
 STATE = {
-    "seen_mask": "masks",
-    "prompt": "evidence",
-    "total": "indices",
-    "shift": "indices",
-    "key_channels": "indices",
-    "value_channels": "indices",
-    "added": "evidence",
-    "added_pos": "evidence",
+    "seen_mask": ("-", "masks"),
+    "prompt": ("-", "evidence"),
+    "total": ("-", "indices"),
+    "shift": ("-", "indices"),
+    "sink_keys": ("k", "window"),
+    "key_channels": ("-", "indices"),
+    "value_channels": ("-", "indices"),
+    "added": ("-", "evidence"),
+    "added_pos": ("-", "evidence"),
 }
 
 
@@ -104,6 +105,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         self.added: Tensor | None = None  # (B, H, n) what it gave for slots that are evicted one by one
         self.added_pos: Tensor | None = None  # and the positions of those slots, ascending
         self.shift: Tensor | None = None  # (B,) positions the sinks were moved by
+        self.sink_keys: Tensor | None = None  # (B, H, sinks, D) keys of the sinks as they were given, before any move
         self.total: Tensor | None = None  # (B,) slots per head since the press fired
         self.key_channels: Tensor | None = None  # (B, H, kept) that packed slots keep, None = all
         self.value_channels: Tensor | None = None
@@ -138,9 +140,11 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         if self.due_now and key_states.shape[2] == 1:
             self.fire()
         self.staged = (key_states, value_states)
-        tagged = key_states.view(key_states.shape)
-        setattr(tagged, TAG, self)
-        return tagged, value_states
+        # Both carry the tag: attention must get the very tensors that were given here, which is what is stored.
+        tagged = key_states.view(key_states.shape), value_states.view(value_states.shape)
+        for tensor in tagged:
+            setattr(tensor, TAG, self)
+        return tagged
 
     def get_seq_length(self) -> int:
         return self.logical
@@ -176,7 +180,8 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             if mask.dim() != 2 or mask.shape[1] != self.logical + new:
                 raise UnsupportedError(
                     f"The attention mask has shape {tuple(mask.shape)}; a press needs a 2-D mask over all "
-                    f"{self.logical + new} tokens (those in the cache and the new ones). Give one, or none."
+                    f"{self.logical + new} tokens (those in the cache and the new ones). Give one, or none; a layer "
+                    "that makes a mask of its own (doge) cannot be served."
                 )
             valid = mask[:, -new:]
             if self.seen_mask is not None or not bool(valid.all()):
@@ -502,9 +507,9 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
                 yield f"segment{number}.mass", "-", "evidence", item.mass
         for name, side, kind, tensor in self.tail.tensors():
             yield f"tail.{name}", side, kind, tensor
-        for name, kind in STATE.items():
+        for name, (side, kind) in STATE.items():
             value = getattr(self, name)
             if value is not None:
-                yield name, "-", kind, value
+                yield name, side, kind, value
         for name, value in self.witness.tensors():
             yield name, "-", "evidence", value

@@ -89,9 +89,8 @@ class Tail:
         """Write one new slot per head over the one that was evicted last."""
         assert self.free is not None and self.pos is not None
         index = self.free.unsqueeze(-1)
-        row = index.unsqueeze(-1).expand(-1, -1, -1, k.shape[-1])
-        self.k.scatter_(2, row, k)
-        self.v.scatter_(2, row, v)
+        for held, new in ((self.k, k), (self.v, v)):  # keys and values may be of different width
+            held.scatter_(2, index.unsqueeze(-1).expand_as(new), new.to(held.dtype))
         fresh = torch.full_like(index, logical, dtype=torch.int32)
         if valid is not None:
             fresh = torch.where(valid.unsqueeze(1), fresh, -1)

@@ -132,8 +132,8 @@ def _asked(case: Case, length: int) -> int:
     if not recipe.evicts:
         return length
     total = recipe.keep if isinstance(recipe.keep, int) else int(length * recipe.keep + 1e-9)
-    least = recipe.sinks + (recipe.recent if isinstance(recipe.recent, int) else 1)
-    return max(total, least, 1)
+    least = recipe.sinks + max(1, recipe.recent if isinstance(recipe.recent, int) else 1)
+    return max(total, least)
 
 
 def _wanted(case: Case, length: int) -> int:
@@ -182,8 +182,10 @@ def _protected(case: Case, held: list[list[list[int]]], length: int, width: int,
         recent = recipe.recent
         if isinstance(recent, float):
             recent = 0 if layer.total is None else int(float(layer.total[row]) * recent)
-        first, last = range(min(recipe.sinks, length)), range(max(0, length - recent), length)
         for head in heads:
+            recent = min(recent, max(1, len(head) - recipe.sinks))  # they give way to sinks, but for the newest
+            sinks = min(recipe.sinks, len(head) - recent, length)
+            first, last = range(max(0, sinks)), range(max(0, length - recent), length)
             ranks = {position - (width - length) for position in head}
             if lost := sorted({*first, *last} - ranks):
                 raise BrokenError(f"row {row} lost the protected tokens {lost} of {length}")
