@@ -44,6 +44,6 @@ def choose(scores: Tensor, pos: Tensor, counts: Tensor, protected: Tensor) -> Te
     order = ordered.argsort(dim=-1, descending=True, stable=True)
     order = order.gather(-1, (~existing.gather(-1, order)).to(torch.int8).argsort(dim=-1, stable=True))
     picked = by_pos.gather(-1, order)
-    rank = torch.arange(scores.shape[-1], device=scores.device).expand_as(picked)
+    rank = torch.arange(scores.shape[-1], dtype=torch.int64, device=scores.device).expand_as(picked)
     keep = torch.zeros_like(protected).scatter_(-1, picked, rank < counts.unsqueeze(-1))
     return keep & (pos >= 0)

@@ -61,6 +61,7 @@ def rotation(model: Any, head_dim: int, instead: str = _KEEP) -> Rotate:
     def rotate(keys: Tensor, delta: Tensor) -> Tensor:
         at = delta.view(len(delta), -1).expand(-1, keys.shape[2])
         cos, sin = embedding(keys.float(), at, **layered)
+        cos, sin = cos.to(keys.device), sin.to(keys.device)  # the embedding may be on another device than the layer
         length = torch.sqrt(cos.square() + sin.square())  # YaRN scales both; a move must not scale again
         x = keys.float()
         return apply(x, x, cos / length, sin / length)[1].to(keys.dtype)
@@ -71,8 +72,8 @@ def rotation(model: Any, head_dim: int, instead: str = _KEEP) -> Rotate:
 
 def _probe(rotate: Rotate, name: str, head_dim: int, device: torch.device, instead: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 2, 3, head_dim, generator=generator).to(device)
-    five, three = torch.full((2,), 5, device=device), torch.full((2,), 3, device=device)
+    x = torch.randn(2, 2, 3, head_dim, generator=generator, dtype=torch.float32, device="cpu").to(device)
+    five, three = (torch.full((2,), by, dtype=torch.int64, device=device) for by in (5, 3))
     try:
         once, twice = rotate(x, five + three), rotate(rotate(x, five), three)
         error = float((once - twice).abs().max())

@@ -82,7 +82,9 @@ class Competitor:
 
 def decode(model: Any, names: Sequence[str], context: int, batch: int, steps: int) -> list[Timing]:
     """Seconds per decode step of each competitor after a prompt of `context` tokens, taking turns."""
-    ids = torch.randint(4, 380, (batch, context), generator=torch.Generator().manual_seed(1)).to(model.device)
+    ids = torch.randint(
+        4, 380, (batch, context), generator=torch.Generator().manual_seed(1), dtype=torch.int64, device="cpu"
+    ).to(model.device)
     with torch.no_grad():
         racers = [Competitor(name, model, ids) for name in names]
         rounds = [[racer.step() for racer in racers] for _ in range(steps + 4)][4:]
@@ -103,7 +105,9 @@ def prefill(model: Any, names: Sequence[str], context: int, repeats: int) -> lis
     """Seconds to read a prompt (compression included), taking turns, over the plain model's."""
     from kvpress import Press
 
-    ids = torch.randint(4, 380, (1, context), generator=torch.Generator().manual_seed(1)).to(model.device)
+    ids = torch.randint(
+        4, 380, (1, context), generator=torch.Generator().manual_seed(1), dtype=torch.int64, device="cpu"
+    ).to(model.device)
 
     def plain() -> None:
         model(ids, logits_to_keep=1)
@@ -131,7 +135,9 @@ def prefill(model: Any, names: Sequence[str], context: int, repeats: int) -> lis
 
 def _peak_of(name: str, context: int, layers: int) -> int | None:
     model = random_model(layers)
-    ids = torch.randint(4, 380, (1, context), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(
+        4, 380, (1, context), generator=torch.Generator().manual_seed(1), dtype=torch.int64, device="cpu"
+    )
     high = Peak(model.device)
     with torch.no_grad():
         model(ids[:, :256])

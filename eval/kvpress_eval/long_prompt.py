@@ -53,7 +53,9 @@ def read_one(name: str, between: bool, tokens: int, chunk: int, layers: int = LA
     from kvpress import Press
 
     model = random_model(layers)
-    ids = torch.randint(4, 380, (1, tokens), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(
+        4, 380, (1, tokens), generator=torch.Generator().manual_seed(1), dtype=torch.int64, device="cpu"
+    )
     with torch.no_grad(), Press.parse(name)(model) as session:
         model(ids[:, : min(chunk, tokens)], use_cache=False, logits_to_keep=1)  # what a chunk takes without a cache
         bound = session.peak(tokens, chunk=chunk, between=between)

@@ -54,7 +54,7 @@ class LagRelative:
 
     def _weights(self, x: Tensor, parts: Partitions) -> Tensor:
         """(B, H, partitions, lag) softmax over each partition of how widely a token's channels spread."""
-        spread = torch.empty(x.shape[:3], device=x.device)
+        spread = torch.empty(x.shape[:3], dtype=torch.float32, device=x.device)
         for head in range(x.shape[1]):  # one KV head at a time bounds the temporaries
             mine, number = x[:, head].float(), parts.number[:, head]
             shape = (x.shape[0], parts.count + 2, x.shape[-1])
