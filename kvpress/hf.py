@@ -192,6 +192,21 @@ def shares_keys(model: PreTrainedModel) -> bool:
     return "dummy" in types or len(types) < int(text_config(model).num_hidden_layers)
 
 
+def layer_devices(model: PreTrainedModel) -> dict[int, torch.device]:
+    """Index of every layer of the decoder -> the device it runs on (device_map= spreads layers over several)."""
+    found: dict[int, torch.device] = {}
+    config = text_config(model)
+    for module in model.modules():  # attention modules carry the config of their decoder
+        index, weight = getattr(module, "layer_idx", None), next(module.parameters(), None)
+        if not isinstance(index, int) or weight is None or getattr(module, "config", None) is not config:
+            continue
+        device = weight.device
+        if weight.is_meta:  # offloaded: accelerate brings the weights to where the layer runs
+            device = torch.device(getattr(getattr(module, "_hf_hook", None), "execution_device", None) or device)
+        found.setdefault(index, device)
+    return found
+
+
 def own_layer(kind: str, arguments: dict[str, Any]) -> CacheLayerMixin:
     """The cache layer transformers itself uses for a layer that is not full attention."""
     return DYNAMIC_LAYER_TYPE_MAPPING[kind](**arguments)
@@ -217,6 +232,11 @@ def check_model(model: Any) -> None:
         )
     if "full_attention" not in layer_types(model)[0]:
         raise UnsupportedError(f"{name} has no full-attention layer; its cache does not grow with the context.")
+    if shares_keys(model) and len(places := sorted(map(str, set(layer_devices(model).values())))) > 1:
+        raise UnsupportedError(
+            f"{name} has layers that read the keys of earlier ones, and its layers are on {', '.join(places)}. A press "
+            "cannot follow keys from one device to another. Load the model on one device."
+        )
 
 
 def head_dim(model: PreTrainedModel) -> int:

@@ -10,6 +10,7 @@ import torch
 
 from kvpress.codec import Packed, joinable
 from kvpress.compact import budget
+from kvpress.modes import steady
 from kvpress.press import Recipe
 from kvpress.tail import capacity
 
@@ -214,6 +215,7 @@ class _Layer:
 
 
 @lru_cache(maxsize=1024)
+@steady
 def _coded(codec: Any, dim: int, dtype: torch.dtype, sizes: tuple[int, ...], share: float) -> float:
     """Bytes a slot of one run that a Codec packs `sizes` slots at a time, an evenly spread `share` of which is kept."""
     generator = torch.Generator().manual_seed(0)
