@@ -110,7 +110,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
 def _wrapped(out: Any, place: torch.device, given: set[int]) -> Any:
     if isinstance(out, Tensor):
         return out if id(out) in given else put(out, place)
-    if isinstance(out, tuple) and hasattr(out, "_fields") or type(out).__module__ == "torch.return_types":
+    if (isinstance(out, tuple) and hasattr(out, "_fields")) or type(out).__module__ == "torch.return_types":
         return type(out)([_wrapped(item, place, given) for item in out])  # type: ignore[call-arg]
     if isinstance(out, list | tuple):
         return type(out)(_wrapped(item, place, given) for item in out)

@@ -41,5 +41,5 @@ class AdaptiveHeads:
         counts = chosen.view(batch, heads, slots).sum(-1)
         if self.mode == "floor":
             return counts
-        mixed = (1 - self.alpha) * counts + self.alpha * total[:, None]
+        mixed = (1 - self.alpha) * counts.double() + self.alpha * total[:, None].double()
         return apportion(mixed, wanted, there.clamp(max=1), there)

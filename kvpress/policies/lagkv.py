@@ -47,8 +47,8 @@ class LagRelative:
         table = (self._weights(block.k, parts) + self._weights(block.v, parts)) / 2
         if not self.cross:
             place = table.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-            table = (self.lag - 1 - place) / self.lag
-        late = 1 + seen.rank / length
+            table = (self.lag - 1 - place).float() / self.lag
+        late = 1 + seen.rank.float() / length
         scores = torch.where(parts.number < full - 1, parts.slots(table, 0.0), late)
         return torch.where(seen.rank < self.sinks, 1.0, scores)
 

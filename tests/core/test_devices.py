@@ -95,14 +95,13 @@ def _whole(cache: PressCache, mask: torch.Tensor, place: torch.device) -> torch.
 @pytest.mark.parametrize("text", ["snapkv(keep=0.4, window=5)", "minicache | kivi(bits=4, group=4, residual=5)"])
 def test_a_saved_cache_is_loaded_to_where_its_layers_are(text: str, tmp_path: Path) -> None:
     ids, follow = tokens(1, 30), tokens(1, 4, 1)
-    with spread(build("llama", num_hidden_layers=4), 2) as model:
-        with Press.parse(text)(model) as session:
-            cache = session.prefill(ids.to(FIRST))
-            cache.save(tmp_path / "cache", model)
-            wanted = decode(model, cache, follow.to(FIRST))
-            again = PressCache.load(tmp_path / "cache", model)
-            assert [layer.device for layer in again.stores] == [FIRST, FIRST, SECOND, SECOND]
-            assert gap(decode(model, again, follow.to(FIRST)).cpu(), wanted.cpu()) < 1e-5
+    with spread(build("llama", num_hidden_layers=4), 2) as model, Press.parse(text)(model) as session:
+        cache = session.prefill(ids.to(FIRST))
+        cache.save(tmp_path / "cache", model)
+        wanted = decode(model, cache, follow.to(FIRST))
+        again = PressCache.load(tmp_path / "cache", model)
+        assert [layer.device for layer in again.stores] == [FIRST, FIRST, SECOND, SECOND]
+        assert gap(decode(model, again, follow.to(FIRST)).cpu(), wanted.cpu()) < 1e-5
 
 
 def test_layers_that_read_the_keys_of_others_are_refused_on_two_devices() -> None:
