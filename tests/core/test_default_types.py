@@ -133,8 +133,10 @@ def test_no_operation_falls_back_on_the_default_type(text: str) -> None:
 
 
 _SAMPLE = {
-    "auto": ["full", "h2o(keep=0.4)", "kvzip(keep=0.4, chunk=9)", "leverage(keep=0.4, sketch=7)", "minicache"]
-    + ["pooled | criticalkv | h2o(keep=0.4)", "kivi(bits=4, group=8, residual=8)"],
+    "auto": [
+        *("full", "kvzip(keep=0.4, chunk=9)", "leverage(keep=0.4, sketch=7)", "minicache"),
+        *("pooled | criticalkv | h2o(keep=0.4)", "kivi(bits=4, group=8, residual=8)"),
+    ],
     "reference": ["h2o(keep=0.4)", "kivi(bits=4, group=8, residual=8)"],
 }
 _PROGRAM = """
