@@ -224,6 +224,11 @@ class PressCache(Cache):  # type: ignore[misc]
             other.reorder_cache(rows)  # the one row operation that every kind of layer has
         return other
 
+    @steady
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Batch row i becomes what row beam_idx[i] (int64) was."""
+        super().reorder_cache(beam_idx.clone())  # kept where rows share a prefix: not the tensor of the caller
+
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last -tokens_to_remove tokens.
 
