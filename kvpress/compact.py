@@ -49,17 +49,21 @@ def fits(layer: StoreLayer) -> bool:
 
 
 def totals(layers: Sequence[StoreLayer]) -> list[Tensor]:
-    """(B,) int64 slots per KV head for each of `layers`, which are all layers of a cache where they share a budget."""
+    """(B,) int64 slots per KV head for each of `layers`, which are all layers of a cache where they share a budget.
+
+    Each is on the device of its layer; what is measured in the layers meets on that of the first.
+    """
     recipe, lengths = layers[0].recipe, layers[0].lengths()
     total = budget(recipe, lengths)
     if recipe.layers is None or fits(layers[0]):
-        return [total] * len(layers)
+        return [total.to(layer.device) for layer in layers]
     measured = []
     for layer in layers:
         block = layer.block()
         seen = layer.evidence(block)
-        safe = protected(recipe, seen.rank, lengths, total)
-        measured.append(recipe.layers.measure(block, seen, partial(_scored, recipe, block, seen, safe)))
+        safe = protected(recipe, seen.rank, layer.lengths(), total.to(layer.device))
+        needed = recipe.layers.measure(block, seen, partial(_scored, recipe, block, seen, safe))
+        measured.append(needed.to(total.device))
     fixed = recipe.sinks + (recipe.recent if isinstance(recipe.recent, int) else 0)
     least = lengths.clamp(max=_least(recipe))
     weights = recipe.layers.weights(measured, total, total.clamp(max=fixed), lengths)
@@ -72,7 +76,8 @@ def totals(layers: Sequence[StoreLayer]) -> list[Tensor]:
     # A row that is shorter than its slots has nothing to spread, and may still grow to them.
     shares = torch.where((total >= lengths)[:, None], total[:, None], shares)
     columns = shares.T.contiguous()
-    return [columns[number].clone(memory_format=torch.contiguous_format) for number in range(len(layers))]
+    own = (columns[number].clone(memory_format=torch.contiguous_format) for number in range(len(layers)))
+    return [share.to(layer.device) for share, layer in zip(own, layers, strict=True)]
 
 
 def protected(recipe: Recipe, rank: Tensor, lengths: Tensor, total: Tensor, counts: Tensor | None = None) -> Tensor:
@@ -119,7 +124,7 @@ def evict(layer: StoreLayer, total: Tensor) -> bool:
         remember(layer, torch.where(keep, block.pos, -1), added)
     retain(layer, keep)
     if layer.upper is not None:  # layers that share directions hold the same slots
-        retain(layer.upper, keep)
+        retain(layer.upper, keep.to(layer.upper.device))
         sharing.relink(layer, layer.upper)
     return True
 
@@ -278,7 +283,7 @@ def pack(layer: StoreLayer, freeze: bool) -> None:
         counts = sharing.merge(layer, layer.upper, order, there - recipe.residual)
         if bool(counts.any()):
             _leave(layer, pos, order, counts)
-            _leave(layer.upper, pos, order, counts)
+            _leave(layer.upper, *(x.to(layer.upper.device) for x in (pos, order, counts)))
         return
     channels = (layer.key_channels, layer.value_channels)
     segment = Segment.encode((recipe.key, recipe.value), tail.keys, tail.values, pos, order, counts, channels)
@@ -302,7 +307,7 @@ def _leave(layer: StoreLayer, pos: Tensor, order: Tensor, counts: Tensor) -> Non
     tail = layer.tail
     left = (pos >= 0).sum(-1) - counts
     width = int(left.max())
-    steps = torch.arange(width, device=pos.device)
+    steps = torch.arange(width, dtype=torch.int64, device=pos.device)
     rest = order.gather(2, (counts.unsqueeze(-1) + steps).clamp(max=tail.count - 1))
     rest_mass = None if tail.mass is None else tail.mass.gather(2, rest)
     rest_pos = torch.where(steps < left.unsqueeze(-1), pos.gather(2, rest), -1)

@@ -6,6 +6,7 @@ attention gave is seen in its first forward.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,7 +27,7 @@ class Projection:
 
     def __init__(self, linear: nn.Linear, name: str) -> None:
         self.linear, self._name = weakref.ref(linear), name
-        self._given: Tensor | None = None
+        self._local = threading.local()  # what attention gave last, in each thread
         self._seen = False
 
     def __call__(self, v: Tensor) -> Tensor:
@@ -38,14 +39,15 @@ class Projection:
 
     def expect(self, out: Tensor) -> None:
         """Attention gave `out` (B, n, Hq, D), which has to be what the linear layer takes next."""
-        self._given = None if self._seen else out
+        self._local.given = None if self._seen else out
 
     def check(self, module: nn.Module, given: tuple[Any, ...]) -> None:
         """Forward pre-hook of the linear layer, which compares once. Raises UnsupportedError.
 
         A gate may damp what attention gave, channel by channel (qwen3_next): it does so alike for all slots.
         """
-        wanted, self._given = self._given, None
+        wanted = getattr(self._local, "given", None)
+        self._local.given = None
         if wanted is None:
             return
         x = given[0]
@@ -111,7 +113,7 @@ def projected_norms(v: Tensor, weight: Tensor) -> Tensor:
     batch, heads, total, dim = v.shape
     group = weight.shape[1] // (heads * dim)
     tile = max(1, _TILE_BYTES // (4 * batch * weight.shape[0]))
-    out = torch.zeros(batch, heads, total, device=v.device)
+    out = torch.zeros(batch, heads, total, dtype=torch.float32, device=v.device)
     for query in range(heads * group):
         head = query // group
         mine = weight[:, query * dim : (query + 1) * dim].float().mT

@@ -66,6 +66,7 @@ def rotation(model: Any, instead: str) -> Rotate:
         at = delta.view(len(delta), -1).expand(-1, keys.shape[2])
         x, width = keys.float(), keys.shape[-1]
         cos, sin = embedding(x, at, **layered)
+        cos, sin = cos.to(keys.device), sin.to(keys.device)  # the embedding may be on another device than the layer
         length = torch.sqrt(cos.square() + sin.square())  # YaRN scales both; a move must not scale again
         cos, sin = cos / length, sin / length
         if width not in takes:
