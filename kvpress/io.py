@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kvpress import hf
 from kvpress.codec import ChannelPacked, Dense, ScaledPacked
-from kvpress.errors import CacheFileError, KVPressError
+from kvpress.errors import CacheFileError, KVPressError, short
 from kvpress.evidence import Rule
 from kvpress.press import Press
 from kvpress.segment import Held, Segment, Slab
@@ -163,7 +163,7 @@ def _press(header: dict[str, str], path: Path) -> Press:
         raise CacheFileError(f"{path} was made by a press that this version cannot read: {error}") from error
     if press.spec() != header["spec"]:
         raise CacheFileError(
-            f"{path} was made by {header['spec']}, and in this version {press} is {press.spec()}. "
+            f"{path} was made by {short(header['spec'])}, and in this version that press is {short(press.spec())}. "
             "Read the prompt again, or use the version that saved the file."
         )
     return press

@@ -225,7 +225,9 @@ def _with_texts(signature: inspect.Signature) -> inspect.Signature:
     )
 
 
-PRESETS: Registry[Preset] = Registry("press", origin=lambda preset: preset.build.__module__, more=load_plugins)
+PRESETS: Registry[Preset] = Registry(
+    "press", origin=lambda preset: preset.build.__module__, more=load_plugins, listing="kvpress list presses"
+)
 
 
 def _fits(value: Value, annotation: str) -> bool:

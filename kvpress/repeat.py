@@ -6,25 +6,23 @@ them where the session has one. What a part adds to the cache is taken out again
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from kvpress.errors import SessionError, UnsupportedError
+from kvpress.errors import SessionError, UnsupportedError, short
 from kvpress.evidence import Repeat, Rule
 from kvpress.partial import soft_cap
 from kvpress.rope import length_dependent
 
 if TYPE_CHECKING:
     from kvpress.cache import PressCache
-    from kvpress.press import Press
     from kvpress.session import Session
 
 _TILE_BYTES = 16 << 20
-_TEXT = ("input_ids", "attention_mask", "position_ids", "cache_position", "logits_to_keep", "labels", "token_type_ids")
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,8 @@ def read_again(session: Session, cache: PressCache) -> None:
     limit = session.positions
     if limit is not None and longest > limit:
         raise UnsupportedError(
-            f"{session.press} repeats a prompt of {length} tokens at positions up to {longest}, and this model has "
-            f"learned {limit}. Give it a smaller chunk, or use a press that reads the prompt once."
+            f"{short(session.press)} repeats a prompt of {length} tokens at positions up to {longest}, and this model "
+            f"has learned {limit}. Give it a smaller chunk, or use a press that reads the prompt once."
         )
     for layer in cache.stores:
         layer.repeated = torch.zeros(*layer.tail.k.shape[:2], length, device=layer.device)
@@ -95,19 +93,8 @@ def check_model(session: Session) -> None:
     if kind := length_dependent(session.model):
         raise UnsupportedError(
             f"{type(session.model).__name__} uses {kind} RoPE, whose angles depend on the longest position seen, and "
-            f"{session.press} makes the model repeat its prompt beyond its end. Use a press that reads the prompt once."
-        )
-
-
-def check_text(press: Press, given: Mapping[str, Any]) -> None:
-    """Raise UnsupportedError where a prompt is more than the tokens that can be fed again."""
-    if not isinstance(given.get("input_ids"), Tensor) or given.get("inputs_embeds") is not None:
-        raise UnsupportedError(f"{press} reads the prompt a second time and needs input_ids, not inputs_embeds.")
-    other = [name for name, value in given.items() if isinstance(value, Tensor) and name not in _TEXT]
-    if other:
-        raise UnsupportedError(
-            f"{press} reads the prompt a second time, as tokens alone, and this one has {', '.join(other)} too. Use a "
-            "press that reads the prompt once."
+            f"{short(session.press)} makes the model repeat its prompt beyond its end. Use a press that reads the "
+            "prompt once (snapkv, h2o)."
         )
 
 

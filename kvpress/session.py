@@ -15,14 +15,15 @@ from transformers import PreTrainedModel
 
 from kvpress import compact, hf
 from kvpress.cache import PressCache
-from kvpress.errors import SessionError, UnsupportedError
+from kvpress.errors import SessionError, UnsupportedError, short
 from kvpress.forecast import Forecast, chooses
+from kvpress.inputs import check_text
 from kvpress.io import fingerprint
 from kvpress.masks import check_mask, check_prompt_mask, seen_mask
 from kvpress.meter import Meter
 from kvpress.peak import Peak
 from kvpress.press import Press
-from kvpress.repeat import check_model, check_text, checked_instructions, read_again
+from kvpress.repeat import check_model, checked_instructions, read_again
 from kvpress.report import Report, report_of
 from kvpress.rope import Rotate, rotation
 from kvpress.store import Reading
@@ -158,8 +159,8 @@ class Session:
             )
         if why := self.press.recipe.waits:
             raise UnsupportedError(
-                f"{self.press} cannot be applied between the chunks of a prompt: {why}. Read with between=False, which "
-                "keeps everything dense until the end of the prompt, or use another press (knorm, keydiff, h2o, kivi)."
+                f"{short(self.press)} cannot be applied between the chunks of a prompt: {why}. Read it "
+                "with between=False, or use another press (knorm, keydiff, h2o, kivi)."
             )
 
     def peak(self, tokens: int, rows: int = 1, chunk: int | None = None, between: bool = False) -> Peak:
@@ -203,7 +204,7 @@ class Session:
         if self.press.recipe.evicts:
             raise UnsupportedError(
                 "Assisted generation and prompt lookup take guessed tokens back, and what "
-                f"{self.press} evicted for their sake cannot come back. Generate without them, or use a press "
+                f"{short(self.press)} evicted for their sake cannot come back. Generate without them, or use a press "
                 "that keeps every token (full, kivi)."
             )
 
@@ -266,6 +267,7 @@ class Session:
                 "the session keeps the cache. Leave it out, or pass session.new_cache(); what a cache of another kind "
                 "holds already has to be read again, with session.prefill(ids)."
             )
+        hf.check_call(self.model, given)
         if given.get("output_attentions"):
             raise UnsupportedError("output_attentions=True asks for what a press does not build. Leave it out.")
         cache = self.new_cache() if cache is None else cache
@@ -284,7 +286,7 @@ class Session:
         first = cache.stores[0]
         if first.fired:
             return
-        check_text(self.press, given)
+        check_text(self.press, given, self.model.config)
         reads = first.hold and self._chunked is not False  # a prompt's chunk may be one token
         if given["input_ids"].shape[1] == 1 and first.pending and not reads:
             self.compress(cache)
@@ -303,7 +305,9 @@ class Session:
 
     def _check_made_here(self, cache: PressCache) -> None:
         if cache.press != self.press:
-            raise SessionError(f"This cache was made by {cache.press}, the press entered is {self.press}.")
+            raise SessionError(
+                f"This cache was made by {short(cache.press)}, the press entered is {short(self.press)}."
+            )
         if cache.broken:
             raise SessionError("A forward on this cache failed half-way, so its layers disagree. Make a new cache.")
         if len(cache.layers) != len(self._types):
@@ -357,7 +361,9 @@ class Session:
 def _rotation_for(press: Press, model: PreTrainedModel) -> Rotate:
     if press.recipe.positions == "slots":
         return rotation(model, hf.head_dim(model))
-    instead = f'{press} scores what was there before RoPE; use snapkv, keydiff, leverage(keys="rotated") or another'
+    instead = (
+        f'{short(press)} scores what was there before RoPE; use snapkv, keydiff, leverage(keys="rotated") or another'
+    )
     return rotation(model, hf.head_dim(model), instead)
 
 

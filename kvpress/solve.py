@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from transformers import PreTrainedModel
 
-from kvpress.errors import BudgetError
+from kvpress.errors import BudgetError, short
 from kvpress.press import PRESETS, Part, Press
 from kvpress.search import STEPS, Search
 
@@ -74,7 +74,7 @@ def solve(press: Press, model: PreTrainedModel, length: int, target: str | float
         best = None if best is None else _nearer(at, sizes, best, wanted, length)
     if best is None or sizes[best] < (1 - _CLOSE) * wanted:
         raise BudgetError(
-            f"{press} cannot hold {wanted:,} bytes ({wanted / ruler.dense:.1%} of the dense cache of {length} tokens) "
+            f"{short(press)} cannot hold {wanted:,} bytes ({wanted / ruler.dense:.1%} of {length} tokens dense) "
             f"by its {name}: it reaches {_reach(at, sizes, ruler.dense)}"
             + (f", in steps ({', '.join(map(str, _CHOICES[name]))} bits)" if name in _CHOICES else "")
             + (f"; {sizes[best] / ruler.dense:.1%} is what fits" if best is not None and best != max(sizes) else "")
@@ -135,7 +135,7 @@ def _free(press: Press) -> tuple[int, str]:
             if name in PRESETS[part.name].signature.parameters and name not in dict(part.given):
                 return number, name
     raise BudgetError(
-        f"{press} leaves nothing to solve for: leave out keep, keep_channels or bits, and its value is found."
+        f"{short(press)} leaves nothing to solve for: leave out keep, keep_channels or bits, and its value is found."
     )
 
 
