@@ -30,12 +30,14 @@ def budget(recipe: Recipe, lengths: Tensor) -> Tensor:
     floor(keep * length) for a fraction, `keep` for a count, which a row shorter than that may still grow to;
     never fewer than one, nor than the protected slots (which matters for prompts shorter than a few windows).
     """
-    if isinstance(recipe.keep, int):
-        total = torch.full_like(lengths, recipe.keep)
-    else:
-        total = (lengths.double() * recipe.keep + 1e-9).floor().long()
+    return (asked(recipe, lengths) + 1e-9).floor().long()
+
+
+def asked(recipe: Recipe, lengths: Tensor) -> Tensor:
+    """(B,) fp64: as `budget`, with the part of a slot that a fraction leaves."""
+    keep, real = recipe.keep, lengths.double()
     least = recipe.sinks + (recipe.recent if isinstance(recipe.recent, int) else 1)
-    return total.clamp(min=max(1, least))
+    return (torch.full_like(real, keep) if isinstance(keep, int) else real * keep).clamp(min=max(1, least))
 
 
 def fits(layer: StoreLayer) -> bool:
@@ -45,7 +47,10 @@ def fits(layer: StoreLayer) -> bool:
 
 
 def totals(layers: Sequence[StoreLayer]) -> list[Tensor]:
-    """(B,) int64 slots per KV head for each of `layers`, which are all layers of a cache where they share a budget."""
+    """(B,) slots per KV head on average for each of `layers`, which are all of a cache where they share a budget.
+
+    int64; fp64 where layers share slots and heads are compared, H times which is a whole number.
+    """
     recipe, lengths = layers[0].recipe, layers[0].lengths()
     total = budget(recipe, lengths)
     if recipe.layers is None or fits(layers[0]):
@@ -58,11 +63,15 @@ def totals(layers: Sequence[StoreLayer]) -> list[Tensor]:
         measured.append(recipe.layers.measure(block, seen, partial(_scored, recipe, block, seen, safe)))
     fixed = recipe.sinks + (recipe.recent if isinstance(recipe.recent, int) else 0)
     least = lengths.clamp(max=max(1, fixed))
-    weights = recipe.layers.weights(measured, total, total.clamp(max=fixed), lengths)
+    wanted = total if recipe.layers.exact else asked(recipe, lengths)
+    weights = recipe.layers.weights(measured, wanted, total.clamp(max=fixed), lengths)
     shape = (len(lengths), len(layers))
     low, high = least[:, None].expand(shape), lengths[:, None].expand(shape)
     if recipe.layers.exact:
-        shares = apportion(weights.T, total * len(layers), low, high)
+        # Where heads are compared too, a layer holds any number of slots: one order of all slots is kept whole.
+        unit = layers[0].tail.k.shape[1] if recipe.heads.compares else 1
+        shares = apportion(weights.T, total * len(layers) * unit, low * unit, high * unit)
+        shares = shares if unit == 1 else shares.double() / unit
     else:
         shares = weights.T.floor().long().clamp(low, high)
     # A row that is shorter than its slots has nothing to spread, and may still grow to them.

@@ -135,7 +135,7 @@ def _attention(
     if bad := [name for name in _REFUSED if kwargs.get(name) is not None]:
         raise UnsupportedError(f"{type(module).__name__} passes {bad[0]} to attention, which a press cannot serve.")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    rule = Rule(scale, kwargs.get("softcap"), kwargs.get("s_aux"))
+    rule = Rule(scale, kwargs.get("softcap"), kwargs.get("s_aux"), query.shape[1] // key.shape[1])
     if layer.staged is None:  # a layer that shares the keys of an earlier one
         return layer.reread(query, rule).transpose(1, 2).contiguous(), None
     new, first = query.shape[2], layer.empty

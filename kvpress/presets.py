@@ -107,9 +107,16 @@ def tova(keep: float | int = 0.25, recent: int = 0, schedule: str = "every_step"
 
 
 @preset("h2o")
-def h2o(keep: float | int = 0.25, recent: float | int = 0.5, sinks: int = 0, schedule: str = "every_step") -> Decisions:
+def h2o(
+    keep: float | int = 0.25,
+    recent: float | int = 0.5,
+    sinks: int = 0,
+    schedule: str = "every_step",
+    average: bool = False,
+) -> Decisions:
     """Heavy hitters by accumulated attention, and the recent half of the budget, at every step (2306.14048)."""
-    return {"keep": keep, "scorer": HeavyHitters(), "sinks": sinks, "recent": recent, "schedule": _schedule(schedule)}
+    scorer, chosen = HeavyHitters(average), _schedule(schedule)
+    return {"keep": keep, "scorer": scorer, "sinks": sinks, "recent": recent, "schedule": chosen}
 
 
 @preset("snapkv")
@@ -140,11 +147,11 @@ def ada(alpha: float = 0.2, mode: str = "interpolate") -> Decisions:
 
 
 @preset("criticalkv")
-def criticalkv(ratio: float = 0.5, epsilon: float = 1e-4, protected: bool = False) -> Decisions:
+def criticalkv(ratio: float = 0.5, epsilon: float = 1e-4, protected: bool = False, share: bool = True) -> Decisions:
     """Attention first, then attention weighted by what values add to the output (2502.03805). Compose with a scorer."""
     if not 0 <= ratio <= 1 or epsilon < 0:
         raise PressSyntaxError(f"ratio={ratio} lies in [0, 1] and epsilon={epsilon} is not negative.")
-    return {"refine": OutputPerturbation(ratio, epsilon, protected)}
+    return {"refine": OutputPerturbation(ratio, epsilon, protected, share)}
 
 
 @preset("minicache")
@@ -167,11 +174,11 @@ def minicache(
 
 
 @preset("pyramid")
-def pyramid(beta: float = 20.0, exact: bool = True) -> Decisions:
+def pyramid(beta: float = 20.0, exact: bool = True, whole: bool = False) -> Decisions:
     """Slots fall linearly from the first layer to the last (2406.02069). Compose with an eviction press."""
     if beta < 1:
         raise PressSyntaxError(f"beta={beta} must be at least 1: the last layer gets 1 / beta of the average.")
-    return {"layers": Pyramid(beta, exact)}
+    return {"layers": Pyramid(beta, exact, whole)}
 
 
 @preset("zigzag")
@@ -274,7 +281,13 @@ def expected_attention(
 
 @preset("kvzip")
 def kvzip(
-    keep: float | int = 0.25, sinks: int = 4, recent: int = 0, chunk: int = 2000, overlap: int = 8, spread: str = "all"
+    keep: float | int = 0.25,
+    sinks: int = 4,
+    recent: int = 0,
+    chunk: int = 2000,
+    overlap: int = 8,
+    spread: str = "all",
+    whole: bool = False,
 ) -> Decisions:
     """Slots the model attends to when it repeats the prompt, which is read a second time (2505.23416)."""
     if chunk < 1 or overlap < 0 or spread not in ("all", "layer", "even"):
@@ -282,7 +295,7 @@ def kvzip(
             f'chunk={chunk} must be positive, overlap={overlap} not negative, and spread={spread!r} is "all" (the best '
             'slots of all layers and heads stay), "layer" (those of all heads of a layer) or "even".'
         )
-    chosen: dict[str, Any] = {"keep": keep, "scorer": Reconstruction(chunk, overlap, sinks), "sinks": sinks}
+    chosen: dict[str, Any] = {"keep": keep, "scorer": Reconstruction(chunk, overlap, sinks, whole), "sinks": sinks}
     if spread != "even":
         chosen["heads"] = AdaptiveHeads(alpha=0.0)
     if spread == "all":

@@ -40,23 +40,31 @@ class Repetition:
 
 
 def parts(
-    prompt: Tensor, mask: Tensor | None, plan: Repeat, instructions: tuple[Sequence[int], Sequence[int]]
+    prompt: Tensor, mask: Tensor | None, plan: Repeat, instructions: Sequence[Sequence[int]]
 ) -> Iterator[Repetition]:
-    """The prompt (B, n) int64 cut as if each row were alone; mask (B, n) bool, False = padding, None = none is."""
+    """The prompt (B, n) int64 cut as if each row were alone; mask (B, n) bool, False = padding, None = none is.
+
+    instructions: what comes before the first part, before a later one with the tokens that lead into it, and what
+    comes between those and the part itself.
+    """
     there = torch.ones_like(prompt) if mask is None else mask
     rows = [row.nonzero().flatten() for row in there]
     longest = max(len(row) for row in rows)
-    for start in range(plan.skip, longest, plan.chunk):
+    begin = 0 if plan.whole else plan.skip
+    for start in range(begin, longest, plan.chunk):
         fed = []
         for number, row in enumerate(rows):
             here = row[start : start + plan.chunk]
-            again = row[max(0, start - plan.overlap) : start] if start > plan.skip else row[:0]
-            told = instructions[0 if start == plan.skip else 1] if len(here) else []
-            fed.append([*told, *prompt[number, torch.cat([again, here])].tolist()])
+            again = row[max(0, start - plan.overlap) : start] if start > begin else row[:0]
+            told, then = (instructions[0 if start == begin else 1], instructions[2]) if len(here) else ((), ())
+            fed.append([*told, *prompt[number, again].tolist(), *then, *prompt[number, here].tolist()])
         width = max(len(ids) for ids in fed)
         real = torch.tensor([[True] * len(ids) + [False] * (width - len(ids)) for ids in fed])
         ids = torch.tensor([ids + [0] * (width - len(ids)) for ids in fed])
-        columns, before = [row[start : start + plan.chunk] for row in rows], [row[: plan.skip] for row in rows]
+        columns, before = (
+            [row[start : start + plan.chunk] for row in rows],
+            [row[: min(plan.skip, start)] for row in rows],
+        )
         yield Repetition(ids.to(prompt.device), real.to(prompt.device), columns, before)
 
 
@@ -98,16 +106,17 @@ def check_model(session: Session) -> None:
         )
 
 
-def checked_instructions(value: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Two sequences of token ids, or SessionError."""
+def checked_instructions(value: Any) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Three sequences of token ids, the last of which may be missing; or SessionError."""
     try:
-        first, later = ([int(token) for token in tokens] for tokens in value)
+        first, later, *more = [[int(token) for token in tokens] for tokens in value]
+        (end,) = more or ([],)
     except (TypeError, ValueError):
         raise SessionError(
-            f"instructions={value!r} must be two lists of token ids: what comes before the first part of a prompt that "
-            "is repeated, and before each later one."
+            f"instructions={short(repr(value))} must be lists of token ids: what comes before the first part of a "
+            "prompt that is repeated, what comes before each later one, and, if anything, what follows either."
         ) from None
-    return tuple(first), tuple(later)
+    return tuple(first), tuple(later), tuple(end)
 
 
 def strongest(q: Tensor, k: Tensor, rule: Rule, part: Repetition, out: Tensor) -> None:

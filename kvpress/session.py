@@ -45,7 +45,7 @@ class Session:
         self._running: torch.nn.Module | None = None  # whose forward was called, the outermost one
         self._chunked: bool | None = None  # how `generate` reads its prompt, while it does
         self._read: PressCache | None = None  # the cache it reads into
-        self._instructions: tuple[Sequence[int], Sequence[int]] = ((), ())
+        self._instructions: tuple[Sequence[int], ...] = ((), (), ())
         self.positions = hf.learned_positions(model)
         if press.recipe.needs.repeat is not None:
             check_model(self)
@@ -53,14 +53,17 @@ class Session:
         self.open = True
 
     @property
-    def instructions(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Token ids that come before the first and before each later part of a prompt that a press (kvzip) makes the
-        model repeat, without a begin token; see kvpress.policies.kvzip.instructions. Empty unless they are set.
+    def instructions(self) -> Sequence[Sequence[int]]:
+        """Token ids around the parts of a prompt that a press (kvzip) makes the model repeat, without a begin token.
+
+        Three lists: what comes before the first part, what comes before each later one and the last tokens of the part
+        before it, and what comes after either (the end of the user's turn; may be left out). See
+        kvpress.policies.kvzip.instructions. Empty unless they are set.
         """
         return self._instructions
 
     @instructions.setter
-    def instructions(self, value: tuple[Sequence[int], Sequence[int]]) -> None:
+    def instructions(self, value: Sequence[Sequence[int]]) -> None:
         self._instructions = checked_instructions(value)
 
     def new_cache(self) -> PressCache:

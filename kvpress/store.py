@@ -172,9 +172,8 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         if mask is not None:
             if mask.dim() != 2 or mask.shape[1] != self.logical + new:
                 raise UnsupportedError(
-                    f"A layer got an attention mask of shape {tuple(mask.shape)}, given or made by the model's own "
-                    f"rule (image blocks). A press takes a 2-D mask over all {self.logical + new} tokens, those in the "
-                    "cache and the new ones, or none."
+                    f"The attention mask has shape {tuple(mask.shape)}; a press needs a 2-D mask over all "
+                    f"{self.logical + new} tokens (those in the cache and the new ones). Give one, or none."
                 )
             valid = mask[:, -new:]
             if self.seen_mask is not None or not bool(valid.all()):

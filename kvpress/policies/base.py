@@ -40,8 +40,9 @@ class HeadBudget(Protocol):
     compares: bool
 
     def __call__(self, total: Tensor, scores: Tensor) -> Tensor:
-        """total (B,) int64 slots per head on average, scores (B, H, n) -> (B, H) int64, rows sum to H * total.
+        """total (B,) slots per head on average, scores (B, H, n) -> (B, H) int64, rows sum to H * total.
 
+        total is int64; for a budget that compares it may be fp64, with H * total whole (a layer budget chose it).
         Scores of protected slots are +inf and those of slots that do not exist are -inf.
         """
         ...
@@ -84,7 +85,8 @@ class LayerBudget(Protocol):
     def weights(self, measured: Sequence[Tensor], total: Tensor, fixed: Tensor, lengths: Tensor) -> Tensor:
         """(L, B) shares from what was measured in every layer.
 
-        total: (B,) slots per head on average, fixed: (B,) of them protected, lengths: (B,) real tokens of each row.
+        total: (B,) slots per head on average, whole ones (int64) where shares are exact, else as asked for (fp64).
+        fixed: (B,) of them protected, lengths: (B,) real tokens of each row.
         """
         ...
 
