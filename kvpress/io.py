@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,10 +166,10 @@ def _press(header: dict[str, str], path: Path) -> Press:
         raise CacheFileError(f"{path} was made by a press that this version cannot read: {error}") from error
     if press.spec() != header["spec"]:
         then, now = (set(re.split(r"[(),|]\s*", text)) for text in (header["spec"], press.spec()))
+        old, new = (short(", ".join(sorted(more)) or "less", 40) for more in (then - now, now - then))
         raise CacheFileError(
-            f"{short(path)} was made by {short(press, 60)} with {short(', '.join(sorted(then - now)) or 'less', 40)}, where "
-            f"this version has {short(', '.join(sorted(now - then)) or 'less', 40)}. Read the prompt again, or use the "
-            "version that saved the file."
+            f"{short(path)} was made by {short(press, 60)} with {old}, where this version has {new}. Read the prompt "
+            "again, or use the version that saved the file."
         )
     return press
 

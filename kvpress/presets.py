@@ -65,6 +65,11 @@ __all__ = [
 ]
 
 
+_NEIGHBOURS = 1023  # slots that pooling reaches over
+_WIDEST = 4096  # channels, more than any head has
+_AHEAD = 1 << 16  # positions
+
+
 def _schedule(name: str) -> Schedule:
     if name not in ("every_step", "after_prefill"):
         raise PressSyntaxError(f'schedule={name!r}: slots are chosen at "every_step" or once "after_prefill".')
@@ -129,8 +134,11 @@ def snapkv(
     every_prompt: bool = False,
 ) -> Decisions:
     """Slots the end of the prompt attends to, pooled over neighbours (2404.14469)."""
-    if window < 1 or kernel_size < 1 or kernel_size % 2 == 0:
-        raise PressSyntaxError(f"window={window} must be positive and kernel_size={kernel_size} odd.")
+    if window < 1 or not 1 <= kernel_size <= _NEIGHBOURS or kernel_size % 2 == 0:
+        raise PressSyntaxError(
+            f"window={window} must be positive, and kernel_size={kernel_size} odd and at most {_NEIGHBOURS}: pooled "
+            "over more neighbours, all slots score alike."
+        )
     if pooling not in ("max", "avg") or reduce not in ("mean", "max", "sum"):
         raise PressSyntaxError(f'pooling={pooling!r} is "max" or "avg", reduce={reduce!r} is "mean", "max" or "sum".')
     schedule: Schedule = AfterPrefill(every_prompt)
@@ -221,8 +229,10 @@ def leverage(
     seed: int = 0,
 ) -> Decisions:
     """Slots whose keys the other keys cannot stand for: the leverage scores of Compactor (2507.08143)."""
-    if sketch < 0 or ridge < 0:
-        raise PressSyntaxError(f"sketch={sketch} and ridge={ridge} cannot be negative; sketch=0 is exact.")
+    if not 0 <= sketch <= _WIDEST or ridge < 0:
+        raise PressSyntaxError(
+            f"sketch={sketch} is a width from 0 (exact) to {_WIDEST}, and ridge={ridge} cannot be negative."
+        )
     if keys not in ("unrotated", "rotated"):
         raise PressSyntaxError(f'keys={keys!r}: use "unrotated" (the paper) or "rotated" (as they are cached).')
     scorer = Leverage(sketch, ridge, keys, seed)  # type: ignore[arg-type]
@@ -242,8 +252,10 @@ def cur(
     """Slots whose keys and values are large among their neighbours: CurDKV (2509.15038)."""
     if combine not in ("product", "mean", "key", "value"):
         raise PressSyntaxError(f'combine={combine!r}: use "product", "mean", "key" or "value".')
-    if window < 0 or sketch < 0:
-        raise PressSyntaxError(f"window={window} and sketch={sketch} cannot be negative; 0 does without.")
+    if window < 0 or not 0 <= sketch <= _WIDEST:
+        raise PressSyntaxError(
+            f"window={window} cannot be negative, and sketch={sketch} is a width up to {_WIDEST}; 0 does without."
+        )
     scorer = ValueGuided(combine, window, sketch, seed)  # type: ignore[arg-type]
     return {"keep": keep, "scorer": scorer, "sinks": sinks, "recent": recent, "schedule": AfterPrefill()}
 
@@ -273,8 +285,8 @@ def expected_attention(
     values: bool = True,
 ) -> Decisions:
     """Slots that queries still to come are expected to attend to, by their statistics (2510.00636)."""
-    if future < 1 or epsilon < 0:
-        raise PressSyntaxError(f"future={future} must be positive and epsilon={epsilon} not negative.")
+    if not 1 <= future <= _AHEAD or epsilon < 0:
+        raise PressSyntaxError(f"future={future} lies in [1, {_AHEAD}], and epsilon={epsilon} cannot be negative.")
     scorer = ExpectedAttention(future, sinks, epsilon, covariance, values)
     return {"keep": keep, "scorer": scorer, "sinks": sinks, "recent": recent, "schedule": AfterPrefill()}
 

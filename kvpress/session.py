@@ -387,6 +387,7 @@ def open_session(press: Press, model: PreTrainedModel) -> Iterator[Session]:
     """Attach `press` to `model` for the length of a with block."""
     hf.check_model(model)
     press.recipe.fits(hf.head_dim(model))
+    press.recipe.serves(hf.layer_types(model)[0].count("full_attention"))
     with hf.attention_of(model):
         session = Session(press, model)
         hooks: list[RemovableHandle] = []

@@ -72,6 +72,9 @@ def print_row(console: Console, row: Row, path: Path, against: str) -> None:
     console.print(f"[bold]command[/]  {escape(row.command)}", soft_wrap=True, highlight=False)
 
 
+KEPT_ALL = "no prompt is long enough for this press to change anything: it was measured as the full cache"
+
+
 def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
     yield "press", row.press_spec
     if row.target:
@@ -99,6 +102,8 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
         kinds = ", ".join(f"{kind} {bytes_text(n)}" for kind, n in row.bytes_by_kind.items())
         share = f"{100 * row.bytes_ratio:.1f} % of dense {bytes_text(row.bytes_dense)}"
         yield "cache", f"{bytes_text(row.bytes)}, {share} ({kinds})"
+        if row.kept_all:
+            yield "kept everything", KEPT_ALL
         yield "while answering", _loading(row)
         if row.save_s is not None and row.load_s is not None:
             same = "exact" if row.reload_exact else "NOT the same afterwards"
@@ -129,7 +134,8 @@ def row_line(row: Row, ran: bool) -> str:
     if row.status != "ok":
         return f"[red]failed[/] {what}: {escape(row.error or '')}"
     state = f"{row.seconds:5.1f} s" if ran else "present"
-    return f"{state}  {100 * row.score:5.1f}  {100 * row.bytes_ratio:5.1f} % bytes  {what}"
+    kept = "  [yellow]kept everything[/]" if row.kept_all else ""
+    return f"{state}  {100 * row.score:5.1f}  {100 * row.bytes_ratio:5.1f} % bytes  {what}{kept}"
 
 
 def plan_table(configs: Sequence[RunConfig], there: Sequence[bool], judge: Estimator) -> Table:

@@ -67,7 +67,8 @@ class LayerBudget(Protocol):
 
     compares: scores of different layers are compared, so they must be on one scale. exact: shares are proportions,
     made whole so that they sum to layers * total; otherwise each is taken as it is, rounded down and bounded by the
-    layer's slots, whatever they sum to. waits: as for a scorer.
+    layer's slots, whatever they sum to. waits: as for a scorer. A method `check_layers(layers: int)`, where there is
+    one, raises PressConflictError for a model with so many layers that the budget means nothing.
     """
 
     needs: Needs
@@ -92,7 +93,10 @@ class LayerBudget(Protocol):
 
 
 class Sharer(Protocol):
-    """Which layers store something in common, and what. block: slots are merged in multiples of this."""
+    """Which layers store something in common, and what. block: slots are merged in multiples of this.
+
+    `check_layers`: as for a LayerBudget.
+    """
 
     block: int
 

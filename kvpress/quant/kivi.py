@@ -27,5 +27,6 @@ def kivi(
     """Keys quantized per channel, values per token, newest slots dense (2402.02750)."""
     if keys not in ("channel", "token"):
         raise PressSyntaxError(f'keys={keys!r}: groups of keys run along a "channel" (the paper) or a "token".')
-    key = Affine(k_bits or bits, "token" if keys == "token" else "channel", group)
-    return {"key": key, "value": Affine(v_bits or bits, "token", group), "residual": residual}
+    k_bits, v_bits = (bits if own is None else own for own in (k_bits, v_bits))
+    key = Affine(k_bits, "token" if keys == "token" else "channel", group)
+    return {"key": key, "value": Affine(v_bits, "token", group), "residual": residual}

@@ -107,6 +107,7 @@ def parse_row(data: Any, path: str) -> Row:
         turn_tasks=_turn_tasks(data) if ok else {},
         subtasks=_means(data, "subtasks") if ok else {},
         extras=_means(data, "extras") if ok else {},
+        kept_all=ok and data.get("kept_all") is True,
         reload_exact=exact if ok and isinstance(exact, bool) else None,
         **values,
     )

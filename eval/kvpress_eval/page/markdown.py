@@ -43,6 +43,7 @@ def render_markdown(analysis: Analysis, gates: Sequence[Gate]) -> str:
                 parts += [_equal(matrix) for matrix in equal if matrix.table == table]
                 parts += [_subtasks(analysis, table), _depths(analysis, table)]
     parts += [
+        _kept_all(analysis.rows),
         "## Failed cells",
         _failed(analysis.rows),
         "## Files that are not rows",
@@ -263,6 +264,18 @@ def _difference(cell: Cell) -> str:
         return "0.0 (no session differs)"
     interval = span(diff.low, diff.high, sign=True)
     return f"{points(diff.mean, sign=True)}{star} {interval}".strip()
+
+
+def _kept_all(rows: Sequence[Row]) -> str:
+    """Runs that measured the full cache under another name."""
+    lines = [
+        [text(row.model), _name(row.asked, row.target), text(row.task), text(row.mode), f"{row.length:,}"]
+        for row in rows
+        if row.kept_all and not row.twin
+    ]
+    grid = markdown_table(("model", "press", "task", "mode", "length"), 5, lines)
+    about = "No prompt of these runs is long enough for the press to change anything: they measured the full cache."
+    return f"## Presses that kept everything\n\n{about}\n\n{grid}" if lines else ""
 
 
 def _failed(rows: Sequence[Row]) -> str:

@@ -97,6 +97,7 @@ class Row:
     decode_length: float | None = None
     session_bytes: int | None = None
     not_measured: str = ""
+    kept_all: bool = False
 
     @property
     def ok(self) -> bool:
