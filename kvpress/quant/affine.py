@@ -102,7 +102,7 @@ class Affine:
 
     def check(self, head_dim: int) -> None:
         if head_dim * self.bits % 8:
-            raise PressConflictError(f"{self.bits}-bit codes of {head_dim} channels do not fill bytes; use int8.")
+            raise PressConflictError(f"{self.bits}-bit codes of {head_dim} channels do not fill whole bytes; use int8.")
         if self.axis == "token" and head_dim % min(self.group, head_dim):
             fits = [g for g in (16, 8, 4) if head_dim % g == 0]
             raise PressConflictError(
