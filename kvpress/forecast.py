@@ -92,6 +92,5 @@ class Forecast:
             advice += f" with between=False; between=True, chunk={best} {needs} ({other[best]:,} bytes)"
         raise BudgetError(
             f"{short(self.press, 60)} needs up to {wanted.total:,} bytes for {rows} x {tokens} tokens in chunks of "
-            f"{chosen} with between={between}: {wanted.held:,} in the cache, {wanted.work:,} of temporaries. "
-            f"peak={peak!r} allows {allowed:,}; {advice}."
+            f"{chosen} with between={between}, and peak={peak!r} allows {allowed:,}; {advice}."
         )

@@ -76,9 +76,9 @@ def solve(press: Press, model: PreTrainedModel, length: int, target: str | float
         raise BudgetError(
             f"{short(press)} cannot hold {wanted:,} bytes ({wanted / ruler.dense:.1%} of {length} tokens dense) "
             f"by its {name}: it reaches {_reach(at, sizes, ruler.dense)}"
-            + (f", in steps ({', '.join(map(str, _CHOICES[name]))} bits)" if name in _CHOICES else "")
-            + (f"; {sizes[best] / ruler.dense:.1%} is what fits" if best is not None and best != max(sizes) else "")
-            + ". Ask for another share, or compose it with another press."
+            + (f" in steps of {_CHOICES[name]}" if name in _CHOICES else "")
+            + (f"; {sizes[best] / ruler.dense:.1%} fits" if best is not None and best != max(sizes) else "")
+            + ". Ask for another share, or compose it."
         )
     return Solved(presses[best], sizes[best], ruler.dense)
 
