@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kvpress.codec import Codec, Dense
 from kvpress.errors import BudgetError, PressConflictError, PressSyntaxError
 from kvpress.evidence import Needs
+from kvpress.numbers import check_number
 from kvpress.plugins import load_plugins
 from kvpress.policies.base import AfterPrefill, Even, HeadBudget, LayerBudget, Refiner, Schedule, Scorer, Sharer
 from kvpress.registry import Registry
@@ -127,7 +128,7 @@ class Recipe:
         if self.compares and self.scorer is not None and not getattr(self.scorer, "comparable", False):
             raise PressConflictError(
                 f"{type(self.scorer).__name__} scores mean nothing across heads, so {self.compares} cannot compare "
-                "heads by them. Use it with a press that scores by attention (snapkv, h2o, tova)."
+                "heads by them. Use it with a press that scores by attention (snapkv, h2o, expected_attention)."
             )
         if self.refine is not None and self.scorer is not None and not getattr(self.scorer, "attention", False):
             raise PressConflictError(
@@ -169,6 +170,12 @@ class Recipe:
                     f"recent {self.recent}). Keep more than {fixed}, or protect fewer."
                 )
 
+    def serves(self, layers: int) -> None:
+        """Raise PressConflictError where a decision would change nothing in a model of so many full layers."""
+        for decision in (self.sharer, self.layers if self.evicts else None):
+            if check := getattr(decision, "check_layers", None):
+                check(layers)
+
     def fits(self, key: int, value: int | None = None) -> None:
         """Raise PressConflictError where keys of `key` channels and values of `value` (as many) cannot be stored."""
         kept, value = self.channels, key if value is None else value
@@ -200,6 +207,7 @@ class Preset:
                     + (" and keep is given too; give one." if "keep" in given else ", which this press does not have.")
                 )
             ratio = given.pop("compression_ratio")
+            check_number(self.name, "compression_ratio", ratio)
             if not _fits(ratio, "float | int"):
                 raise PressSyntaxError(f"{self.name}: compression_ratio={ratio!r} must be a fraction such as 0.75.")
             given["keep"] = round(1.0 - ratio, 9)
@@ -209,6 +217,7 @@ class Preset:
                 raise PressSyntaxError(f"{self.name} has no argument {name!r}; it takes: {known}.")
             if not isinstance(value, bool | int | float | str | type(None)):
                 raise PressSyntaxError(f"{self.name}: {name}={value!r} must be a number, a string or true/false.")
+            check_number(self.name, name, value)
             wanted = self.signature.parameters[name].annotation
             if name != "keep" and not _fits(value, wanted):
                 raise PressSyntaxError(f"{self.name}: {name}={value!r} must be {wanted.replace(' | ', ' or ')}.")
@@ -234,7 +243,9 @@ def _with_texts(signature: inspect.Signature) -> inspect.Signature:
     )
 
 
-PRESETS: Registry[Preset] = Registry("press", origin=lambda preset: preset.build.__module__, more=load_plugins)
+PRESETS: Registry[Preset] = Registry(
+    "press", origin=lambda preset: preset.build.__module__, more=load_plugins, listing="kvpress list presses"
+)
 
 
 def _fits(value: Value, annotation: str) -> bool:
@@ -342,7 +353,10 @@ class Press:
         owner: dict[str, str] = {}
         names = {f.name for f in fields(Recipe)}
         for part in self.parts:
-            for name, value in part.decisions().items():
+            decided = part.decisions()
+            if not decided and len(self.parts) > 1:
+                raise PressConflictError(f"{part.name} decides nothing, so it is a press by itself only; leave it out.")
+            for name, value in decided.items():
                 assert name in names, name
                 if name == "residual" and name in chosen:  # slots that stay dense: the larger wish holds for both
                     value = max(value, chosen[name])

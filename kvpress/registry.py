@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from kvpress.errors import KVPressError
+from kvpress.errors import KVPressError, nearest, short
 
 T = TypeVar("T")
 
@@ -15,12 +14,17 @@ class Registry(Generic[T]):
     """Names of one kind of thing. Names are case-insensitive and treat ``-`` as ``_``.
 
     origin: the module an item comes from, for errors. more: called when a name is not known, and may register it.
+    listing: the command that lists all names.
     """
 
     def __init__(
-        self, kind: str, origin: Callable[[T], str] | None = None, more: Callable[[Registry[T]], None] | None = None
+        self,
+        kind: str,
+        origin: Callable[[T], str] | None = None,
+        more: Callable[[Registry[T]], None] | None = None,
+        listing: str = "",
     ) -> None:
-        self.kind = kind
+        self.kind, self.listing = kind, listing
         self._origin, self._more = origin, more
         self._items: dict[str, T] = {}
 
@@ -59,6 +63,4 @@ class Registry(Generic[T]):
             self._more(self)
         if key in self._items:
             return self._items[key]
-        close = difflib.get_close_matches(key, self._items, n=3, cutoff=0.5)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise KVPressError(f"Unknown {self.kind} {name!r}.{hint} Known: {', '.join(self)}.")
+        raise KVPressError(f"Unknown {self.kind} {short(name, 60)!r}; {nearest(key, self, self.listing)}")

@@ -15,8 +15,9 @@ from transformers import PreTrainedModel
 
 from kvpress import compact, hf
 from kvpress.cache import PressCache
-from kvpress.errors import SessionError, UnsupportedError
+from kvpress.errors import SessionError, UnsupportedError, short
 from kvpress.forecast import Forecast, chooses
+from kvpress.inputs import check_text
 from kvpress.io import fingerprint
 from kvpress.masks import check_mask, check_prompt_mask, seen_mask
 from kvpress.meter import Meter
@@ -25,7 +26,7 @@ from kvpress.peak import Peak
 from kvpress.premise import Finding, Survey, warn
 from kvpress.press import Press
 from kvpress.probe import move, moves
-from kvpress.repeat import check_model, check_text, checked_instructions, read_again
+from kvpress.repeat import check_model, checked_instructions, read_again
 from kvpress.report import Report, report_of
 from kvpress.rope import Rotate
 from kvpress.running import Call, Gate, runs
@@ -53,7 +54,7 @@ class Session:
         # Models within models, which run as parts of a forward: of the language model, its decoder.
         takers = [module for module in model.modules() if hf.takes_cache(module)]
         self._parts = {id(m): {id(part) for part in m.modules() if part is not m} for m in takers}
-        self._instructions: tuple[Sequence[int], Sequence[int]] = ((), ())
+        self._instructions: tuple[Sequence[int], ...] = ((), (), ())
         self.positions = hf.learned_positions(model)
         self.premises: tuple[Finding, ...] | None = None if press.recipe.premises else ()
         if press.recipe.needs.repeat is not None:
@@ -62,14 +63,17 @@ class Session:
         self.open = True
 
     @property
-    def instructions(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Token ids that come before the first and before each later part of a prompt that a press (kvzip) makes the
-        model repeat, without a begin token; see kvpress.policies.kvzip.instructions. Empty unless they are set.
+    def instructions(self) -> Sequence[Sequence[int]]:
+        """Token ids around the parts of a prompt that a press (kvzip) makes the model repeat, without a begin token.
+
+        Three lists: what comes before the first part, what comes before each later one and the last tokens of the part
+        before it, and what comes after either (the end of the user's turn; may be left out). See
+        kvpress.policies.kvzip.instructions. Empty unless they are set.
         """
         return self._instructions
 
     @instructions.setter
-    def instructions(self, value: tuple[Sequence[int], Sequence[int]]) -> None:
+    def instructions(self, value: Sequence[Sequence[int]]) -> None:
         self._instructions = checked_instructions(value)
 
     def new_cache(self) -> PressCache:
@@ -183,8 +187,8 @@ class Session:
             )
         if why := self.press.recipe.waits:
             raise UnsupportedError(
-                f"{self.press} cannot be applied between the chunks of a prompt: {why}. Read with between=False, which "
-                "keeps everything dense until the end of the prompt, or use another press (knorm, keydiff, h2o, kivi)."
+                f"{short(self.press)} cannot be applied between the chunks of a prompt: {why}. Read it "
+                "with between=False, or use another press (knorm, keydiff, h2o, kivi)."
             )
 
     def peak(self, tokens: int, rows: int = 1, chunk: int | None = None, between: bool = False) -> Peak:
@@ -229,7 +233,7 @@ class Session:
         if self.press.recipe.evicts:
             raise UnsupportedError(
                 "Assisted generation and prompt lookup take guessed tokens back, and what "
-                f"{self.press} evicted for their sake cannot come back. Generate without them, or use a press "
+                f"{short(self.press)} evicted for their sake cannot come back. Generate without them, or use a press "
                 "that keeps every token (full, kivi)."
             )
 
@@ -315,6 +319,7 @@ class Session:
                 "the session keeps the cache. Leave it out, or pass session.new_cache(); what a cache of another kind "
                 "holds already has to be read again, with session.prefill(ids)."
             )
+        hf.check_call(self.model, given)
         if given.get("output_attentions"):
             raise UnsupportedError("output_attentions=True asks for what a press does not build. Leave it out.")
         cache = self.new_cache() if cache is None else cache
@@ -342,7 +347,7 @@ class Session:
         first = cache.stores[0]
         if first.fired:
             return
-        check_text(self.press, given)
+        check_text(self.press, given, self.model.config)
         reads = first.hold and self._call.chunked is not False  # a prompt's chunk may be one token
         if given["input_ids"].shape[1] == 1 and first.pending and not reads:
             self.compress(cache)
@@ -361,7 +366,9 @@ class Session:
 
     def _check_made_here(self, cache: PressCache) -> None:
         if cache.press != self.press:
-            raise SessionError(f"This cache was made by {cache.press}, the press entered is {self.press}.")
+            raise SessionError(
+                f"This cache was made by {short(cache.press)}, the press entered is {short(self.press)}."
+            )
         if cache.broken:
             raise SessionError("A forward on this cache failed half-way, so its layers disagree. Make a new cache.")
         if len(cache.layers) != len(self._types):
@@ -432,7 +439,7 @@ def _instead(press: Press) -> str:
     """What to do where keys cannot be moved."""
     if press.recipe.positions == "slots":
         return 'use positions="keep" (original positions)'
-    return f'{press} scores what was there before RoPE; use snapkv, keydiff, leverage(keys="rotated") or another'
+    return f'{short(press)} scores what was there before RoPE; use snapkv, keydiff, leverage(keys="rotated") or another'
 
 
 def _fire(cache: PressCache) -> None:
@@ -453,6 +460,7 @@ def open_session(press: Press, model: PreTrainedModel) -> Iterator[Session]:
     hf.check_model(model)
     for key, value in {*hf.widths(model).values()}:
         press.recipe.fits(key, value)
+    press.recipe.serves(hf.layer_types(model)[0].count("full_attention"))
     gate = Gate()
     try:
         with hf.attention_of(model) as forget_masks:
