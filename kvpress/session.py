@@ -131,6 +131,7 @@ class Session:
         if between:
             self._check_between(compress)
         cache = self.new_cache() if cache is None else _ours(cache)
+        cache.state.check_free()
         past, new = cache.get_seq_length(), ids.shape[1]
         self._check_rows(cache, ids.shape[0])
         if attention_mask is not None:
@@ -143,7 +144,7 @@ class Session:
         limit = None
         if peak is not None:
             chunk, limit = self._forecast.within(peak, cache, ids.shape, chunk, compress, between)
-        with self._measured(cache, limit):
+        with cache.state.claimed(), self._measured(cache, limit):
             if between:
                 if attention_mask is None:
                     lengths = torch.full((ids.shape[0],), past + new, dtype=torch.int64, device=ids.device)
@@ -251,21 +252,20 @@ class Session:
         """Fire the press now where it has not fired since the last prompt."""
         self._check_open()
         _ours(cache)
-        cache.state.check_free()
-        self._check_made_here(cache)
-        first = cache.stores[0]
-        if self.press.recipe.needs.repeat is not None and first.pending and not compact.fits(first):
-            chunked, self._call.chunked = self._call.chunked, None
-            try:
-                read_again(self, cache)
-            finally:
-                self._call.chunked = chunked
-        for layer in cache.stores:
-            layer.hold = False
-            layer.rotate = move(self._rotate, self._still, layer.index)  # a loaded cache has not met this session yet
-            layer.output = self._outputs.get(layer.index)
-        _fire(cache)
-        self._conclude(cache)
+        with cache.state.claimed():
+            self._check_made_here(cache)
+            first = cache.stores[0]
+            if self.press.recipe.needs.repeat is not None and first.pending and not compact.fits(first):
+                chunked, self._call.chunked = self._call.chunked, None
+                try:
+                    read_again(self, cache)
+                finally:
+                    self._call.chunked = chunked
+            for layer in cache.stores:  # a loaded cache has not met this session yet
+                layer.hold, layer.rotate = False, move(self._rotate, self._still, layer.index)
+                layer.output = self._outputs.get(layer.index)
+            _fire(cache)
+            self._conclude(cache)
 
     def report(self, cache: PressCache) -> Report:
         """Slots and bytes of a cache, by layer and by kind."""
@@ -285,7 +285,7 @@ class Session:
         if call.module is not None:
             if self._within(module, given):
                 return None
-            call.module = call.cache = None  # that forward was broken off, by an interrupt
+            call.module = call.cache = None  # that forward was broken off by an interrupt, after which no hook runs
             self._gate.forget()
         if not self._gate.enter():
             return None
@@ -299,13 +299,12 @@ class Session:
 
     def _within(self, module: torch.nn.Module, given: dict[str, Any]) -> bool:
         """`module` runs as a part of the model whose forward this thread has called."""
-        running = self._call.module
-        assert running is not None
-        if id(module) not in self._parts.get(id(running), ()):
-            return id(running) not in self._parts  # a replica of the model: its parts are not known
-        cache = given.get("past_key_values")
+        running, cache = self._call.module, given.get("past_key_values")
+        if running is None or module is running:
+            return False
         same = cache is self._call.cache and (cache is not None or not self._uses_cache(given))
-        return same or runs(running)
+        known = id(module) in self._parts.get(id(running), ())
+        return (known and same) or runs(running)  # what is not plain is looked up
 
     def _cache_for(self, given: dict[str, Any]) -> PressCache | None:
         """The cache of this forward, ready to be filled; None where the forward keeps no cache."""
@@ -391,7 +390,6 @@ class Session:
         if chunked is not None:
             self._when(cache, hold=chunked, eager=not chunked)
             self._call.read = cache
-        cache.state.claim()  # a second reading of the prompt, which came before, has let go of it
         cache.state.before = cache.get_seq_length()
         cache.state.live = cache.broken = True
         hf.set_pressed(True)
@@ -409,6 +407,7 @@ class Session:
                 self._complete(cache, kwargs)
         finally:
             if cache is not None:
+                cache.state.live = False
                 cache.state.release()
             self._gate.leave()
 
