@@ -1,0 +1,367 @@
+"""Measure the presses of NVIDIA's kvpress, or transformers' QuantizedCache, on inputs that `kvpress data` wrote.
+
+    python measure.py nvidia INPUT.jsonl ... --model FOLDER --name MODEL --out RESULTS
+    python measure.py hqq INPUT.jsonl ... --model FOLDER --name MODEL --out RESULTS
+
+Writes one JSON file a press and task, which `kvpress import peer` reads. Runs where the peer is installed and imports
+nothing of this repository (NVIDIA's package has the same import name): torch, transformers and what is measured.
+A result that is there already is kept, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import os
+import re
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+PRESSES = (
+    *("SnapKV", "KVzip", "ExpectedAttention", "Knorm", "StreamingLLM", "TOVA", "ObservedAttention", "KeyDiff"),
+    *("LagKV", "PyramidKV", "CriticalKV(SnapKV)", "CriticalKV(ExpectedAttention)", "AdaKV(SnapKV)"),
+)
+_ROWS = 32  # predictions that are compared at once, in double precision
+
+
+class Peer(NamedTuple):
+    """What is measured: ``cache()`` makes an empty cache, ``press()`` is around the reading of the context."""
+
+    name: str
+    cache: Callable[[], Any]
+    press: Callable[[], Callable[[Any], AbstractContextManager[Any]]]
+    eager: bool = False
+
+
+class Read(NamedTuple):
+    """(d,) state after the last token of a context, its cache and the bytes that this holds."""
+
+    last: Tensor
+    cache: Any
+    bytes: int
+
+
+# --- pure functions, tested without a peer
+
+
+def divergence(full: Tensor, press: Tensor, tokens: Tensor) -> tuple[list[float], list[float], list[float]]:
+    """NLL of the tokens (n,) in nats, KL(full || press) in nats and equal argmaxes (1 or 0) of (n, V) logits."""
+    theirs, ours = (torch.log_softmax(logits.double(), -1) for logits in (full, press))
+    nll = -ours.gather(1, tokens[:, None])[:, 0]
+    terms = torch.where(theirs > -torch.inf, theirs.exp() * (theirs - ours), 0.0)
+    agree = (full.argmax(-1) == press.argmax(-1)).double()
+    return nll.tolist(), terms.sum(-1).clamp(min=0).tolist(), agree.tolist()
+
+
+def held_bytes(cache: Any) -> int:
+    """Bytes of all tensors of a cache, those of packed values and their scales among them; each counts once."""
+    found: dict[int, int] = {}
+    pending = [cache]
+    seen = set()
+    while pending:
+        one = pending.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, Tensor):
+            found[id(one)] = one.numel() * one.element_size()
+        elif isinstance(one, dict):
+            pending += one.values()
+        elif isinstance(one, list | tuple):
+            pending += one
+        elif type(one).__module__.startswith("transformers.cache"):
+            pending += vars(one).values()
+    return sum(found.values())
+
+
+def gold_measures(logits: Tensor, gold: Sequence[int]) -> dict[str, float | None]:
+    """Mean log-probability (nats) of a gold answer's tokens, predicted by logits (n, V), and whether each is likeliest."""
+    if not gold:
+        return {"gold_logprob": None, "gold_argmax": None}
+    ids = torch.tensor(gold, device=logits.device)
+    likely = torch.log_softmax(logits.double(), -1).gather(1, ids[:, None])
+    mean = float(likely.mean())
+    known = math.isfinite(mean)
+    return {
+        "gold_logprob": round(mean, 6) if known else None,
+        "gold_argmax": float((logits.argmax(-1) == ids).all()) if known else None,
+    }
+
+
+def file_name(task: str, press: str) -> str:
+    """``lm_code-snapkvpress-compression-ratio-0.5.json``."""
+    return f"{task}-{re.sub(r'[^a-z0-9.]+', '-', press.lower()).strip('-')}.json"
+
+
+def result(peer: str, origin: str, lines: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the importer reads. ``found`` has a session of each line, with its ``bytes`` and ``bytes_dense``."""
+    n = len(found)
+    return {
+        "kind": "kvpress-peer",
+        "origin": origin,
+        "press": peer,
+        "bytes": round(sum(one["bytes"] for one in found) / n),
+        "bytes_dense": round(sum(one["bytes_dense"] for one in found) / n),
+        "bytes_ratio": sum(one["bytes"] / one["bytes_dense"] for one in found) / n,
+        "row": lines[0]["row"],
+        "sessions": [{k: v for k, v in one.items() if not k.startswith("bytes")} for one in found],
+    }
+
+
+# --- a model and its caches
+
+
+class Reader:
+    """A model, read as the peers are meant to be used: the context under the press, all else without it."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer, self.device = model, tokenizer, model.device
+        self.known: dict[str, tuple[Tensor, int]] = {}  # of each passage: what its full cache predicts, and its bytes
+        self.attn = model.config._attn_implementation
+
+    def logits(self, states: Tensor) -> Tensor:
+        return self.model.get_output_embeddings()(states)
+
+    def context(self, ids: Sequence[int], peer: Peer) -> Read:
+        """Read and compress a context."""
+        self.model.set_attn_implementation("eager" if peer.eager else self.attn)
+        cache = peer.cache()
+        with peer.press()(self.model):
+            states = self.model.model(input_ids=self._ids(ids), past_key_values=cache, use_cache=True).last_hidden_state
+            last = states[0, -1].clone()
+        return Read(last, cache, held_bytes(cache))
+
+    def after(self, ids: Sequence[int], cache: Any, start: int) -> Tensor:
+        """(n, d) states after each of the tokens, which stand at ``start`` and on whatever the cache has dropped.
+
+        One at a time where layers hold different numbers of slots: transformers makes one mask, for the first layer.
+        One at a time too where slots are masked: a key that no query sees is sought, and for many queries there is none.
+        """
+        if not ids:
+            return self.model.get_output_embeddings().weight.new_zeros(0, self.model.config.hidden_size)
+        places = torch.arange(start, start + len(ids), device=self.device)[None]
+        step = 1 if self._uneven(cache) else len(ids)
+        found = [
+            self.model.model(input_ids=some, position_ids=at, past_key_values=cache, use_cache=True).last_hidden_state
+            for some, at in zip(self._ids(ids).split(step, 1), places.split(step, 1), strict=True)
+        ]
+        return torch.cat(found, 1)[0]
+
+    def _ids(self, ids: Sequence[int]) -> Tensor:
+        return torch.tensor([list(ids)], device=self.device)
+
+    def _uneven(self, cache: Any) -> bool:
+        masked = any(getattr(one, "masked_key_indices", None) is not None for one in self.model.modules())
+        return masked or len({layer.get_seq_length() for layer in cache.layers}) > 1
+
+    def passage(self, line: dict[str, Any], peer: Peer, full: Peer) -> dict[str, Any]:
+        """A forced text, against the full cache: one value for each forced token."""
+        ids = line["forced_ids"]
+
+        def states(which: Peer) -> tuple[Tensor, int]:
+            read = self.context(line["prefix_ids"], which)
+            return torch.cat([read.last[None], self.after(ids[:-1], read.cache, len(line["prefix_ids"]))]), read.bytes
+
+        if line["id"] not in self.known:
+            self.known[line["id"]] = states(full)
+        theirs, dense = self.known[line["id"]]
+        ours, held = (theirs, dense) if peer is full else states(peer)
+        found: dict[str, list[float]] = {"nll": [], "kl": [], "agree": []}
+        for at in range(0, len(ids), _ROWS):
+            part = slice(at, at + _ROWS)
+            values = divergence(
+                self.logits(theirs[part]), self.logits(ours[part]), torch.tensor(ids[part], device=self.device)
+            )
+            for one, more in zip(found.values(), values, strict=True):
+                one += more
+        return {"id": line["id"], **found, "bytes": held, "bytes_dense": dense}
+
+    def questions(self, line: dict[str, Any], peer: Peer, full: Peer) -> dict[str, Any]:
+        """Greedy answers to every question, each from a copy of the compressed context."""
+        read, size = self.context(line["context_ids"], peer), len(line["context_ids"])
+        if line["id"] not in self.known:
+            dense = read if peer is full else self.context(line["context_ids"], full)
+            self.known[line["id"]] = dense.last, dense.bytes
+            read = read if peer is full else self.context(line["context_ids"], peer)  # masks are kept by the model
+        ends = getattr(self.model.generation_config, "eos_token_id", None)
+        stops = {*line["stop_ids"], *([ends] if isinstance(ends, int) else ends or [])}
+        said = [self._answer(one, read.cache, size, stops) for one in line["questions"]]
+        return {
+            "id": line["id"],
+            "answers": [text for text, _, _ in said],
+            "stopped": [stopped for _, stopped, _ in said],
+            "expected": [one["expected"] for one in line["questions"]],
+            "measures": {name: [gold[name] for *_, gold in said] for name in ("gold_logprob", "gold_argmax")},
+            "bytes": read.bytes,
+            "bytes_dense": self.known[line["id"]][1],
+        }
+
+    def _answer(self, one: dict[str, Any], cache: Any, size: int, stops: set[int]) -> tuple[str, bool, dict[str, Any]]:
+        own, at = copy.deepcopy(cache), size + len(one["ids"])
+        last = self.after(one["ids"], own, size)[-1:]
+        rest = self.after(one["gold_ids"][:-1], copy.deepcopy(own), at)
+        gold = gold_measures(self.logits(torch.cat([last, rest])), one["gold_ids"])
+        new: list[int] = []
+        while True:
+            token = int(self.logits(last)[0].argmax())
+            if token in stops:
+                break
+            new.append(token)
+            if len(new) == one["max_new_tokens"]:
+                break
+            last = self.after([token], own, at + len(new) - 1)
+        return self.tokenizer.decode(new, skip_special_tokens=True), len(new) < one["max_new_tokens"], gold
+
+
+# --- the peers
+
+
+def nvidia(names: Sequence[str], ratios: Sequence[float], config: Any) -> Iterator[Peer]:
+    """Presses of NVIDIA's package by name, ``SnapKV`` or ``AdaKV(SnapKV)``."""
+    from transformers import DynamicCache
+
+    for name in names:
+        for ratio in ratios:
+            press, text = _press(name, ratio)
+            yield Peer(text, DynamicCache, lambda press=press: press, eager="ObservedAttention" in name)
+
+
+def _press(name: str, ratio: float) -> tuple[Any, str]:
+    import kvpress
+
+    outer, _, inner = name.partition("(")
+    kind = getattr(kvpress, f"{outer}Press", None)
+    if kind is None:
+        raise SystemExit(f"measure.py: NVIDIA's kvpress has no {outer}Press")
+    if not inner:
+        return kind(compression_ratio=ratio), f"{outer}Press(compression_ratio={ratio})"
+    press, text = _press(inner.removesuffix(")"), ratio)
+    if outer.startswith("Critical") and getattr(press, "use_vnorm", False):
+        press.use_vnorm, text = False, text.removesuffix(")") + ", use_vnorm=False)"  # as they ask for
+    return kind(press), f"{outer}Press({text})"
+
+
+def hqq(bits: Sequence[int], config: Any) -> Iterator[Peer]:
+    """transformers' QuantizedCache with its own settings."""
+    from transformers import QuantizedCache
+
+    for n in bits:
+        make: Callable[[], Any] = lambda n=n: QuantizedCache("hqq", config, nbits=n)  # noqa: E731
+        yield Peer(f"QuantizedCache(hqq, nbits={n})", make, lambda: lambda model: nullcontext())
+
+
+def plain_tokenizer(tokenizer: Any, folder: Path) -> str:
+    """A folder with the tokenizer but no chat template: KVzip takes the template's head for the first tokens of any
+    context, and leaves them unscored; a raw passage has none.
+    """
+    bare = copy.deepcopy(tokenizer)
+    bare.chat_template = None
+    bare.save_pretrained(folder)
+    return str(folder)
+
+
+# --- the command
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("peer", choices=("nvidia", "hqq"))
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT.jsonl", help="of `kvpress data --model MODEL`")
+    parser.add_argument("--model", required=True, help="folder of the model, as save_pretrained writes it")
+    parser.add_argument("--name", required=True, help="what our rows call the model")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the results")
+    parser.add_argument("--press", nargs="+", default=list(PRESSES), metavar="NAME", help="of NVIDIA's (all of ours)")
+    parser.add_argument("--ratio", nargs="+", type=float, default=[0.5, 0.75, 0.875], help="compression ratios")
+    parser.add_argument("--bits", nargs="+", type=int, default=[4, 2], help="of hqq")
+    parser.add_argument("--sessions", type=int, help="only the first so many")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args(argv)
+
+
+def read_lines(path: Path, most: int | None) -> list[dict[str, Any]]:
+    """What is to be read of each line: passages as they are, sessions of questions by their tokens."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][:most]
+    found = [line if "prefix_ids" in line else (line.get("meta") or {}).get("fed") for line in lines]
+    if not found or not all(found):
+        raise SystemExit(f"measure.py: {path} has no token ids; write it with `kvpress data --model MODEL`")
+    return found
+
+
+def _there(path: Path, lines: Sequence[dict[str, Any]]) -> bool:
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return [one["id"] for one in before["sessions"]] == [line["id"] for line in lines]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = _options(argv)
+    from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+    from transformers import __version__ as transformers_version
+    from transformers.utils import logging as transformers_logging
+
+    origin = f"transformers {transformers_version}"
+    if options.peer == "nvidia":
+        try:
+            origin = f"NVIDIA kvpress {version('kvpress')}"
+        except PackageNotFoundError:
+            raise SystemExit("measure.py: NVIDIA's kvpress is not installed here; see README.md") from None
+    transformers_logging.disable_progress_bar()
+    torch.set_num_threads(options.threads)
+    dtype = getattr(torch, options.dtype)
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype).eval().to(options.device)
+    reader = Reader(model, tokenizer)
+    full = Peer("full", DynamicCache, lambda: lambda model: nullcontext())
+    if options.peer == "nvidia":
+        peers = [full, *nvidia(options.press, options.ratio, model.config)]
+    else:
+        peers = [full, *hqq(options.bits, model.config)]
+    options.out.mkdir(parents=True, exist_ok=True)
+    shared = {
+        "model": options.name,
+        "dtype": options.dtype,
+        "device": options.device,
+        "threads": options.threads,
+        "versions": {"torch": torch.__version__, "transformers": transformers_version},
+        "command": shlex.join(["python", *sys.argv]) if argv is None else "",
+    }
+    with tempfile.TemporaryDirectory() as bare, torch.inference_mode():
+        homes = {True: plain_tokenizer(tokenizer, Path(bare)), False: options.model}
+        for path in options.inputs:
+            lines = read_lines(path, options.sessions)
+            raw = "prefix_ids" in lines[0]
+            model.config.name_or_path = homes[raw or not lines[0]["chat"]]
+            measure = reader.passage if raw else reader.questions
+            for peer in peers:
+                into = options.out / file_name(lines[0]["row"]["task"], f"{options.peer}-{peer.name}")
+                if _there(into, lines):
+                    continue
+                start = time.perf_counter()
+                found = [measure(line, peer, full) for line in lines]
+                data = {**shared, **result(peer.name, origin, lines, found)}
+                data["attn"], data["seconds"] = model.config._attn_implementation, time.perf_counter() - start
+                part = into.with_name(f"{into.name}.{os.getpid()}.part")
+                part.write_text(json.dumps(data), encoding="utf-8")
+                part.replace(into)
+                print(f"{into.name}: {data['seconds']:.0f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
