@@ -87,7 +87,7 @@ def held_bytes(cache: Any) -> int:
 
 
 def gold_measures(logits: Tensor, gold: Sequence[int]) -> dict[str, float | None]:
-    """Mean log-probability (nats) of a gold answer's tokens, predicted by logits (n, V), and whether each is likeliest."""
+    """Mean log-probability (nats) of a gold answer, predicted by logits (n, V), and whether all of it is likeliest."""
     if not gold:
         return {"gold_logprob": None, "gold_argmax": None}
     ids = torch.tensor(gold, device=logits.device)
@@ -147,12 +147,24 @@ class Reader:
         """(n, d) states after each of the tokens, which stand at ``start`` and on whatever the cache has dropped.
 
         One at a time where layers hold different numbers of slots: transformers makes one mask, for the first layer.
-        One at a time too where slots are masked: a key that no query sees is sought, and for many queries there is none.
+        Fewer at a time where slots are masked and NVIDIA's search finds no key that none of the queries sees.
         """
         if not ids:
             return self.model.get_output_embeddings().weight.new_zeros(0, self.model.config.hidden_size)
+        even = len({layer.get_seq_length() for layer in cache.layers}) == 1
+        masked = any(getattr(one, "masked_key_indices", None) is not None for one in self.model.modules())
+        step = len(ids) if even else 1
+        while True:
+            spare = copy.deepcopy(cache) if masked and step > 1 else None
+            try:
+                return self._pieces(ids, cache, start, step)
+            except ValueError:
+                if spare is None:
+                    raise
+                cache.layers, step = spare.layers, max(1, step // 4)
+
+    def _pieces(self, ids: Sequence[int], cache: Any, start: int, step: int) -> Tensor:
         places = torch.arange(start, start + len(ids), device=self.device)[None]
-        step = 1 if self._uneven(cache) else len(ids)
         found = [
             self.model.model(input_ids=some, position_ids=at, past_key_values=cache, use_cache=True).last_hidden_state
             for some, at in zip(self._ids(ids).split(step, 1), places.split(step, 1), strict=True)
@@ -161,10 +173,6 @@ class Reader:
 
     def _ids(self, ids: Sequence[int]) -> Tensor:
         return torch.tensor([list(ids)], device=self.device)
-
-    def _uneven(self, cache: Any) -> bool:
-        masked = any(getattr(one, "masked_key_indices", None) is not None for one in self.model.modules())
-        return masked or len({layer.get_seq_length() for layer in cache.layers}) > 1
 
     def passage(self, line: dict[str, Any], peer: Peer, full: Peer) -> dict[str, Any]:
         """A forced text, against the full cache: one value for each forced token."""

@@ -5,9 +5,10 @@
 "agree"}``: a list of one value for every forced token each, in nats (``agree``: 1 or 0), against the full cache of the
 same library. A session of questions is ``{"id", "answers", "expected", "stopped"}``, a list of one value for every
 question each, which is scored here as answers of our own are; or ``{"id", "scores"}``. It has ``measures`` (a list for
-each name) where there are any. Beside these, what was measured and is a field of a row: ``bytes``, ``bytes_dense``, ``bytes_ratio``,
-``bytes_by_kind``, ``prefill_s``, ``seconds``, ``device``, ``dtype``, ``attn``, ``threads``, ``versions``, ``command``,
-``press_spec``, ``target``, ``forced_step``, ``started``. What is not there is not known, and never derived.
+each name) where there are any. Beside these, what was measured and is a field of a row: ``bytes``, ``bytes_dense``,
+``bytes_ratio``, ``bytes_by_kind``, ``prefill_s``, ``seconds``, ``device``, ``dtype``, ``attn``, ``threads``,
+``versions``, ``command``, ``press_spec``, ``target``, ``forced_step``, ``started``. What is not there is not known, and
+never derived.
 """
 
 from __future__ import annotations
