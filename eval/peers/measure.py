@@ -105,13 +105,18 @@ def file_name(task: str, press: str) -> str:
     return f"{task}-{re.sub(r'[^a-z0-9.]+', '-', press.lower()).strip('-')}.json"
 
 
-def result(peer: str, origin: str, lines: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the importer reads. ``found`` has a session of each line, with its ``bytes`` and ``bytes_dense``."""
+def result(
+    peer: str, origin: str, lines: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]], masked: bool = False
+) -> dict[str, Any]:
+    """What the importer reads. ``found`` has a session of each line, with its ``bytes`` and ``bytes_dense``.
+
+    A press that masks slots and keeps them is called so: its bytes are those of the full cache.
+    """
     n = len(found)
     return {
         "kind": "kvpress-peer",
         "origin": origin,
-        "press": peer,
+        "press": f"{peer}, masked" if masked else peer,
         "bytes": round(sum(one["bytes"] for one in found) / n),
         "bytes_dense": round(sum(one["bytes_dense"] for one in found) / n),
         "bytes_ratio": sum(one["bytes"] / one["bytes_dense"] for one in found) / n,
@@ -152,7 +157,7 @@ class Reader:
         if not ids:
             return self.model.get_output_embeddings().weight.new_zeros(0, self.model.config.hidden_size)
         even = len({layer.get_seq_length() for layer in cache.layers}) == 1
-        masked = any(getattr(one, "masked_key_indices", None) is not None for one in self.model.modules())
+        masked = self.masked()
         step = len(ids) if even else 1
         while True:
             spare = copy.deepcopy(cache) if masked and step > 1 else None
@@ -162,6 +167,10 @@ class Reader:
                 if spare is None:
                     raise
                 cache.layers, step = spare.layers, max(1, step // 4)
+
+    def masked(self) -> bool:
+        """Whether the press that read last masks slots where it would drop them (AdaKV, KVzip)."""
+        return any(getattr(one, "masked_key_indices", None) is not None for one in self.model.modules())
 
     def _pieces(self, ids: Sequence[int], cache: Any, start: int, step: int) -> Tensor:
         places = torch.arange(start, start + len(ids), device=self.device)[None]
@@ -362,7 +371,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     continue
                 start = time.perf_counter()
                 found = [measure(line, peer, full) for line in lines]
-                data = {**shared, **result(peer.name, origin, lines, found)}
+                data = {**shared, **result(peer.name, origin, lines, found, reader.masked())}
                 data["attn"], data["seconds"] = model.config._attn_implementation, time.perf_counter() - start
                 part = into.with_name(f"{into.name}.{os.getpid()}.part")
                 part.write_text(json.dumps(data), encoding="utf-8")
