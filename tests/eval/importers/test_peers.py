@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,23 +23,33 @@ from kvpress_eval.page.measures import forced
 from kvpress_eval.rows import Row, load_rows
 from transformers import DynamicCache
 
-SCRIPT = Path(__file__).parents[3] / "eval" / "peers" / "measure.py"
+PEERS = Path(__file__).parents[3] / "eval" / "peers"
 LM = ["--length", "204", "--forced", "37", "--sessions", "2"]
 NEEDLE = ["--length", "690", "--turns", "2", "--sessions", "2"]
 OURS = "streaming_llm@kvpress(keep=0.5)"
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("peers_measure", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script() -> Iterator[ModuleType]:
+    """The command; its sibling is found as it is when the file is run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(PEERS))
+        spec = importlib.util.spec_from_file_location("peers_measure", PEERS / "measure.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+        sys.modules.pop("reading", None)
 
 
-def test_the_script_needs_nothing_of_ours() -> None:
-    tree = ast.parse(SCRIPT.read_text())
+@pytest.fixture(scope="module")
+def reading(script: ModuleType) -> ModuleType:
+    return sys.modules["reading"]
+
+
+@pytest.mark.parametrize("name", ["measure", "reading"])
+def test_the_script_needs_nothing_of_ours(name: str) -> None:
+    tree = ast.parse((PEERS / f"{name}.py").read_text())
     names = {
         name.split(".")[0]
         for node in ast.walk(tree)
@@ -50,12 +61,12 @@ def test_the_script_needs_nothing_of_ours() -> None:
     assert "kvpress" not in at_import  # NVIDIA's, which only its presses need
 
 
-def test_divergence_is_that_of_a_plain_sum(script: ModuleType) -> None:
+def test_divergence_is_that_of_a_plain_sum(reading: ModuleType) -> None:
     full, press = torch.randn(5, 11), torch.randn(5, 11)
     full[2, 3] = -torch.inf  # ruled out: nothing to lose
     press[4] = full[4]
     tokens = torch.tensor([0, 3, 7, 10, 5])
-    nll, kl, agree = script.divergence(full, press, tokens)
+    nll, kl, agree = reading.divergence(full, press, tokens)
     for t in range(5):
         p, q = (torch.softmax(x[t].double(), 0).tolist() for x in (full, press))
         assert nll[t] == pytest.approx(-math.log(q[tokens[t]]))
@@ -64,22 +75,22 @@ def test_divergence_is_that_of_a_plain_sum(script: ModuleType) -> None:
     assert kl[4] == 0
 
 
-def test_bytes_are_those_of_every_tensor_once(script: ModuleType) -> None:
+def test_bytes_are_those_of_every_tensor_once(reading: ModuleType) -> None:
     cache = DynamicCache()
     for layer in range(2):
         cache.update(torch.zeros(1, 3, 7, 5), torch.zeros(1, 3, 7, 9), layer)
     packed = torch.zeros(13, dtype=torch.uint8)
     cache.layers[0]._quantized_keys = (packed, {"scale": torch.zeros(3), "nested": [packed]})
-    assert script.held_bytes(cache) == 2 * (3 * 7 * 5 * 4 + 3 * 7 * 9 * 4) + 13 + 12
+    assert reading.held_bytes(cache) == 2 * (3 * 7 * 5 * 4 + 3 * 7 * 9 * 4) + 13 + 12
 
 
-def test_gold_measures(script: ModuleType) -> None:
+def test_gold_measures(reading: ModuleType) -> None:
     logits = torch.tensor([[0.0, 1.0, -1.0], [2.0, 0.0, 0.0]])
-    found = script.gold_measures(logits, [1, 2])
+    found = reading.gold_measures(logits, [1, 2])
     expected = (1 - math.log(1 + math.e + 1 / math.e) - math.log(math.e**2 + 2)) / 2
     assert found == {"gold_logprob": pytest.approx(expected, abs=1e-6), "gold_argmax": 0.0}
-    assert script.gold_measures(logits, [1, 0])["gold_argmax"] == 1.0
-    assert script.gold_measures(logits[:0], []) == {"gold_logprob": None, "gold_argmax": None}
+    assert reading.gold_measures(logits, [1, 0])["gold_argmax"] == 1.0
+    assert reading.gold_measures(logits[:0], []) == {"gold_logprob": None, "gold_argmax": None}
 
 
 class Streaming:
@@ -155,7 +166,9 @@ def test_answers_are_scored_as_ours_are(measured: tuple[Path, dict[str, Row], di
         assert other_one == pytest.approx(mine_one, abs=1e-4)
 
 
-def test_peers_stand_in_one_table_with_ours(measured: tuple[Path, dict[str, Row], dict[str, Row]]) -> None:
+def test_peers_stand_in_one_table_with_ours(
+    measured: tuple[Path, dict[str, Row], dict[str, Row]], tmp_path: Path
+) -> None:
     rows, _, theirs = measured
     assert not read_rows(rows)[1]
     (found,) = forced(report.read(rows).analysis)
@@ -164,6 +177,10 @@ def test_peers_stand_in_one_table_with_ours(measured: tuple[Path, dict[str, Row]
     assert origins["StreamingPress(0.5)"].startswith("transformers ")
     for row in theirs.values():
         assert row.origin.startswith("transformers ")
+    text = report.write(rows, tmp_path).readme.read_text()
+    lines = [line.split("|") for line in text.splitlines() if line.startswith("| `StreamingPress(0.5)`")]
+    held = [cells[2].strip() for cells in lines if "transformers" not in cells[1]]
+    assert held == ["49.9 %"] * 2  # of questions, by both scorers: what a peer measured of bytes is shown
 
 
 def session(**changes: Any) -> dict[str, Any]:
