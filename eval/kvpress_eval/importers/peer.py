@@ -3,10 +3,12 @@
 ``{"kind": "kvpress-peer", "origin": ..., "press": ..., "model": ..., "row": {...}, "sessions": [...]}``, in files
 ``*.json``. ``row`` is that of the exported line, unchanged. A session of a forced text is ``{"id", "nll", "kl",
 "agree"}``: a list of one value for every forced token each, in nats (``agree``: 1 or 0), against the full cache of the
-same library. A session of questions is ``{"id", "scores"}``, and ``measures`` (a list for each name) where there are
-any. Beside these, what was measured and is a field of a row: ``bytes``, ``bytes_dense``, ``bytes_ratio``,
-``bytes_by_kind``, ``prefill_s``, ``seconds``, ``device``, ``dtype``, ``attn``, ``threads``, ``versions``, ``command``,
-``press_spec``, ``target``, ``forced_step``, ``started``. What is not there is not known, and never derived.
+same library. A session of questions is ``{"id", "answers", "expected", "stopped"}``, a list of one value for every
+question each, which is scored here as answers of our own are; or ``{"id", "scores"}``. It has ``measures`` (a list for
+each name) where there are any. Beside these, what was measured and is a field of a row: ``bytes``, ``bytes_dense``,
+``bytes_ratio``, ``bytes_by_kind``, ``prefill_s``, ``seconds``, ``device``, ``dtype``, ``attn``, ``threads``,
+``versions``, ``command``, ``press_spec``, ``target``, ``forced_step``, ``started``. What is not there is not known, and
+never derived.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import CONTINUATION
+from ..metrics import score
 from ..metrics.divergence import MEASURES, means
+from ..sources.stored import unpacked
 from ..tasks import TASKS
 from .base import UNREADABLE, Damaged, Found, Session, Skipped, make_row, name_under
 
@@ -71,7 +75,7 @@ def _row(path: Path) -> Any:
         "history": "" if continues else "gold",
         "schedule": "after_context",
         "question_visible": False,
-        "scorer": "agreement" if continues else "corrected",
+        "scorer": "agreement" if continues else "exact" if row.get("rendering") == "dialect" else "corrected",
     }
     settings = {
         **usual,
@@ -87,16 +91,18 @@ def _row(path: Path) -> Any:
         name: settings[name] for name in ("dtype", "device", "target", "forced_step") if name in settings
     }
     if not continues:
-        return _with_measures(make_row(settings, [_asked(one) for one in sessions], identity), sessions)
+        settings |= _ended(sessions)
+        found = [_asked(one, settings["scorer"]) for one in sessions]
+        return _with_measures(make_row(settings, found, identity), sessions)
     settings["forced"] = _whole(row.get("forced"))
     settings.setdefault("not_measured", "the cache's life: imported")
-    found = [_forced(one, settings["forced"]) for one in sessions]
+    forced = [_forced(one, settings["forced"]) for one in sessions]
     made = make_row(
         settings,
-        [Session(one["id"], [values["agree"]]) for one, values in zip(sessions, found, strict=True)],
+        [Session(one["id"], [values["agree"]]) for one, values in zip(sessions, forced, strict=True)],
         {**identity, "forced": settings["forced"]},
     )
-    made.measures = {name: [[values[name]] for values in found] for name in found[0]}
+    made.measures = {name: [[values[name]] for values in forced] for name in forced[0]}
     return made
 
 
@@ -118,11 +124,47 @@ def _forced(session: Mapping[str, Any], tokens: int) -> dict[str, float]:
     return means({name: [float(v) for v in one or ()] for name, one in values.items()})
 
 
-def _asked(session: Mapping[str, Any]) -> Session:
+def _asked(session: Mapping[str, Any], scorer: str) -> Session:
+    if "answers" in session:
+        return _scored(session, scorer)
     scores = session.get("scores")
     if not isinstance(scores, list) or not scores:
         raise Damaged(f"session {session['id']} has no scores")
     return Session(session["id"], scores)
+
+
+def _scored(session: Mapping[str, Any], scorer: str) -> Session:
+    """The session with the scores of its answers, as an answer of our own gets them."""
+    answers, expected, stopped = (session.get(name) for name in ("answers", "expected", "stopped"))
+    lists = [one for one in (answers, expected, stopped) if isinstance(one, list)]
+    if len(lists) != 3 or not answers or len({len(one) for one in lists}) != 1:
+        raise Damaged(f"session {session['id']} has not one of answers, expected and stopped for each question")
+    try:
+        golds = [one["answer"] if one["gold"] is None else unpacked(one["gold"]) for one in expected or ()]
+        tasks = [str(one["task"]) for one in expected or ()]
+    except (TypeError, KeyError, ValueError):
+        raise Damaged(f"session {session['id']} has expected answers that kvpress data did not write") from None
+    said = list(map(str, answers))
+    if scorer == "exact":  # the stop token is part of what the dialect must say
+        said = [text + (" ;" if stop else "") for text, stop in zip(said, stopped or (), strict=True)]
+        golds = [one["answer"] for one in expected or ()]
+        return Session(session["id"], [score(*one, "exact") for one in zip(tasks, said, golds, strict=True)])
+    triples = list(zip(tasks, said, golds, strict=True))
+    return Session(
+        session["id"],
+        [score(*one, "corrected") for one in triples],
+        [score(*one, "reference") for one in triples],
+        tasks if len(set(tasks)) > 1 else (),
+    )
+
+
+def _ended(sessions: list[Any]) -> dict[str, float]:
+    """How answers ended, where all sessions say so: shares that ran to the limit, and that are empty."""
+    if not all(isinstance(one.get("answers"), list) and isinstance(one.get("stopped"), list) for one in sessions):
+        return {}
+    stops = [stop for one in sessions for stop in one["stopped"]]
+    said = [str(text) for one in sessions for text in one["answers"]]
+    return {"hit_limit": stops.count(False) / max(1, len(stops)), "empty": said.count("") / max(1, len(said))}
 
 
 def _with_measures(row: Any, sessions: list[Any]) -> Any:

@@ -199,8 +199,9 @@ def _line(cell: Cell, macros: Sequence[Cell]) -> list[str]:
     tpot = cell.time("tpot_s")
     ordered = cell.table.mode != "multi-request"  # there the order of questions means nothing
     turns = sum(row.turns for row in cell.rows)
+    measured = not cell.table.origin or cell.bytes_ratio == cell.bytes_ratio  # few imported rows know their bytes
     return [
-        *(name, "not measured" if cell.table.origin else percent(cell.bytes_ratio), score),
+        *(name, percent(cell.bytes_ratio) if measured else "not measured", score),
         *(_difference(cell), probability(contrast.p_holm) if contrast else NONE),
         contrast.verdict or NONE if contrast else NONE,
         points(contrast.detectable) if contrast else NONE,

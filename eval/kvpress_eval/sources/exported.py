@@ -1,4 +1,5 @@
-"""Passages as JSON lines, for harnesses that measure the same text in an environment of their own.
+"""Passages as JSON lines, and the token ids of sessions of questions, for harnesses that measure the same inputs in an
+environment of their own.
 
 One line a passage: what a peer has to feed and what its result has to say. ``prefix_ids`` are to be read and
 compressed, the begin token among them where the tokenizer puts one; ``forced_ids`` are to be forced after them. ``row``
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ..config import RunConfig
+from ..episode import Episode
 from ..files import write_whole
 from ..prompt import Prompter
 from .passages import Passage, Passages, cut
+from .stored import packed
 
-__all__ = ["as_line", "write_passages"]
+__all__ = ["as_line", "fed", "write_passages"]
 
 
 def as_line(passage: Passage, told: str) -> dict[str, Any]:
@@ -36,6 +39,36 @@ def as_line(passage: Passage, told: str) -> dict[str, Any]:
             "seed": passage.seed,
             "source": told,
             "rendering": passage.rendering,
+        },
+    }
+
+
+def fed(episode: Episode, prompter: Prompter) -> dict[str, Any]:
+    """The token ids of a generated session in multi-request mode: ``context_ids`` are to be read and compressed, each
+    question answered from a copy of that. ``stop_ids`` end an answer, beside those of the model; ``expected`` goes
+    into the result unchanged, for the scorer.
+    """
+    prompt = prompter.prompt(episode)
+    return {
+        "id": episode.id,
+        "context_ids": prompt.context,
+        "questions": [
+            {
+                "ids": ids,
+                "gold_ids": gold,
+                "max_new_tokens": turn.max_new_tokens or episode.max_new_tokens,
+                "expected": {"task": turn.task or episode.task, "answer": turn.answer, "gold": packed(turn.gold)},
+            }
+            for turn, ids, gold in zip(episode.turns, prompt.alone, prompt.golds, strict=True)
+        ],
+        "stop_ids": sorted(prompter.stops([])),
+        "chat": prompter.chat,
+        "row": {
+            "task": episode.task,
+            "length": episode.length,
+            "seed": episode.seed,
+            "source": "generated",
+            "rendering": episode.rendering,
         },
     }
 

@@ -11,7 +11,7 @@ from ..errors import EpisodeError, UsageError
 from ..tasks.prompts import HEADS, told
 from .records import Record
 
-__all__ = ["as_row", "is_stored", "stored"]
+__all__ = ["as_row", "is_stored", "packed", "stored", "unpacked"]
 
 _OPTION = re.compile(r"^([A-D])\. (.*)$", re.MULTILINE)
 
@@ -49,7 +49,7 @@ def as_row(episode: Episode, suite: str) -> dict[str, Any]:
             {
                 "question": turn.question,
                 "answer": turn.answer,
-                "gold": _packed(turn.gold),
+                "gold": packed(turn.gold),
                 "task": turn.task,
                 "max_new_tokens": turn.max_new_tokens,
                 "later": turn.later,
@@ -110,7 +110,7 @@ def stored(record: Record, length: int, rendering: Rendering) -> Episode:
                 question=turn["question"],
                 answer=turn["answer"],
                 evidence=tuple((start + len(before), end + len(before)) for start, end in question.evidence or ()),
-                gold=_unpacked(turn["gold"]),
+                gold=unpacked(turn["gold"]),
                 task=turn["task"],
                 max_new_tokens=turn["max_new_tokens"],
                 later=turn["later"],
@@ -136,14 +136,15 @@ def stored(record: Record, length: int, rendering: Rendering) -> Episode:
         ) from None
 
 
-def _packed(gold: Gold | None) -> Any:
+def packed(gold: Gold | None) -> Any:
     """A gold as JSON that keeps what JSON has no word for: keys that are numbers."""
     if isinstance(gold, Mapping):
         return {"pairs": [[key, value] for key, value in gold.items()]}
     return list(gold) if isinstance(gold, Sequence) and not isinstance(gold, str) else gold
 
 
-def _unpacked(gold: Any) -> Gold | None:
+def unpacked(gold: Any) -> Gold | None:
+    """What :func:`packed` was given; a list has become a tuple."""
     if isinstance(gold, Mapping):
         return dict(gold["pairs"])
     return tuple(gold) if isinstance(gold, list) else gold

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from ..episode import Request
 from ..errors import UsageError
 from ..files import check_folder, storage_errors
 from ..models import BUNDLED, load, locate
 from ..prompt import Prompter
 from ..ruler import asking, guessing
 from ..tasks import build, get_task
+from .exported import fed
 from .stored import as_row
 
 __all__ = ["tokens_of", "write"]
@@ -27,7 +26,8 @@ def write(
 
     Args:
         length: most tokens of a session, counted by the tokenizer of ``model``; without one, four bytes are a token.
-        model: ``tiny`` writes its dialect; any other one is only asked for its tokenizer.
+        model: ``tiny`` writes its dialect; any other one is only asked for its tokenizer. With one, ``meta.fed`` of
+            a line holds the session's token ids (see :func:`~.exported.fed`), for harnesses without our tokenizing.
 
     Raises:
         UsageError: for a task, a length or a model that cannot be.
@@ -39,7 +39,8 @@ def write(
     for task in tasks:
         get_task(task)
     check_folder(folder, "--out")
-    make = _requests(model)
+    prompter = tokens_of(model) if model else None
+    make = guessing if prompter is None else partial(asking, prompter)
     with storage_errors("sessions", folder):
         folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -50,21 +51,17 @@ def write(
         try:
             with storage_errors(path.name, folder), part.open("w", encoding="utf-8") as file:
                 for session in range(sessions):
-                    request = make(task, length, turns, seed, session)
-                    file.write(json.dumps(as_row(build(request), suite), ensure_ascii=False) + "\n")
+                    episode = build(make(task, length, turns, seed, session))
+                    row = as_row(episode, suite)
+                    if prompter is not None:
+                        row["meta"]["fed"] = fed(episode, prompter)
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
             with storage_errors(path.name, folder):
                 part.replace(path)
         finally:
             part.unlink(missing_ok=True)
         written.append(path)
     return written
-
-
-def _requests(model: str) -> Callable[[str, int, int, int, int], Request]:
-    """What makes the request for a task, length, turns, seed and session."""
-    if not model:
-        return guessing
-    return partial(asking, tokens_of(model))
 
 
 def tokens_of(model: str) -> Prompter:
