@@ -89,7 +89,8 @@ class Asked:
         if targets:
             raise UsageError(f"no finished row of {self}; it was solved for --bytes {' or '.join(targets)}")
         known = sorted({named(row.asked, row.target) for row in rows if row.ok})
-        told = nearest(str(self), known, "kvpress report") if known else "there is none of any press"
+        listed = ", ".join(known) or "none"
+        told = f"there are: {listed}" if len(listed) <= 120 else nearest(str(self), known, "kvpress report")
         raise UsageError(f"no finished row of {short(self)}; {told}")
 
 

@@ -22,4 +22,5 @@ def test_every_press_passes(name: str) -> None:
     assert not [check for check in checks if check.status == "fail"]
     if name != "tova@paper":  # its 512 slots are more than the prompts of the checks
         assert [check.name for check in checks if check.status == "warn"] == DOUBTS.get(name, [])
-    assert sum(check.status == "ok" for check in checks) >= LEAST
+    alone = name == "full"  # a press by itself: it goes with no other
+    assert sum(check.status == "ok" for check in checks) >= LEAST - alone
