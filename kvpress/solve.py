@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from transformers import PreTrainedModel
 
+from kvpress.cache import PressCache
 from kvpress.errors import BudgetError
 from kvpress.press import PRESETS, Part, Press
 from kvpress.search import STEPS, Search
@@ -108,10 +109,17 @@ def _nearer(at: Callable[[float], int], sizes: dict[float, int], best: float, wa
     return best
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Ruler:
+    """Bytes of presses on one prompt of random tokens.
+
+    The prompt is read once for all presses that look at the same evidence: what is read before a press fires does not
+    depend on how much it keeps, and a compressed fork of it holds what a prompt read under the press holds.
+    """
+
     model: PreTrainedModel
     length: int
+    read: PressCache | None = None
 
     @cached_property
     def _ids(self) -> torch.Tensor:
@@ -122,11 +130,21 @@ class _Ruler:
     @cached_property
     def dense(self) -> int:
         with Press((Part("full"),))(self.model) as session:
-            return session.prefill(self._ids).dense_nbytes()
+            self.read = session.prefill(self._ids, compress=False)
+            return self.read.dense_nbytes()
 
     def measure(self, press: Press) -> int:
+        recipe = press.recipe
         with press(self.model) as session:
-            return session.prefill(self._ids).nbytes()
+            known = None if self.read is None else self.read.press.recipe
+            if self.read is None or known is None or (known.needs, known.sharer) != (recipe.needs, recipe.sharer):
+                self.read = session.prefill(self._ids, compress=False)
+            cache = self.read.fork()
+            cache.press = press
+            for layer in cache.stores:
+                layer.recipe = recipe
+            session.compress(cache)
+            return cache.nbytes()
 
 
 def _free(press: Press) -> tuple[int, str]:

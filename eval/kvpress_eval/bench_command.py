@@ -22,6 +22,7 @@ from .files import check_folder, write_out
 from .launch.worker import be_quiet
 from .long_prompt import LongPrompt, long_prompts
 from .models.loading import load, note_of
+from .parser import Parser
 from .random_model import LAYERS
 from .threads import choose
 
@@ -41,7 +42,7 @@ def _count(text: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `kvpress bench`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="kvpress bench",
         description="Time and memory of presses as ratios to DynamicCache, measured in one process.",
         epilog="example: kvpress bench --contexts 1024 16384 --batches 1 --presses full 'snapkv(keep=0.25)'. "

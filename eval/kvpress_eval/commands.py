@@ -48,7 +48,7 @@ def _run(options: argparse.Namespace) -> int:
             end=lambda config, row, path, ran: got.append((row, path, ran)),
             waiting=lambda cells: status.update(Text(f"{told} · another process runs it")),
         )
-        run_sweep([config], options.results, options.force, watcher)
+        run_sweep([config], options.results, options.force, watcher, strict=True)
     row, path, ran = got[0]
     if not ran:
         out.print("already there (--force runs it again)")

@@ -145,17 +145,15 @@ def _compare(table: Table, turns: str, part: slice, pairs: Sequence[tuple[Row, R
         (ratio(0), ratio(1)),
         stats.bootstrap_interval(strata),
         stats.sign_flip_p(strata),
-        _shifts([by_task[task] for task in found], part),
+        measures=_shifts([by_task[task] for task in found], part),
     )
 
 
 def _measures(score: Comparison, pairs: Sequence[tuple[Row, Row]]) -> Iterator[Comparison]:
-    """The same of every measure that both sides have, those of single bins left out."""
-    names = sorted({name for pair in pairs for name in pair[0].measures.keys() & pair[1].measures.keys()})
-    for name in names:
-        mine = [pair for pair in pairs if pair[0].task in score.tasks]
-        # what is measured may be the score itself
-        if "@" in name or name in ("agree", "gold_argmax", *SHOWN) or (found := between(mine, name)) is None:
+    """The same of the measures of forced texts that both sides have."""
+    mine = [pair for pair in pairs if pair[0].task in score.tasks]
+    for name in MEANING:
+        if (found := between(mine, name)) is None:
             continue
         sides = (found.first, found.second)
         yield replace(score, measures={}, scores=sides, difference=found.difference, p=found.p, measure=name)

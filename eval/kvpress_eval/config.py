@@ -93,10 +93,10 @@ class RunConfig:
     text: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "text", tuple(self.text))
         for f in fields(self):
             check_type(f.name, getattr(self, f.name), str(f.type))
-        for name in ("model", "press"):
+        object.__setattr__(self, "text", tuple(self.text))
+        for name in ("model", "press", "attn", "source"):
             if not getattr(self, name).strip():
                 raise UsageError(f"{name} must name something, got an empty text")
         if self.continues:
@@ -109,7 +109,10 @@ class RunConfig:
         choose("history", self.history, HISTORIES)
         choose("schedule", self.schedule, ("default", *SCHEDULES))
         choose("dtype", self.dtype, DTYPES)
-        choose("device", self.device.split(":")[0], DEVICES)
+        kind, colon, number = self.device.partition(":")
+        choose("device", kind, DEVICES)
+        if colon and not number.isdecimal():
+            raise UsageError(f"device {self.device!r} has no number after its colon; write for example cuda:1")
         choose("chat", self.chat, ("auto", "on", "off"))
         object.__setattr__(self, "bytes", amount(self.bytes))
         for name, least in (
@@ -279,8 +282,19 @@ class SweepConfig:
         if presses <= LARGE:  # two may come out the same
             presses = len(set(expand(self.presses, self.vary)) - {"full"})
         sized = 1 + presses * max(1, len(self.bytes))
-        lists = (self.models, self.lengths, self.seeds, self._tasks, self.depths, self.modes)
-        return math.prod(map(len, lists)) * sized
+        continued = sum(get_task(task).kind == "continuation" for task in self._tasks)
+        # those have one mode and no depth
+        tasks = continued + (len(self._tasks) - continued) * len(self.depths) * len(self.modes)
+        return math.prod(map(len, (self.models, self.lengths, self.seeds))) * tasks * sized
+
+    def examples(self) -> list[RunConfig]:
+        """Cells with every value of every list, one list at a time, but of ``vary`` the first values only."""
+        lists = ("models", "lengths", "seeds", "tasks", "modes", "depths")
+        firsts = {name: values[:1] for name, values in self.vary.items()}
+        one = replace(self, vary=firsts, **{name: getattr(self, name)[:1] for name in lists})
+        full = replace(one, presses=("full",), vary={}, bytes=())
+        longer = (replace(full, **{name: getattr(self, name)}) for name in lists)
+        return [config for sweep in (one, *longer) for config in sweep.cells()]
 
     def cells(self) -> list[RunConfig]:
         """Every cell once, the full cache first of its kind (others are compared with it).

@@ -52,6 +52,8 @@ def check_type(key: str, value: Any, kind: str) -> None:
         raise UsageError(f"{key} must be a whole number, got {value!r}")
     if kind.startswith("str") and not isinstance(value, str):
         raise UsageError(f"{key} must be text, got {value!r}")
+    if kind == "Sequence[str]" and (isinstance(value, str) or not all(isinstance(item, str) for item in value)):
+        raise UsageError(f"{key} must be a list of texts, got {value!r}")
 
 
 def check_distinct(key: str, values: Sequence[Any]) -> None:

@@ -199,10 +199,20 @@ def _short(value: Any) -> str:
 
 
 def _judged(value: Any) -> Any:
-    """What two runs must share, nested objects included."""
+    """What two runs must share, nested objects included. Of measures four decimals: the rest is rounding."""
+    if isinstance(value, dict) and isinstance(value.get("measures"), dict):
+        value = {**value, "measures": _rounded(value["measures"])}
     if isinstance(value, dict):
         return {key: _judged(item) for key, item in value.items() if key not in _APART and not key.endswith("_s")}
     return [_judged(item) for item in value] if isinstance(value, list) else value
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return round(value, 4) + 0.0 if isinstance(value, float) else value
 
 
 def compared(first: Path, second: Path) -> int:

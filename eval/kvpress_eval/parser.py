@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
-__all__ = ["build_parser"]
+__all__ = ["Parser", "build_parser"]
 
 RESULTS = Path("runs/results")
 _MODEL = "see `kvpress models`: tiny, smollm2-135m, a .gguf file, a folder, or a hub id (tiny)"
@@ -78,7 +78,7 @@ _SHOW = """examples:
 """
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse with one line per mistake."""
 
     def error(self, message: str) -> NoReturn:
@@ -87,16 +87,16 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command; ``name`` is the subcommand."""
-    parser = _Parser(
+    parser = Parser(
         prog="kvpress",
         description="Measure what a compressed KV cache still answers, and what it costs.",
         epilog="example: kvpress run --press 'snapkv(keep=0.25)' --task kv\n" + _EXIT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"kvpress-lab {_version()}")
-    commands = parser.add_subparsers(dest="name", metavar="command", required=True, parser_class=_Parser)
+    commands = parser.add_subparsers(dest="name", metavar="command", required=True, parser_class=Parser)
 
-    def add(name: str, about: str, examples: str) -> _Parser:
+    def add(name: str, about: str, examples: str) -> Parser:
         return commands.add_parser(
             name,
             help=about,

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from kvpress.policies.kvzip import instructions
 
+from .building import check_built
 from .config import RunConfig
 from .episode import Episode
-from .errors import UsageError
+from .errors import CellError, UsageError
 from .metrics import score
 from .models import Loaded
 from .rows import run_id
-from .sources import Passages, Source, open_source
+from .sources import Passages, Source, Unread, open_source
 
 if TYPE_CHECKING:
     from kvpress import Press, Session
 
-__all__ = ["Cell", "prepare", "reason"]
+__all__ = ["Cell", "prepare", "reason", "unbuilt"]
 
 FILLED = 2
 """How generated natural text fills a length: 1 (no part of a run id) counted a chat template once per turn."""
@@ -31,7 +32,8 @@ FILLED = 2
 class Cell:
     """A checked configuration with its model and press: nothing mistyped is left in it.
 
-    ``problem`` says why its press cannot hold the bytes asked for; running it gives a failed row.
+    ``problem`` says why it cannot be run: ``unbuilt``, it cannot be made (a failed row); else its press cannot hold the
+    bytes asked for (an unreachable one).
     """
 
     config: RunConfig
@@ -39,6 +41,7 @@ class Cell:
     press: Press
     id: str
     problem: str = ""
+    unbuilt: bool = False
 
     def episode(self, session: int) -> Episode:
         """The episode of a session."""
@@ -47,7 +50,12 @@ class Cell:
     @cached_property
     def source(self) -> Source:
         """Where its sessions come from."""
-        return open_source(self.config, self.loaded)
+        try:
+            return open_source(self.config, self.loaded)
+        except CellError:
+            if self.unbuilt:
+                return Unread(self.config)
+            raise
 
     @property
     def chat(self) -> bool:
@@ -116,16 +124,34 @@ def prepare(config: RunConfig, loaded: Loaded) -> Cell:
 
     Raises:
         KVPressError: for an unknown press, one with wrong arguments, or bytes that cannot be read.
-        UsageError: for a length that the model or the task does not allow.
+        CellError: for a cell that cannot be built, as by a length that the model or the task does not allow.
     """
     loaded.check_length(config.length + (config.forced if config.continues else 0))
+    check_built(config, loaded.prompter)
     press, problem = _press(config, loaded)
     recipe = press.recipe
     if config.schedule == "every_turn_prompt" and recipe.evicts and not recipe.schedule.every_prompt:
-        raise UsageError(
+        raise CellError(
             f"schedule every_turn_prompt needs a press that chooses again after each prompt, and "
             f"{press} does so once; give it every_prompt=true, or leave the schedule out"
         )
+    cell = _identified(config, loaded, press, problem)
+    _check_scorers(cell)
+    try:
+        with cell.informed(cell.episode(0)):  # an oracle whose evidence is not known is refused here
+            return cell
+    except UsageError as error:
+        raise CellError(str(error)) from None
+
+
+def unbuilt(config: RunConfig, loaded: Loaded, error: CellError) -> Cell:
+    """The cell that could not be prepared: running it gives a failed row that says why."""
+    from kvpress import Press
+
+    return _identified(config, loaded, Press.parse(config.press), reason(error), unbuilt=True)
+
+
+def _identified(config: RunConfig, loaded: Loaded, press: Press, problem: str, unbuilt: bool = False) -> Cell:
     resolved: dict[str, Any] = {
         "device": loaded.device.type,
         "dtype": loaded.dtype,
@@ -134,15 +160,12 @@ def prepare(config: RunConfig, loaded: Loaded) -> Cell:
         "chat": loaded.prompter.chat and not config.continues,
         "weights": loaded.weights,
     }
-    source = open_source(config, loaded)
+    source = Cell(config, loaded, press, "", problem, unbuilt).source
     if source.digest:
         resolved["source"] = f"data {source.digest}"  # what the rows hold, not where they lie
-    elif loaded.rendering == "natural":
+    elif loaded.rendering == "natural" and not config.continues:
         resolved["filled"] = FILLED
-    cell = Cell(config, loaded, press, run_id(config.identity(press.spec(), resolved)), problem)
-    _check_scorers(cell)
-    with cell.informed(cell.episode(0)):  # an oracle whose evidence is not known is refused here
-        return cell
+    return Cell(config, loaded, press, run_id(config.identity(press.spec(), resolved)), problem, unbuilt)
 
 
 def _check_scorers(cell: Cell) -> None:

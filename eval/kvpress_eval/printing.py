@@ -13,7 +13,6 @@ from rich.text import Text
 from . import disturbance
 from .config import RunConfig
 from .console import Console
-from .estimate import Estimator, time_text
 from .page.numbers import DISTURBED, nats, nats_span
 from .page.presses import named, spaced
 from .rows import Row
@@ -22,7 +21,6 @@ __all__ = [
     "bytes_text",
     "cell_text",
     "difference",
-    "plan_table",
     "print_row",
     "row_line",
     "two_columns",
@@ -217,25 +215,8 @@ def row_line(row: Row, ran: bool) -> Text:
     if row.status != "ok":
         return Text.assemble((row.status, "red" if row.status == "failed" else "yellow"), f" {what}: {row.error or ''}")
     state = f"{row.seconds:5.1f} s{DISTURBED if row.quiet is False else ''}" if ran else "present"
-    return Text(f"{state}  {100 * row.score:5.1f}  {100 * row.bytes_ratio:5.1f} % bytes  {what}")
-
-
-def plan_table(configs: Sequence[RunConfig], there: Sequence[bool], judge: Estimator) -> Table:
-    """The cells of a sweep, with the time and bytes that rows like them suggest."""
-    table = Table(title=f"{len(configs)} cells, {sum(there)} finished")
-    for name in ("model", "press", "task", "mode", "length", "seed", "questions", "time", "cache", "state"):
-        table.add_column(name, overflow="fold")
-    for config, done in zip(configs, there, strict=True):
-        questions = f"{config.sessions} x {config.turns or 'all'}"
-        numbers = (str(config.length), str(config.seed), questions)
-        words = (config.model, named(config.press, config.bytes), config.task, config.mode, *numbers)
-        seconds, size = judge.seconds(config), judge.cache_bytes(config)
-        about = (
-            "" if done or seconds is None else "< 1 s" if seconds < 1 else time_text(seconds),
-            "" if size is None else bytes_text(size),
-        )
-        table.add_row(*words, *about, "finished" if done else "to run")
-    return table
+    kl = f"  KL {nats(_mean(row.measures['kl'])):>8}" if "kl" in row.measures else ""
+    return Text(f"{state}  {100 * row.score:5.1f}{kl}  {100 * row.bytes_ratio:5.1f} % bytes  {what}")
 
 
 def two_columns(console: Console, title: str, items: Mapping[str, str]) -> None:

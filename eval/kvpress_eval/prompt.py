@@ -20,7 +20,7 @@ from .tasks.dialect import STOP
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Prompt", "Prompter", "rendering_of"]
+__all__ = ["Prompt", "Prompter"]
 
 _CUT = "\u241ekvpress-cut\u241e"  # stands where a rendering is to be cut
 _CONTEXT = "\u241ekvpress-context\u241e"  # stands for the context in all renderings but one
@@ -65,15 +65,6 @@ def _about_nothing(episode: Episode) -> Episode:
         for turn in episode.turns
     )
     return replace(episode, context="a", turns=turns)
-
-
-def rendering_of(tokenizer: PreTrainedTokenizerBase) -> Rendering:
-    """The dialect for a tokenizer whose words are the dialect's, natural text for any other."""
-    from .tiny.dialect import VOCAB
-
-    words = tokenizer.get_vocab()
-    same = len(words) == len(VOCAB) and all(words.get(word) == i for i, word in enumerate(VOCAB))
-    return "dialect" if same else "natural"
 
 
 class Prompter:

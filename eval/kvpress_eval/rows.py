@@ -65,8 +65,8 @@ class Row:
 
     ``measures`` are measured beside the score, by name: one list a session in the order of ``session_ids``, one value a
     question, None where there is none. ``gold_logprob`` is the mean log-probability of the gold answer's tokens
-    (natural logarithm), ``gold_argmax`` 1 where each of them was the likeliest, else 0 (see ``forced``). On tasks that ask
-    nothing a session is a passage with one value: "kl" and "nll" in nats a token, "agree" as a share, and "kl@2-16" of
+    (natural logarithm), ``gold_argmax`` 1 where each of them was the likeliest, else 0 (see ``forced``). On tasks that
+    ask nothing a session is a passage with one value: "kl" and "nll" in nats a token, "agree" as a share, "kl@2-16" of
     the tokens at these distances from the cut. ``forced`` tokens of each were forced there, ``forced_step`` at a time
     (0: at once).
 

@@ -76,7 +76,7 @@ def blank_row(cell: Cell) -> Row:
         forced_step=config.forced_step,
     )
     if cell.problem:
-        row.status, row.error = "unreachable", cell.problem
+        row.status, row.error = "failed" if cell.unbuilt else "unreachable", cell.problem
     return row
 
 
@@ -92,7 +92,7 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
     try:
         disturbance = Disturbance(loaded.device, len(cell.source))
         if isinstance(cell.source, Passages):
-            _continued(row, run_passages(cell, cell.source, disturbance.probe, tick))
+            _continued(row, run_passages(cell, cell.source, disturbance.probe, tick), cell.config.sessions)
         else:
             _live(row, cell)
             peak.start()
@@ -146,7 +146,7 @@ def _sessions(row: Row, cell: Cell, probe: Callable[[], None], tick: Tick | None
     return sessions, answers
 
 
-def _continued(row: Row, found: Continued) -> None:
+def _continued(row: Row, found: Continued, asked: int) -> None:
     """The score of a passage is the share of tokens at which the full cache has the same most likely one."""
     row.session_ids, row.measures = found.ids, found.measures
     row.session_scores = [[float(share or 0.0) for share in shares] for shares in found.measures["agree"]]
@@ -157,6 +157,8 @@ def _continued(row: Row, found: Continued) -> None:
     row.premises = found.premises
     _costs(row, found.answers)
     row.not_measured = "compressing alone, files: a prefix is read once"
+    if len(found.ids) < asked:
+        row.not_measured += f"; {asked - len(found.ids)} of {asked} passages: the text has no more"
     if row.forced_step != 1:
         row.tpot_s = None  # no token was decoded by itself
 

@@ -81,17 +81,20 @@ def run_sweep(
     watcher: Watcher | None = None,
     jobs: int = 1,
     where: Launcher | None = None,
+    strict: bool = False,
 ) -> Outcome:
-    """Run what is missing. A cell that fails, or cannot hold the bytes asked for, is a row; the sweep goes on.
+    """Run what is missing. A cell that cannot be built, fails, or cannot hold the bytes asked for is a row; the sweep
+    goes on.
 
     Args:
         results: folder of the rows.
         force: run again what is already there.
         jobs: cells that run at the same time, each in a process of its own.
         where: the launcher that runs them, instead of one for ``jobs``; it stays open.
+        strict: raise where a cell cannot be built.
 
     Raises:
-        KVPressError: for a press, model or length that cannot be right, before a cell of that model is run.
+        KVPressError: for a press or model that cannot be right, before a cell of that model is run.
         StorageError: where no row can be written, or there is no room for one.
     """
     check_presses(configs)
@@ -100,9 +103,9 @@ def run_sweep(
     with Locks() as locks:
         locks.clean(results)
         if where is not None:
-            return _Sweep(configs, results, force, watcher or Watcher(), where, locks).run()
+            return _Sweep(configs, results, force, watcher or Watcher(), where, locks, strict).run()
         with Inline() if jobs == 1 else launcher("local", jobs) as own:
-            return _Sweep(configs, results, force, watcher or Watcher(), own, locks).run()
+            return _Sweep(configs, results, force, watcher or Watcher(), own, locks, strict).run()
 
 
 class _Sweep:
@@ -116,7 +119,9 @@ class _Sweep:
         watcher: Watcher,
         where: Launcher,
         locks: Locks,
+        strict: bool,
     ) -> None:
+        self.strict = strict
         self.results, self.force, self.watcher, self.where, self.locks = results, force, watcher, where, locks
         self.queue = CellQueue(configs, results, where.slots, self._begin)
         self.outcome = Outcome()
@@ -158,6 +163,8 @@ class _Sweep:
         if isinstance(done.result, Exception):
             raise done.result
         assert isinstance(done.result, Prepared)
+        if self.strict and done.result.problems:
+            raise done.result.problems[0]
         for cell in self.queue.prepared(done.work, done.result):
             row = None if self.force else finished_row(cell.path)
             if row is not None:

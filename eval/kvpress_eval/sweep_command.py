@@ -9,14 +9,15 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from .config import RunConfig, load_sweep
-from .console import console
+from .config import LARGE, RunConfig, SweepConfig, load_sweep
+from .console import Console, console
 from .estimate import Estimator, Remaining, time_text
 from .files import check_folder, write_out
 from .launch import launcher
 from .launch.worker import be_quiet
 from .merge import compared, merge, same_results
-from .printing import cell_text, plan_table, row_line
+from .plan import print_plan, print_too_many, print_unbuildable
+from .printing import cell_text, row_line
 from .rows import Row, load_rows
 from .sweep import Watcher, check_presses, finished, run_sweep
 
@@ -24,7 +25,7 @@ __all__ = ["ACTIONS"]
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    return _run_all(load_sweep(options.config, options.overrides).cells(), options)
+    return _run_all(load_sweep(options.config, options.overrides), options)
 
 
 def _study(options: argparse.Namespace) -> int:
@@ -35,7 +36,7 @@ def _study(options: argparse.Namespace) -> int:
     out = options.out or options.results.parent / f"{study.name}.md"
     check_folder(out.parent, "--out")
     if not options.report_only:
-        failed = _run_all(study.sweep(options.overrides).cells(), options)
+        failed = _run_all(study.sweep(options.overrides), options)
         if failed or options.dry_run:
             return failed
     text = study.report(options.results, options.overrides)
@@ -45,17 +46,19 @@ def _study(options: argparse.Namespace) -> int:
     return 0
 
 
-def _run_all(configs: list[RunConfig], options: argparse.Namespace) -> int:
-    check_presses(configs)
+def _run_all(sweep: SweepConfig, options: argparse.Namespace) -> int:
     out = console()
+    if options.dry_run and (count := sweep.count()) > LARGE:
+        check_presses(sweep.examples())
+        print_too_many(out, count)
+        return 0
+    configs = sweep.cells()
+    check_presses(configs)
     rows = load_rows(options.results)
     before = Estimator(rows)
     if options.dry_run:
         there = [False] * len(configs) if options.force else finished(configs, rows)
-        out.print(plan_table(configs, there, before))
-        missing = [config for config, done in zip(configs, there, strict=True) if not done]
-        jobs = options.jobs or (None if options.launcher == "ray" else 1)
-        out.print(_estimate(before, missing, jobs), soft_wrap=True)
+        _print_dry_run(out, configs, there, before, options)
         return 0
     check_folder(options.results, "--results")
     be_quiet()
@@ -88,6 +91,23 @@ def _run_all(configs: list[RunConfig], options: argparse.Namespace) -> int:
     told += f", {outcome.taken} taken by another sweep"
     out.print(f"{told}; rows in {options.results}", soft_wrap=True)
     return 1 if outcome.failed else 0
+
+
+def _print_dry_run(
+    out: Console, configs: list[RunConfig], there: list[bool], before: Estimator, options: argparse.Namespace
+) -> None:
+    from .building import unbuildable
+
+    be_quiet()
+    missing = [config for config, done in zip(configs, there, strict=True) if not done]
+    with out.status("counting what each cell needs"):
+        problems, unknown = unbuildable(missing)
+    print_plan(out, configs, there, before, problems)
+    print_unbuildable(out, problems, unknown)
+    bad = {problem.config for problem in problems}
+    jobs = options.jobs or (None if options.launcher == "ray" else 1)
+    left = [config for config in missing if config not in bad]
+    out.print(_estimate(before, left, jobs), soft_wrap=True)
 
 
 def _estimate(before: Estimator, missing: list[RunConfig], jobs: int | None) -> str:

@@ -7,7 +7,7 @@ import pytest
 from kvpress import Press, kivi
 from kvpress.errors import BudgetError
 from kvpress.search import STEPS, Search
-from kvpress.solve import check, solve
+from kvpress.solve import _Ruler, check, solve
 from tests.models import build, shared, tokens
 
 MODEL = build("llama", num_hidden_layers=2, head_dim=64, num_key_value_heads=2)
@@ -104,3 +104,23 @@ def test_bytes_that_no_block_was_packed_for_yet_are_found_too(share: str) -> Non
     press, model = Press.parse("knorm | kivi(bits=2, group=8, residual=128)"), shared("llama")
     found = solve(press, model, 300, share)
     assert 0.98 * float(share[:-1]) / 100 <= found.bytes / found.dense <= float(share[:-1]) / 100
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("full", "snapkv(keep={}, window=8)", "knorm(keep={})", "snapkv(keep={}, window=8)"),
+        ("h2o(keep={})", "tova(keep={})", "streaming_llm(keep={})"),
+        ("zigzag(window=8) | ada | snapkv(keep={}, window=8) | kivi(bits=4, group=8, residual=4)", "kvzip(keep={})"),
+        ("criticalkv | snapkv(keep={}, window=8) | minicache", "expected_attention(keep={}) | think(recent=4)"),
+    ],
+)
+def test_a_prompt_read_once_measures_like_one_read_anew(texts: tuple[str, ...]) -> None:
+    ruler = _Ruler(MODEL, 233)
+    for keep in (1.0, 0.31, 0.77, 0.31):
+        for text in texts:
+            press = Press.parse(text.format(keep))
+            with press(MODEL) as session:
+                anew = session.prefill(ruler._ids).nbytes()
+            assert ruler.measure(press) == anew, press
+    assert ruler.dense == 2 * 2 * 2 * 64 * 233 * 4

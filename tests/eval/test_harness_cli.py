@@ -50,6 +50,12 @@ def test_run_writes_a_row_and_finds_it_again(
         (["run", "--model", "MODEL", "--length", "60"], "needs a length of at least"),
         (["run", "--model", "MODEL", "--length", "300", "--bytes", "a lot", "--press", "knorm"], 'write "12.5%"'),
         (["run", "--model", "MODEL", "--length", "300", "--bytes", "9%", "--press", "full"], "leaves nothing to solve"),
+        (["run", "--bytes", "banana"], "bytes 'banana' is no amount"),
+        (["run", "--turns", "0"], "turns must be at least 1, got 0"),
+        (["show", "--press", "full", "--turns", "0"], "turns must be at least 1, got 0"),
+        (["compare", "full", "knorm", "--bytes", "banana", "--results", "RESULTS"], "bytes 'banana' is no amount"),
+        (["bench", "--only", "x"], "invalid choice: 'x'"),
+        (["bench", "--steps", "0"], "'0' is not a positive whole number"),
         (["run", "--device", "tpu"], "unknown device 'tpu'"),
         (["run", "--colour", "red"], "unrecognized arguments: --colour"),
         (["sweep", "none.yaml"], "no such sweep file"),
@@ -135,7 +141,7 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_dry_run_runs_nothing(dialect_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = tmp_path / "sweep.yaml"
-    sweep.write_text(f"models: ['{dialect_model}']\npresses: ['kivi(bits=2)']\n")
+    sweep.write_text(f"models: ['{dialect_model}']\npresses: ['kivi(bits=2)']\nlengths: [300]\n")
     words = ["sweep", str(sweep), "--dry-run", "sessions=2", "--results", str(tmp_path / "rows")]
     assert main(words) == 0
     out = lines(capsys.readouterr().out)
@@ -147,7 +153,9 @@ def test_a_dry_run_for_ray_does_not_say_how_many_at_once(
     dialect_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", "--model", dialect_model, *SMALL, "--results", str(tmp_path / "rows")]) == 0
-    (tmp_path / "sweep.yaml").write_text(f"models: ['{dialect_model}']\ntasks: [vt]\nmodes: [multi-turn]\n")
+    (tmp_path / "sweep.yaml").write_text(
+        f"models: ['{dialect_model}']\ntasks: [vt]\nmodes: [multi-turn]\nlengths: [300]\n"
+    )
     words = [
         "sweep",
         str(tmp_path / "sweep.yaml"),

@@ -58,6 +58,43 @@ def test_overrides_replace_values(sweep_file: Path) -> None:
         ("sessions", "'sessions' is no override; write key=value"),
         ("schedule=sometimes", "unknown schedule 'sometimes'"),
         ("tasks=[kv", "cannot read"),
+        ("=3", "'=3' is no override"),
+        ("sessions=-3", "sessions must be at least 1, got -3"),
+        ("sessions=null", "sessions must be a whole number, got None"),
+        ("turns=0", "turns must be at least 1, got 0"),
+        ("turns=-1", "turns must be at least 1, got -1"),
+        ("turns=null", "turns must be a whole number, got None"),
+        ("lengths=0", "length must be at least 1, got 0"),
+        ("lengths=1e3", "lengths must be a whole number, got 1000.0"),
+        ("lengths=.inf", "lengths must be a whole number, got inf"),
+        ("lengths=[512,512]", "lengths lists 512 twice; leave one out"),
+        ("seeds=[.nan]", "seeds must be a whole number, got nan"),
+        ("seeds=[1.5]", "seeds must be a whole number, got 1.5"),
+        ("tasks=[kv,kv]", "tasks lists 'kv' twice"),
+        ("tasks=['']", "tasks lists an empty text"),
+        ("tasks=[[kv]]", "tasks must be text, got ['kv']"),
+        ("tasks={a: 1}", "cannot read"),
+        ("models=[1]", "models must be text, got 1"),
+        ("models=[' ']", "model must name something"),
+        ("presses=[full,full]", "presses lists 'full' twice"),
+        ("vary.kep=[1]", "vary lists values for 'kep', which no press holds: there are {keep}"),
+        ("vary.keep=[]", "vary.keep must not be empty"),
+        ("vary.keep=[0.5,0.5]", "vary.keep lists 0.5 twice"),
+        ("vary.keep=[.nan]", "vary.keep must list numbers or texts, got nan"),
+        ("vary.keep=[[1]]", "vary.keep must list numbers or texts, got [1]"),
+        ("bytes=banana", 'bytes \'banana\' is no amount; write "12.5%" of the dense cache, or "512MiB"'),
+        ("bytes=512MB", "bytes '512MB' is no amount"),
+        ("bytes=0%", "bytes '0%' leaves no room for a cache"),
+        ("bytes=25", "bytes must be text, got 25"),
+        ("bytes=['25%','25.0 %']", "bytes lists '25%' twice"),
+        ("depths=[101]", "depth is in percent"),
+        ("depths=[-2]", "depth must be at least -1, got -2"),
+        ("chunk=true", "chunk must be a whole number, got True"),
+        ("batch=-1", "batch must be at least 0, got -1"),
+        ("chat=1", "chat must be text, got 1"),
+        ("device=cuda:x", "device 'cuda:x' has no number after its colon"),
+        ("attn=''", "attn must name something"),
+        ("source=''", "source must name something"),
     ],
 )
 def test_a_mistake_is_one_line_that_helps(sweep_file: Path, override: str, message: str) -> None:
@@ -70,9 +107,63 @@ def test_a_mistake_is_one_line_that_helps(sweep_file: Path, override: str, messa
 def test_a_missing_file_and_one_without_keys(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such sweep file"):
         load_sweep(tmp_path / "none.yaml")
-    (tmp_path / "list.yaml").write_text("- a\n")
-    with pytest.raises(UsageError):
-        load_sweep(tmp_path / "list.yaml")
+    path = tmp_path / "bad.yaml"
+    with pytest.raises(UsageError, match="no such sweep file"):
+        load_sweep(tmp_path)
+    for text, words in (
+        ("", "is empty; write key: value lines"),
+        ("# only a comment\n---\n", "is empty"),
+        ("null\n", "is empty"),
+        ("42\n", "holds a single value"),
+        ("tasks\n", "holds a single value"),
+        ("- a\n", "holds a list"),
+        ("tasks: [kv]\ntasks: [vt]\n", "cannot read .* duplicate key tasks"),
+        ("a: [\n", "cannot read"),
+        ("tasks: ${nowhere}\n", "cannot read"),
+        ("tasks: [kv]\n---\ntasks: [vt]\n", "cannot read"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=words) as error:
+            load_sweep(path, ["sessions=3"])
+        assert "\n" not in str(error.value)
+        assert len(str(error.value)) < 300 + len(str(path))
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="cannot read"):
+        load_sweep(path)
+
+
+def test_other_presses_leave_names_of_the_file_without_a_use(sweep_file: Path) -> None:
+    assert {c.press for c in load_sweep(sweep_file, ["presses=[kivi(bits=4)]"]).cells()} == {"full", "kivi(bits=4)"}
+    with pytest.raises(UsageError, match="vary lists values for 'bits', which no press holds"):
+        load_sweep(sweep_file, ["presses=[kivi(bits=4)]", "vary.bits=[2]"])
+    sweep = load_sweep(sweep_file, ["presses=['kivi(bits={bits})']", "vary.bits=[2]"])
+    assert {c.press for c in sweep.cells()} == {"full", "kivi(bits=2)"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"turns": 0}, "turns must be at least 1, got 0"),
+        ({"length": "512"}, "length must be a whole number, got '512'"),
+        ({"seed": float("nan")}, "seed must be a whole number, got nan"),
+        ({"sessions": True}, "sessions must be a whole number, got True"),
+        ({"task": None}, "task must be text, got None"),
+        ({"press": ""}, "press must name something"),
+        ({"bytes": "banana"}, "bytes 'banana' is no amount"),
+    ],
+)
+def test_a_cell_checks_its_values(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        RunConfig(**changes)  # type: ignore[arg-type]
+
+
+def test_turns_are_five_of_generated_sessions_and_all_of_data(tmp_path: Path) -> None:
+    (tmp_path / "kv.jsonl").write_text("")
+    assert RunConfig().turns == SweepConfig().cells()[0].turns == 5
+    for given in ({}, {"turns": 0}):
+        data = RunConfig(source=str(tmp_path), **given)
+        assert data.turns == 0
+        assert "--turns 0" in data.command(), "rows of before keep their command and their id"
 
 
 def test_own_history_and_schedules_belong_to_multi_turn() -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..config import RunConfig
+from ..errors import CellError
 from ..rows import Row
 from ..threads import threads_text
 
@@ -66,10 +67,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Checked cells: a row without results for each, and the presses that were solved for bytes."""
+    """Checked cells: a row without results for each, the presses that were solved for bytes, and why cells cannot be
+    built, each of which has a failed row.
+    """
 
     rows: tuple[Row, ...]
     solved: Solutions
+    problems: tuple[CellError, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from kvpress.errors import KVPressError
 
+from ..errors import CellError
 from ..rows import Row
 from .base import ModelKey, Prepared, Work, model_key
 
@@ -32,15 +33,21 @@ class Worker:
         Raises:
             Exception: what is no :class:`KVPressError`, thus a fault of this program.
         """
-        from ..prepare import prepare
+        from ..prepare import prepare, unbuilt
         from ..runner import blank_row, run_cell
 
         try:
             loaded = self._model(work)
-            cells = [prepare(config, loaded) for config in work.configs]
+            cells, problems = [], list[CellError]()
+            for config in work.configs:
+                try:
+                    cells.append(prepare(config, loaded))
+                except CellError as error:
+                    cells.append(unbuilt(config, loaded, error))
+                    problems.append(error)
             if work.kind == "run":
                 return run_cell(cells[0], self.tick)
-            return Prepared(tuple(map(blank_row, cells)), loaded.solved)
+            return Prepared(tuple(map(blank_row, cells)), loaded.solved, tuple(problems))
         except KVPressError as error:
             return error
 

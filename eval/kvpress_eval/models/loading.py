@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..bases import Bases
 from ..episode import Episode, Rendering
-from ..errors import UsageError
+from ..errors import CellError, UsageError
 from ..prompt import Prompter
 from .cached import wanted
 from .convert import need_gguf, read_gguf, weights_of
@@ -65,13 +65,16 @@ class Loaded:
     bases: Bases[States] = field(default_factory=Bases, compare=False)
 
     def check_length(self, length: int) -> None:
-        """Raise UsageError for more tokens than the model has positions."""
-        limit = self.max_positions
-        if limit is not None and length > limit:
-            raise UsageError(
-                f"length {length} is more than model {self.name!r} has positions ({limit}); "
-                f"use --length {limit} or less"
-            )
+        """Raise CellError for more tokens than the model has positions."""
+        check_positions(self.name, self.max_positions, length)
+
+
+def check_positions(name: str, limit: int | None, length: int) -> None:
+    """Raise CellError for more tokens than a model has positions; ``limit`` is None where that is not known."""
+    if limit is not None and length > limit:
+        raise CellError(
+            f"length {length} is more than model {name!r} has positions ({limit}); use --length {limit} or less"
+        )
 
 
 def resolve_device(name: str) -> torch.device:
@@ -126,7 +129,7 @@ def load(name: str, device: str = "auto", dtype: str = "auto", attn: str = "auto
         raise UsageError(f"cannot load model {name!r}: {_first_sentence(error)}") from None
     model = model.to(target).eval()
     config = model.config.get_text_config()
-    rendering = _rendering(tokenizer)
+    rendering = rendering_of(tokenizer)
     return Loaded(
         name=name,
         note=note,
@@ -224,7 +227,7 @@ def note_of(name: str) -> str:
     return ""
 
 
-def _rendering(tokenizer: PreTrainedTokenizerBase) -> Rendering:
+def rendering_of(tokenizer: PreTrainedTokenizerBase) -> Rendering:
     """The dialect for a tokenizer whose words are the dialect's, natural text for any other."""
     from ..tiny.dialect import VOCAB
 

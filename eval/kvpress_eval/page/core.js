@@ -38,7 +38,7 @@ const differenceRange = (c) => {
 // What is measured beside the score, in its own digits: measures[name] is [mean, difference to the full cache].
 const MEASURES = Object.entries(data.measures).map(([name, m]) => ({
   ...m, name, mean: (c) => c.measures[name]?.[0]?.[0] ?? null, diff: (c) => c.measures[name]?.[1] ?? null,
-  show: (v) => fixed(v, m.digits), shift: (v) => signed(v, m.digits),
+  show: (v) => fixed(v, m.digits), shift: (v) => fixed(v, m.digits, 1, true),
 }));
 const shiftText = (m, c) => (m.diff(c) ? `${m.shift(m.diff(c)[0])} ${range(m.diff(c), m.shift)}`.trim() : "");
 

@@ -181,24 +181,6 @@ def _turn_tasks(data: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     return {plain(str(i)): tuple(map(_text, turns)) for i, turns in zip(ids, tasks, strict=True)}
 
 
-def _measures(data: dict[str, Any]) -> dict[str, dict[str, tuple[float | None, ...]]]:
-    measures = data.get("measures")
-    if not measures:
-        return {}
-    if not isinstance(measures, dict):
-        raise ValueError("measures is not an object of lists")
-    ids, found = data["session_ids"], dict[str, dict[str, tuple[float | None, ...]]]()
-    for name in sorted(measures):
-        lists = measures[name]
-        if not isinstance(lists, list) or len(lists) != len(ids) or not all(isinstance(v, list) for v in lists):
-            raise ValueError(f"measure {_text(name)[:40]} is not a list of values for each session")
-        if any(value is not None and _number(value) is None for values in lists for value in values):
-            raise ValueError(f"a value of measure {_text(name)[:40]} is not a number")
-        pairs = zip(ids, lists, strict=True)
-        found[_text(name)] = {plain(str(i)): tuple(None if v is None else float(v) for v in values) for i, values in pairs}
-    return found
-
-
 def _means(data: dict[str, Any], name: str) -> dict[str, float]:
     value = data.get(name)
     if not value:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ..episode import Episode
-from ..errors import UsageError
+from ..errors import EpisodeError, UsageError
 from ..ruler import asking
 from ..tasks import build, get_task
 from . import files, hub, sessions
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..config import RunConfig
     from ..models import Loaded
 
-__all__ = ["GENERATED", "Passages", "Source", "check_source", "open_source"]
+__all__ = ["GENERATED", "Passages", "Source", "Unread", "check_source", "open_source"]
 
 GENERATED = "generated"
 _KEPT = 1 << 28  # characters of contexts that are kept
@@ -114,6 +114,25 @@ class _Generated:
             request = asking(prompter, config.task, config.length, config.turns, config.seed, session, depth)
             _keep(self.loaded, key, build(request))
         return self.loaded.episodes[key]
+
+
+@dataclass(frozen=True)
+class Unread:
+    """The source of a cell that cannot be built: what is known of it without its sessions."""
+
+    config: RunConfig
+    digest: str = ""
+    made: bool = False
+
+    @property
+    def turns(self) -> int:
+        return self.config.turns
+
+    def __len__(self) -> int:
+        return self.config.sessions
+
+    def episode(self, session: int) -> Episode:
+        raise EpisodeError(f"session {session} of task {self.config.task!r} cannot be built")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..episode import VERSION, Episode, Rendering, Turn
-from ..errors import UsageError
+from ..errors import EpisodeError, UsageError
 from ..prompt import Prompter
 from . import files, genres
 
@@ -111,7 +111,7 @@ def open_passages(config: RunConfig, loaded: Loaded) -> Passages:
     """The passages of a cell, kept in ``loaded``: every press is asked the same.
 
     Raises:
-        UsageError: for a text without one whole passage, or a model that cannot read it.
+        EpisodeError: for a text without one whole passage, or a model that cannot read it.
     """
     dates = tuple(Path(path).expanduser().stat().st_mtime_ns for path in config.text)
     sizes = (config.length, config.forced, config.sessions, config.seed)
@@ -125,12 +125,12 @@ def cut(config: RunConfig, prompter: Prompter) -> Passages:
     """The passages that a configuration names, cut by a tokenizer: as many as ``config.sessions``, or all there are.
 
     Raises:
-        UsageError: where there is none, or the tokenizer is one of another rendering.
+        EpisodeError: where there is none, or the tokenizer is one of another rendering.
     """
     dialect = config.task == "lm_dialect"
     if dialect != (prompter.rendering == "dialect"):
         better = "--task lm_dialect" if not dialect else "--task lm_reference, lm_code, lm_docstrings or lm_text"
-        raise UsageError(
+        raise EpisodeError(
             f"task {config.task!r} is not what model {config.model!r} reads ({prompter.rendering}); use {better}"
         )
     if dialect:
@@ -138,7 +138,7 @@ def cut(config: RunConfig, prompter: Prompter) -> Passages:
     begin = _begin(prompter.tokenizer)
     need = config.length - len(begin) + config.forced
     if need <= config.forced:
-        raise UsageError(f"length {config.length} leaves no text before the cut; use --length 16 or more")
+        raise EpisodeError(f"length {config.length} leaves no text before the cut; use --length 16 or more")
     pieces = _pieces(_documents(config, need), prompter.tokenizer, need, config.sessions, config.seed)
     found = []
     for number, (name, ids) in enumerate(pieces):
@@ -148,7 +148,7 @@ def cut(config: RunConfig, prompter: Prompter) -> Passages:
         rendering = prompter.rendering
         found.append(Passage(config.task, rendering, name, prefix, tuple(after), text, forced, config.seed, number))
     if not found:
-        raise UsageError(
+        raise EpisodeError(
             f"the text of task {config.task!r} has not {need} tokens, which a passage takes (length {config.length} "
             f"and forced {config.forced}); use a smaller --length or more text"
         )
@@ -232,7 +232,7 @@ def _records(config: RunConfig, prompter: Prompter) -> Iterator[Passage]:
     from ..tiny.samples import LOOKUPS, MIXTURE
 
     if config.length < 33:
-        raise UsageError(f"length {config.length} is too short for records; use --length 33 or more")
+        raise EpisodeError(f"length {config.length} is too short for records; use --length 33 or more")
     for session in range(config.sessions):
         rng = _random(config.seed, config.task, session)
         kind = rng.choices(list(MIXTURE), weights=list(MIXTURE.values()))[0]

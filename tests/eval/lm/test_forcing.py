@@ -193,6 +193,13 @@ def test_a_row_says_what_was_measured_and_how(loaded: Loaded, story: str) -> Non
     assert "--text" in row.command
 
 
+def test_fewer_passages_than_asked_for_are_said(loaded: Loaded, story: str) -> None:
+    row = run(config(story, sessions=99), loaded)
+    assert row.sessions == len(row.session_ids) < 99
+    assert f"{99 - row.sessions} of 99 passages: the text has no more" in row.not_measured
+    assert "passages" not in run(config(story), loaded).not_measured
+
+
 def test_what_cannot_be_forced_is_refused(loaded: Loaded, story: str) -> None:
     with pytest.raises(UsageError, match="700"):
         prepare(config(story, length=680), loaded)

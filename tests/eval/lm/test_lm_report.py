@@ -122,6 +122,16 @@ def test_what_is_not_known_of_a_measure_is_left_out(ran: tuple[Path, list[str]],
     report.write(tmp_path, tmp_path / "out")
 
 
+def test_rounding_of_a_measure_is_no_difference_of_two_folders(ran: tuple[Path, list[str]], tmp_path: Path) -> None:
+    row = next(row for row in load_rows(ran[0]) if row.press == "int8").to_dict()
+    for name, change in (("a", 0.0), ("b", 1e-9), ("c", 0.01)):
+        (tmp_path / name / "m").mkdir(parents=True)
+        changed = {**row, "measures": {**row["measures"], "kl": [[0.5 + change]] * 4}}
+        (tmp_path / name / "m" / f"{row['run_id']}.json").write_text(json.dumps(changed))
+    assert main(["diff", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert main(["diff", str(tmp_path / "a"), str(tmp_path / "c")]) == 1
+
+
 def exported(words: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     sizes = ["--length", "203", "--forced", "37", "--sessions", "4"]
     assert main(["data", "--task", "lm_reference", "--model", words[1], *sizes, "--out", str(folder)]) == 0

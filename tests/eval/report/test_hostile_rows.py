@@ -34,12 +34,33 @@ TEXTS = (
     *("\x1b[31mred\x1b]0;title\x07", "\r\nover\x08\x08", "\u202egnp.exe", "\x9b2J", "\ud800", "zero\u200bwidth\ufeff"),
     *("<script>alert(1)</script>", "</script><!--", "| a | b |\n|---|", "# h\n\n- x", "``` `` `", "<!-- x", "![](x)"),
     *("../../etc/passwd", "/", "con", "index", "readme", ".", "%s %n {0} {}", "=cmd|'/c calc'!A1", "'; --"),
-    *("x" * 20_000, "(" * 900, "," * 900, "a=" * 400, "| " * 400, "", " ", "\n", "0", "null", "full", "kein\u00dfAE\u0301"),
+    *(
+        "x" * 20_000,
+        "(" * 900,
+        "," * 900,
+        "a=" * 400,
+        "| " * 400,
+        "",
+        " ",
+        "\n",
+        "0",
+        "null",
+        "full",
+        "kein\u00dfAE\u0301",
+    ),
 )
 NUMBERS = (0, -1, 1, 0.5, -0.0, 1e-300, 1e308, -1e308, 2**63, 10**400, float("nan"), float("inf"), -float("inf"))
 OTHERS = (
     *(None, True, False, [], {}, [None], [[]], [[None]], [[[]]], {"a": None}, {"": ""}, {"[/]": "[/]"}, ["[/]"], [{}]),
-    *([[0.5]], [["x"]], {"\x1b[31m": 1}, {"a": {"b": {"c": []}}}, [1e308, 1e308], {"x" * 20_000: 1}, [{"holds": False}]),
+    *(
+        [[0.5]],
+        [["x"]],
+        {"\x1b[31m": 1},
+        {"a": {"b": {"c": []}}},
+        [1e308, 1e308],
+        {"x" * 20_000: 1},
+        [{"holds": False}],
+    ),
 )
 VALUES: tuple[Any, ...] = (*TEXTS, *NUMBERS, *OTHERS)
 FIELDS = tuple(f.name for f in fields(Row) if f.name not in ("format", "transcript"))
@@ -47,7 +68,13 @@ FIELDS = tuple(f.name for f in fields(Row) if f.name not in ("format", "transcri
 
 def base(**changes: Any) -> dict[str, Any]:
     row = made.with_gold(made.make_row("snapkv(keep=0.25)", "kv", sessions=3, turns=2))
-    more = {"quiet": False, "disturbance": {"waited": 0.4}, "error": None, "subtasks": {"a": 0.5}, "extras": {"f1": 0.5}}
+    more = {
+        "quiet": False,
+        "disturbance": {"waited": 0.4},
+        "error": None,
+        "subtasks": {"a": 0.5},
+        "extras": {"f1": 0.5},
+    }
     return {**row, **more, **changes}
 
 
@@ -152,7 +179,9 @@ def test_markup_is_shown_as_it_is(name: str, tmp_path: Path, capsys: pytest.Capt
     told = "[red]x[/] :skull:"
     changes = {"press": told, "asked": told} if name == "press" else {name: told}
     row = base(**changes)
-    write(tmp_path / "rows", [row, {**row, "press": "full", "asked": "full", "run_id": "f"}, made.make_row("full", "vt")])
+    write(
+        tmp_path / "rows", [row, {**row, "press": "full", "asked": "full", "run_id": "f"}, made.make_row("full", "vt")]
+    )
     assert main(["report", "--results", str(tmp_path / "rows"), "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     if name not in ("task", "schedule"):  # they are not part of this table
