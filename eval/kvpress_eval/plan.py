@@ -52,8 +52,8 @@ def print_plan(
     """Print the cells with the time and bytes that rows like them suggest: all of them, or each press where many."""
     shared = [text for _, text in _SETTINGS if len({text(config) for config in configs}) == 1]
     own = [text for _, text in _SETTINGS if text not in shared]
-    told = (f"{_cells(len(configs))}, {sum(there)} finished", "bold")
-    console.print(Text.assemble(told, f"; all: {_joined(shared, configs[0])}"))
+    counted = (f"{_cells(len(configs))}, {sum(there)} finished", "bold")
+    console.print(Text.assemble(counted, f"; all: {_joined(shared, configs[0])}"))
     bad = {problem.config: "refused" if problem.least is None else "too short" for problem in problems}
     state = {
         config: "finished" if done else bad.get(config, "to run") for config, done in zip(configs, there, strict=True)
@@ -67,8 +67,7 @@ def print_plan(
     console.print(_table([[_NAMES[i] for i in columns]], columns, "bold"))
     for heading, group in groups:
         if all(config in bad for config in group):
-            told = (bad[group[0]], "yellow")
-            console.print(Text.assemble(f"{heading}: ", told, f", {_cells(len(group))}"))
+            console.print(Text.assemble(f"{heading}: ", (bad[group[0]], "yellow"), f", {_cells(len(group))}"))
             continue
         if heading:
             console.print(heading)
@@ -123,8 +122,8 @@ def print_unbuildable(console: Console, problems: Sequence[Unbuildable], unknown
     if problems:
         told = (f"{_cells(len(problems))} cannot be built", "yellow")
         console.print(Text.assemble(told, "; each will be a failed row:"))
-    for what, count in _told(problems).items():
-        console.print(Padding(f"{what} ({_cells(count)})", (0, 0, 0, 2)))
+    for problem, count in _told(problems).items():
+        console.print(Padding(f"{problem} ({_cells(count)})", (0, 0, 0, 2)))
     for model in unknown:
         console.print(f"the tokenizer of {model} is not on this machine: what its cells need is estimated")
 
@@ -147,12 +146,10 @@ def _told(problems: Sequence[Unbuildable]) -> dict[str, int]:
 
 def print_too_many(console: Console, count: int) -> None:
     """Say that a sweep is larger than what is run or listed."""
-    console.print(f"[bold]{count:,} cells[/]", highlight=False)
-    console.print(
-        f"[yellow]warning[/]: more than {LARGE:,}, the most that a sweep runs or lists; even at a second a cell they "
-        f"take {count / _DAY:,.1f} days. Give it shorter lists, or make several of it.",
-        highlight=False,
-    )
+    console.print(f"{count:,} cells", style="bold")
+    about = f": more than {LARGE:,}, the most that a sweep runs or lists; even at a second a cell they take "
+    about += f"{count / _DAY:,.1f} days. Give it shorter lists, or make several of it."
+    console.print(Text.assemble(("warning", "yellow"), about))
 
 
 def _cells(count: int) -> str:
