@@ -26,24 +26,26 @@ class Block:
         return self.pos >= 0
 
 
+def slots_of(x: Tensor, index: Tensor) -> Tensor:
+    """Slots `index` (B, H, m) of x (B, H, n, D): (B, H, m, D), whatever the width D of a slot."""
+    return x.gather(2, index.unsqueeze(-1).expand(*index.shape, x.shape[-1]))
+
+
 def choose(scores: Tensor, pos: Tensor, counts: Tensor, protected: Tensor) -> Tensor:
     """(B, H, n) bool: the `counts` best slots of every row and head.
 
     scores: (B, H, n), higher = keep. pos: (B, H, n), -1 = not there. counts: (B, H). protected:
-    (B, H, n) bool, chosen before all others. Ties go to the slot with the lower position, so the choice
-    does not depend on the order of slots in memory nor on the machine.
+    (B, H, n) bool, chosen before all others, and where they are more than `counts`, the newest of them. Other ties go
+    to the slot with the lower position, so the choice does not depend on the order of slots in memory nor on the
+    machine.
     """
-    rank_key = scores.float().nan_to_num(nan=-torch.inf)
-    rank_key = torch.where(protected, torch.inf, rank_key)
-    # Two stable sorts: by position, then by score, so that equal scores stay in order of position.
-    missing = torch.iinfo(torch.int32).max
-    by_pos = torch.where(pos >= 0, pos, missing).argsort(dim=-1, stable=True)
-    ordered = rank_key.gather(-1, by_pos)
-    existing = pos.gather(-1, by_pos) >= 0
-    # -inf is a legal score of an existing slot; slots that are not there come after all of them.
-    order = ordered.argsort(dim=-1, descending=True, stable=True)
-    order = order.gather(-1, (~existing.gather(-1, order)).to(torch.int8).argsort(dim=-1, stable=True))
-    picked = by_pos.gather(-1, order)
-    rank = torch.arange(scores.shape[-1], device=scores.device).expand_as(picked)
+    rank_key = scores.float().nan_to_num(nan=-torch.inf).masked_fill(protected, torch.inf)
+    # Stable sorts, of which the last one decides: by position (of protected slots the newest first), by score, by kind.
+    order = torch.where(protected, -pos, pos).argsort(dim=-1, stable=True)
+    order = order.gather(-1, rank_key.gather(-1, order).argsort(dim=-1, descending=True, stable=True))
+    # -inf is a legal score of an existing slot, and +inf of one that is not protected: neither changes its kind.
+    kind = torch.where(pos < 0, 2, torch.where(protected, 0, 1)).to(torch.int8)
+    picked = order.gather(-1, kind.gather(-1, order).argsort(dim=-1, stable=True))
+    rank = torch.arange(scores.shape[-1], dtype=torch.int64, device=scores.device).expand_as(picked)
     keep = torch.zeros_like(protected).scatter_(-1, picked, rank < counts.unsqueeze(-1))
     return keep & (pos >= 0)

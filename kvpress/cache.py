@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache
 
 from kvpress.errors import CropError, SessionError
 from kvpress.hf import own_layer
+from kvpress.modes import steady
 from kvpress.press import Press
 from kvpress.store import State, StoreLayer
 
@@ -147,15 +148,19 @@ class PressCache(Cache):  # type: ignore[misc]
         total = 0
         for index, layer in enumerate(self.layers):
             if isinstance(layer, StoreLayer) and layer.is_initialized:
-                batch, heads, _, dim = layer.tail.k.shape
-                width = dim + layer.tail.v.shape[-1]
-                total += batch * heads * layer.logical * width * layer.tail.k.element_size()
+                batch, heads = layer.tail.k.shape[:2]
+                slot = sum(x.shape[-1] * x.element_size() for x in (layer.tail.k, layer.tail.v))
+                total += batch * heads * layer.logical * slot
             else:
                 total += sum(e.bytes for e in self.ledger().entries if e.layer == index)
         return total
 
     def settle(self) -> None:
-        """Fire the press where a prompt was read and the press waits for the prompt to be complete."""
+        """Fire the press where a prompt was read and the press waits for the prompt to be complete.
+
+        Raises SessionError while another thread runs a forward on this cache.
+        """
+        self.state.check_free()
         if self._check_settles():
             assert self.session is not None
             session = self.session()
@@ -195,7 +200,11 @@ class PressCache(Cache):  # type: ignore[misc]
         rows: None keeps the batch; an int repeats a batch of one to that many rows, which all read the one
         prefix; an int64 tensor (B',) picks rows. Raises SessionError for an int with a larger batch.
         """
-        self.settle()
+        self.settle()  # in the modes of the caller: the model may run
+        return self._forked(rows)
+
+    @steady
+    def _forked(self, rows: int | Tensor | None) -> PressCache:
         other = PressCache.__new__(PressCache)
         other.__dict__.update(self.__dict__)
         other.state, other.next_logits = State(), None
@@ -210,16 +219,22 @@ class PressCache(Cache):  # type: ignore[misc]
             batch = self.stores[0].batch_size
             if batch != 1:
                 raise SessionError(f"fork(rows={rows}) repeats a cache of one row; this one has {max(batch, 0)}.")
-            rows = torch.zeros(rows, dtype=torch.long)
+            rows = torch.zeros(rows, dtype=torch.long, device=self.stores[0].device)
         if rows is not None:
             other.reorder_cache(rows)  # the one row operation that every kind of layer has
         return other
+
+    @steady
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Batch row i becomes what row beam_idx[i] (int64) was."""
+        super().reorder_cache(beam_idx.clone())  # kept where rows share a prefix: not the tensor of the caller
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last -tokens_to_remove tokens.
 
         Raises CropError where they are no longer dense, or where the press has counted their attention.
         """
+        self.state.check_free()
         for layer in self.layers:
             if isinstance(layer, StoreLayer):
                 layer.check_crop(tokens_to_remove)
@@ -234,6 +249,7 @@ class PressCache(Cache):  # type: ignore[misc]
 
     def reset(self) -> None:
         """Back to a cache that has seen nothing."""
+        self.state.check_free()
         super().reset()
         self._share_state()
         self.next_logits, self.broken, self.peak = None, False, 0
@@ -244,6 +260,10 @@ class PressCache(Cache):  # type: ignore[misc]
         The positions of dropped slots are gone: hand it to code that only reads keys and values.
         """
         self.settle()
+        return self._dense()
+
+    @steady
+    def _dense(self) -> DynamicCache:
         out = DynamicCache()
         for index, layer in enumerate(self.layers):
             if isinstance(layer, StoreLayer):

@@ -57,6 +57,8 @@ class Selective(Protocol):
 
 def joinable(first: Packed, second: Packed) -> bool:
     """`first.cat([second])` is possible; where it is not, the two stay segments of their own."""
+    if getattr(first, "dtype", None) != getattr(second, "dtype", None):  # of what they decode to
+        return False
     return first.joins(second) if isinstance(first, Selective) else True
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kvpress import sharing
-from kvpress.block import Block, choose
+from kvpress.block import Block, choose, slots_of
 from kvpress.evidence import Evidence
 from kvpress.output import remembered
 from kvpress.policies.apportion import apportion
@@ -28,14 +28,18 @@ def budget(recipe: Recipe, lengths: Tensor) -> Tensor:
     """(B,) int64 slots per KV head for rows of `lengths` (B,) real tokens.
 
     floor(keep * length) for a fraction, `keep` for a count, which a row shorter than that may still grow to;
-    never fewer than one, nor than the protected slots (which matters for prompts shorter than a few windows).
+    never fewer than the protected slots and one beside the sinks (which matters for short prompts).
     """
     if isinstance(recipe.keep, int):
         total = torch.full_like(lengths, recipe.keep)
     else:
         total = (lengths.double() * recipe.keep + 1e-9).floor().long()
-    least = recipe.sinks + (recipe.recent if isinstance(recipe.recent, int) else 1)
-    return total.clamp(min=max(1, least))
+    return total.clamp(min=_least(recipe))
+
+
+def _least(recipe: Recipe) -> int:
+    """Slots that no budget goes below: the sinks, and the recent tokens of a count, or else one token beside them."""
+    return recipe.sinks + max(1, recipe.recent if isinstance(recipe.recent, int) else 1)
 
 
 def fits(layer: StoreLayer) -> bool:
@@ -45,19 +49,23 @@ def fits(layer: StoreLayer) -> bool:
 
 
 def totals(layers: Sequence[StoreLayer]) -> list[Tensor]:
-    """(B,) int64 slots per KV head for each of `layers`, which are all layers of a cache where they share a budget."""
+    """(B,) int64 slots per KV head for each of `layers`, which are all layers of a cache where they share a budget.
+
+    Each is on the device of its layer; what is measured in the layers meets on that of the first.
+    """
     recipe, lengths = layers[0].recipe, layers[0].lengths()
     total = budget(recipe, lengths)
     if recipe.layers is None or fits(layers[0]):
-        return [total] * len(layers)
+        return [total.to(layer.device) for layer in layers]
     measured = []
     for layer in layers:
         block = layer.block()
         seen = layer.evidence(block)
-        safe = protected(recipe, seen.rank, lengths, total)
-        measured.append(recipe.layers.measure(block, seen, partial(_scored, recipe, block, seen, safe)))
+        safe = protected(recipe, seen.rank, layer.lengths(), total.to(layer.device))
+        needed = recipe.layers.measure(block, seen, partial(_scored, recipe, block, seen, safe))
+        measured.append(needed.to(total.device))
     fixed = recipe.sinks + (recipe.recent if isinstance(recipe.recent, int) else 0)
-    least = lengths.clamp(max=max(1, fixed))
+    least = lengths.clamp(max=_least(recipe))
     weights = recipe.layers.weights(measured, total, total.clamp(max=fixed), lengths)
     shape = (len(lengths), len(layers))
     low, high = least[:, None].expand(shape), lengths[:, None].expand(shape)
@@ -68,15 +76,25 @@ def totals(layers: Sequence[StoreLayer]) -> list[Tensor]:
     # A row that is shorter than its slots has nothing to spread, and may still grow to them.
     shares = torch.where((total >= lengths)[:, None], total[:, None], shares)
     columns = shares.T.contiguous()
-    return [columns[number].clone(memory_format=torch.contiguous_format) for number in range(len(layers))]
+    own = (columns[number].clone(memory_format=torch.contiguous_format) for number in range(len(layers)))
+    return [share.to(layer.device) for share, layer in zip(own, layers, strict=True)]
 
 
-def protected(recipe: Recipe, rank: Tensor, lengths: Tensor, total: Tensor) -> Tensor:
-    """(B, H, n) bool: sinks and recent tokens, by their number `rank` among the real tokens of the row."""
-    recent = recipe.recent
-    count = (total.double() * recent).floor().long() if isinstance(recent, float) else torch.full_like(total, recent)
-    since = (lengths - count)[:, None, None]
-    return (rank >= 0) & ((rank < recipe.sinks) | (rank >= since))
+def protected(recipe: Recipe, rank: Tensor, lengths: Tensor, total: Tensor, counts: Tensor | None = None) -> Tensor:
+    """(B, H, n) bool: sinks and recent tokens, by their number `rank` among the real tokens of the row.
+
+    total: (B,) slots per head on average, which a share of recent tokens is taken of. counts: (B, H) slots that stay,
+    None = total in every head. No more are protected than stay: recent tokens give way to sinks, the oldest first, and
+    sinks give way only to the newest token, which is protected wherever recent tokens are asked for.
+    """
+    room = (total.unsqueeze(1) if counts is None else counts).to(total.device)
+    share = recipe.recent
+    wanted = (total.double() * share).floor().long() if isinstance(share, float) else torch.full_like(total, share)
+    wanted = wanted.clamp(min=int(share > 0)).unsqueeze(1)
+    recent = torch.minimum(wanted, (room - recipe.sinks).clamp(min=1))
+    sinks = (room - recent).clamp(min=0, max=recipe.sinks)
+    since = (lengths.unsqueeze(1) - recent).unsqueeze(-1)
+    return (rank >= 0) & ((rank < sinks.unsqueeze(-1)) | (rank >= since))
 
 
 def evict(layer: StoreLayer, total: Tensor) -> bool:
@@ -92,10 +110,12 @@ def evict(layer: StoreLayer, total: Tensor) -> bool:
     block = layer.block()
     seen = layer.evidence(block)
     scores = recipe.scorer(block, seen)
-    safe = protected(recipe, seen.rank, layer.lengths(), total)
+    lengths = layer.lengths()
+    safe = protected(recipe, seen.rank, lengths, total)
     # A head that stores less than its share (it was reduced before) keeps what it has; so does a row that is not due,
     # whose heads are not compared anew, as they would not be if it were alone.
     counts = torch.where(due, torch.minimum(recipe.heads(total, _marked(scores, block, safe)), held), held)
+    safe = protected(recipe, seen.rank, lengths, total, counts)  # a head may have got less than the average
     added = weighed(layer, block, seen)
     if recipe.refine is not None and added is not None:
         scores = recipe.refine(scores, added, block.pos, counts, safe)
@@ -104,7 +124,7 @@ def evict(layer: StoreLayer, total: Tensor) -> bool:
         remember(layer, torch.where(keep, block.pos, -1), added)
     retain(layer, keep)
     if layer.upper is not None:  # layers that share directions hold the same slots
-        retain(layer.upper, keep)
+        retain(layer.upper, keep.to(layer.upper.device))
         sharing.relink(layer, layer.upper)
     return True
 
@@ -158,12 +178,11 @@ def retain(layer: StoreLayer, keep: Tensor) -> None:
     width = int(mine.sum(-1).max()) if mine.numel() else 0
     pos = tail.positions()
     order = _by_position(pos, mine)[..., :width]
-    there = torch.arange(width, device=order.device) < mine.sum(-1, keepdim=True)
-    rows = order.unsqueeze(-1).expand(*order.shape, tail.k.shape[-1])
+    there = torch.arange(width, dtype=torch.int64, device=order.device) < mine.sum(-1, keepdim=True)
     mass = None if tail.mass is None else tail.mass[:, :, : tail.count].gather(2, order)
     tail.replace(
-        tail.keys.gather(2, rows),
-        tail.values.gather(2, rows),
+        slots_of(tail.keys, order),
+        slots_of(tail.values, order),
         torch.where(there, pos.gather(2, order), -1),
         mass,
     )
@@ -174,23 +193,35 @@ def retain(layer: StoreLayer, keep: Tensor) -> None:
 def follow(layer: StoreLayer) -> None:
     """Where positions are cache slots: move the sinks along, so that no gap is between them and the window.
 
-    The window keeps its rotations; only the distance to the sinks would grow, by one token an eviction.
+    The window keeps its rotations; only the distance to the sinks would grow, by one token an eviction. Sinks are
+    turned from the keys they were given, by all of the way at once: turning what was rounded the last time would add
+    the rounding of every step. Those keys are kept beside the tail, one for each sink.
     """
     if layer.recipe.positions != "slots":
         return
     assert layer.rotate is not None
     held = (layer.tail.positions() >= 0).sum(-1).amax(1)
     shift = layer.lengths() - held
-    delta = shift if layer.shift is None else shift - layer.shift
     sinks = layer.tail.k[:, :, : layer.recipe.sinks]  # they are oldest, hence first, and never evicted
-    sinks.copy_(layer.rotate(sinks, delta))
-    layer.shift = shift
+    given = sinks.clone(memory_format=torch.contiguous_format)
+    if layer.sink_keys is not None and layer.shift is not None:
+        # A row that has evicted nothing yet may still be getting its sinks: they stand as they were given.
+        given = torch.where(_rows(layer.shift > 0), layer.sink_keys, given)
+    sinks.copy_(torch.where(_rows(shift > 0), layer.rotate(given, shift), given))
+    layer.sink_keys, layer.shift = given, shift
+
+
+def _rows(of: Tensor) -> Tensor:
+    """(B,) as (B, 1, 1, 1)."""
+    return of.view(-1, 1, 1, 1)
 
 
 def evict_one(layer: StoreLayer, total: Tensor) -> bool:
     """One decoded token came, one slot per head goes, in place. False when the layer does not allow that."""
     recipe, tail = layer.recipe, layer.tail
     if layer.held or recipe.scorer is None or not recipe.in_place or recipe.heads.compares:
+        return False
+    if recipe.positions == "slots" and layer.shift is None:  # `evict` puts the sinks first, before any padding
         return False
     pos = tail.explicit()
     surplus = (pos >= 0).sum(-1) - total.unsqueeze(1)
@@ -204,9 +235,10 @@ def evict_one(layer: StoreLayer, total: Tensor) -> bool:
     if recipe.refine is not None and added is not None:
         scores = recipe.refine(scores, added, block.pos, total.unsqueeze(1).expand(pos.shape[:2]), safe)
         remember(layer, block.pos, added)
-    scores = scores.float().nan_to_num(nan=-torch.inf).masked_fill((pos < 0) | safe, torch.inf)
+    goes = (pos >= 0) & ~safe  # some do: no more are protected than stay
+    scores = scores.float().nan_to_num(nan=-torch.inf).masked_fill(~goes, torch.inf)
     # Among equal scores the later token goes, as in `choose`.
-    lowest = scores == scores.amin(-1, keepdim=True)
+    lowest = goes & (scores == scores.amin(-1, keepdim=True))
     tail.drop_one(torch.where(lowest, pos, -2).argmax(-1))
     layer.fixed = layer.logical
     follow(layer)
@@ -251,7 +283,7 @@ def pack(layer: StoreLayer, freeze: bool) -> None:
         counts = sharing.merge(layer, layer.upper, order, there - recipe.residual)
         if bool(counts.any()):
             _leave(layer, pos, order, counts)
-            _leave(layer.upper, pos, order, counts)
+            _leave(layer.upper, *(x.to(layer.upper.device) for x in (pos, order, counts)))
         return
     channels = (layer.key_channels, layer.value_channels)
     segment = Segment.encode((recipe.key, recipe.value), tail.keys, tail.values, pos, order, counts, channels)
@@ -275,12 +307,11 @@ def _leave(layer: StoreLayer, pos: Tensor, order: Tensor, counts: Tensor) -> Non
     tail = layer.tail
     left = (pos >= 0).sum(-1) - counts
     width = int(left.max())
-    steps = torch.arange(width, device=pos.device)
+    steps = torch.arange(width, dtype=torch.int64, device=pos.device)
     rest = order.gather(2, (counts.unsqueeze(-1) + steps).clamp(max=tail.count - 1))
-    rows = rest.unsqueeze(-1).expand(*rest.shape, tail.k.shape[-1])
     rest_mass = None if tail.mass is None else tail.mass.gather(2, rest)
     rest_pos = torch.where(steps < left.unsqueeze(-1), pos.gather(2, rest), -1)
-    tail.replace(tail.keys.gather(2, rows), tail.values.gather(2, rows), rest_pos, rest_mass)
+    tail.replace(slots_of(tail.keys, rest), slots_of(tail.values, rest), rest_pos, rest_mass)
     if width == 0:
         tail.start = layer.logical
     # With a gapless tail the newest dense tokens can still be cropped; otherwise columns are not tokens.

@@ -77,7 +77,8 @@ def kernel_check() -> Check:
     if built.library is None:
         advice = "decoding over packed slots on a CPU takes several times as long; install a C compiler (gcc or clang)"
         return Check(name, "warn", f"not built, torch is used instead: {built.detail}", advice)
-    q, k, v = torch.linspace(-2, 2, 3 * 2 * 1100 * 16).view(3, 1, 2, 1100, 16).sin().unbind()
+    numbers = torch.linspace(-2, 2, 3 * 2 * 1100 * 16, dtype=torch.float32, device="cpu").sin()
+    q, k, v = numbers.view(3, 1, 2, 1100, 16).unbind()
     fused = kernels.attend([kernels.Part(k, v, 1100)], q[..., :4, :], 1.0, None)
     wrong = fused is None or not torch.allclose(fused.out, attend_reference(q[..., :4, :], k, v, 1.0).out, atol=1e-5)
     if wrong:
@@ -120,7 +121,7 @@ def _model() -> Any:
 
 
 def _ids(rows: int = 1, count: int = 23) -> torch.Tensor:
-    return (torch.arange(rows * count).view(rows, count) * 7) % 59 + 1
+    return (torch.arange(rows * count, dtype=torch.int64, device="cpu").view(rows, count) * 7) % 59 + 1
 
 
 def _layer_kinds(model: Any) -> str:
@@ -133,7 +134,7 @@ def _layer_kinds(model: Any) -> str:
 def _same_tokens(model: Any) -> str:
     from kvpress import full
 
-    ids, mask = _ids(2), torch.ones(2, 23, dtype=torch.long)
+    ids, mask = _ids(2), torch.ones(2, 23, dtype=torch.long, device="cpu")
     mask[1, :6] = 0
     plain = model.generate(ids, attention_mask=mask, max_new_tokens=6, do_sample=False)
     with full()(model):
@@ -184,6 +185,14 @@ def _projects(model: Any) -> str:
     return "" if found == [1] and held == 11 else f"output projections found in layers {found}, {held} slots held"
 
 
+def _turns(model: Any) -> str:
+    from kvpress import streaming_llm
+
+    with streaming_llm(keep=11)(model) as session:  # raises where cached keys are not what the rotary embedding gives
+        report = session.report(session.prefill(_ids()))
+    return "" if report.layers[0].slots == 11 else f"asked for 11 slots, the store holds {report.layers[0].slots}"
+
+
 def _restores(model: Any) -> str:
     from kvpress import full
 
@@ -218,6 +227,7 @@ _ASSUMPTIONS: dict[str, Callable[[Any], str]] = {
     "positions follow what was seen": _logical,
     "generate reads its prompt in one place": _prompts,
     "attention ends in one linear layer": _projects,
+    "keys turned by the rotary embedding": _turns,
     "model restored on leaving": _restores,
     "other caches refused": _refuses,
 }

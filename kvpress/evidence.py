@@ -148,7 +148,8 @@ class Evidence:
         q, at = self.queries[:, :, -count:], self.query_pos[:, -count:]
         heads, w = block.k.shape[1], q.shape[2]
         group = q.shape[1] // heads
-        out = torch.empty(q.shape[0], heads, group, w, block.k.shape[2], device=q.device)
+        shape = (q.shape[0], heads, group, w, block.k.shape[2])
+        out = torch.empty(shape, dtype=torch.float32, device=q.device)
         see = (block.pos[:, :, None] >= 0) & (block.pos[:, :, None] <= at[:, None, :, None])
         for head in range(heads):  # one KV head at a time bounds the temporaries
             mine = q[:, head * group : (head + 1) * group].float() * self.rule.scale
@@ -171,8 +172,8 @@ def received_mass(q: Tensor, k: Tensor, rule: Rule, start: int, valid: Tensor | 
     batch, heads, total, _ = k.shape
     group, count = q.shape[1] // heads, q.shape[2]
     tile = max(1, _TILE_BYTES // (4 * total * group))
-    out = torch.zeros(batch, heads, total, device=q.device)
-    slot = torch.arange(total, device=q.device)
+    out = torch.zeros(batch, heads, total, dtype=torch.float32, device=q.device)
+    slot = torch.arange(total, dtype=torch.int64, device=q.device)
     for row in range(batch):
         for head in range(heads):
             keys = k[row, head].float().mT
@@ -181,7 +182,7 @@ def received_mass(q: Tensor, k: Tensor, rule: Rule, start: int, valid: Tensor | 
                 seen = start + last
                 mine = q[row, head * group : (head + 1) * group, first:last].float() * rule.scale
                 logits = soft_cap(mine @ keys[:, :seen], rule.cap)
-                query = torch.arange(start + first, seen, device=q.device)
+                query = torch.arange(start + first, seen, dtype=torch.int64, device=q.device)
                 hide = slot[:seen] > query[:, None]
                 if valid is not None:
                     hide = hide | ~valid[row, :seen]
@@ -207,9 +208,9 @@ def dense_mass(q: Tensor, k: Tensor, lse: Tensor, rule: Rule, there: Tensor | No
         logits = soft_cap((fold_queries(q, heads).float() * rule.scale) @ k.float().mT, rule.cap)
         mass = logits.sub_(lse.unsqueeze(-1)).exp_().sum(2)
         return mass if there is None else mass.masked_fill_(~there[:, :, 0], 0.0)
-    out = torch.zeros(batch, heads, total, device=q.device)
+    out = torch.zeros(batch, heads, total, dtype=torch.float32, device=q.device)
     keys, each = k.float().mT, lse.unflatten(-1, (group, count))
-    slot = torch.arange(total, device=q.device)
+    slot = torch.arange(total, dtype=torch.int64, device=q.device)
     tile = max(1, _TILE_BYTES // (4 * batch * q.shape[1] * total))
     for first in range(0, count, tile):
         last = min(first + tile, count)

@@ -36,8 +36,11 @@ class Forecast:
     @cached_property
     def shapes(self) -> list[Shape]:
         """What the model's layers really cache, learned from one token."""
-        tails, queries = [layer.tail for layer in self._probe().stores], hf.query_heads(self.model)
-        return [Shape(t.k.shape[1], queries, t.k.shape[3], t.v.shape[3], t.k.dtype) for t in tails]
+        found = []
+        for layer in self._probe().stores:
+            k, queries = layer.tail.k, hf.query_heads(self.model, layer.index)
+            found.append(Shape(k.shape[1], queries, k.shape[3], layer.tail.v.shape[3], k.dtype))
+        return found
 
     def bound(self, cache: PressCache, shape: Sequence[int], chunk: int, compress: bool, between: bool) -> Peak:
         """For a prompt of `shape` (rows, tokens) read into `cache` in chunks; see `Session.prefill`."""

@@ -31,14 +31,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from kvpress.errors import SessionError, UnsupportedError
 from kvpress.evidence import Rule
+from kvpress.modes import undisturbed
 from kvpress.output import Projection, projections
 from kvpress.rope import rotary_embedding
 from kvpress.store import TAG, StoreLayer
 
 NAME = "kvpress"  # neutral on purpose: names with flash, sdpa or flex in them take special paths
 _REFUSED = ("position_bias", "indices", "block_indices")
-_bases: dict[int, str] = {}  # id(config) -> implementation before the press; entries live as long as a session
 _local = threading.local()
+_entering = threading.Lock()
 
 
 class LateMask:
@@ -46,14 +47,34 @@ class LateMask:
 
     def __init__(self, base: str, arguments: dict[str, Any]) -> None:
         self._base, self._arguments = base, arguments
-        self._built: Any = None
-        self._done = False
+        self._built: dict[torch.device | None, Any] = {}
 
-    def get(self) -> Any:
-        if not self._done:
-            self._built = _base_mask(self._base, self._arguments)
-            self._done = True
-        return self._built
+    def get(self, device: torch.device) -> Any:
+        """The mask, on the device of a layer."""
+        if None not in self._built:
+            self._built[None] = _base_mask(self._base, self._arguments)
+        if device not in self._built:
+            mask = self._built[None]
+            self._built[device] = mask.to(device) if hasattr(mask, "to") else mask
+        return self._built[device]
+
+
+class _Base:
+    """name: the implementation before the press. late: the mask of the forward that runs, of each thread its own."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self._late = name, threading.local()
+
+    @property
+    def late(self) -> LateMask | None:
+        return getattr(self._late, "mask", None)
+
+    @late.setter
+    def late(self, mask: LateMask | None) -> None:
+        self._late.mask = mask
+
+
+_bases: dict[int, _Base] = {}  # by id(config); entries live as long as a session
 
 
 def _base_mask(base: str, arguments: dict[str, Any]) -> Any:
@@ -78,12 +99,12 @@ def _mask(**arguments: Any) -> Any:
                 "This forward adds its own rule to the causal mask (packed sequences or image blocks), which a "
                 "press cannot serve. Run it without a press."
             )
-        return _base_mask(base, arguments)
-    masks = _local.__dict__.setdefault("masks", {})
-    masks[id(config)] = LateMask(base, arguments)
+        return _base_mask(base.name, arguments)
+    base.late = LateMask(base.name, arguments)
     mask = arguments.get("attention_mask")
     # One owned copy for all layers: what the user gave may be a view of something larger.
-    return None if mask is None else mask[:, : arguments["kv_length"]].clone()
+    with undisturbed():
+        return None if mask is None else mask[:, : arguments["kv_length"]].clone()
 
 
 def _base_attention(module: torch.nn.Module, base: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
@@ -107,10 +128,10 @@ def _attention(
     base = _bases.get(id(config))
     if base is None:
         raise SessionError("An attention layer runs under the name kvpress outside of a session.")
-    late: LateMask | None = _local.__dict__.get("masks", {}).get(id(config))
+    late = base.late
 
     def original(mask: Any) -> tuple[Tensor, Tensor | None]:
-        return _base_attention(module, base)(
+        return _base_attention(module, base.name)(
             module, query, key, value, mask, scaling=scaling, dropout=dropout, **kwargs
         )
 
@@ -118,29 +139,49 @@ def _attention(
     if layer is None:
         is_2d = isinstance(attention_mask, Tensor) and attention_mask.dim() == 2
         full = kwargs.get("sliding_window") is None and late is not None
-        return original(
-            late.get() if full and late is not None and (attention_mask is None or is_2d) else attention_mask
-        )
+        if full and late is not None and (attention_mask is None or is_2d):
+            return original(late.get(query.device))
+        return original(attention_mask)
     if dropout:
         raise UnsupportedError("Attention dropout is active; a press needs model.eval().")
     if bad := [name for name in _REFUSED if kwargs.get(name) is not None]:
         raise UnsupportedError(f"{type(module).__name__} passes {bad[0]} to attention, which a press cannot serve.")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     rule = Rule(scale, kwargs.get("softcap"), kwargs.get("s_aux"))
+    _check_given(module, layer, value)
     if layer.staged is None:  # a layer that shares the keys of an earlier one
-        return layer.reread(query, rule).transpose(1, 2).contiguous(), None
+        with undisturbed():
+            return layer.reread(query, rule).transpose(1, 2).contiguous(), None
     new, first = query.shape[2], layer.empty
-    layer.commit(attention_mask)
-    if first and new > 1:
-        out, weights = original(late.get() if late is not None else None)
+    out, weights = None, None
+    with undisturbed():
+        layer.commit(attention_mask)
+    if first and new > 1:  # in the modes of the caller, as the model would run it
+        out, weights = original(late.get(query.device) if late is not None else None)
+    with undisturbed():
         layer.observe(query, rule, first)
-    else:
-        layer.observe(query, rule, first)
-        out, weights = layer.attend(query, rule).transpose(1, 2).contiguous(), None
-    layer.after_forward(new)
+        if out is None:
+            out = layer.attend(query, rule).transpose(1, 2).contiguous()
+        layer.after_forward(new)
     if layer.output is not None:
         layer.output.expect(out)
     return out, weights
+
+
+def _check_given(module: torch.nn.Module, layer: StoreLayer, value: Tensor) -> None:
+    """Raise UnsupportedError unless attention is what a store computes: once over the keys and values it was given."""
+    name = type(module).__name__
+    if getattr(value, TAG, None) is not layer:
+        raise UnsupportedError(
+            f"{name} changes values between caching them and attending to them, and a press attends to what is "
+            "cached. Use the model without a press."
+        )
+    again = getattr(module, "layer_idx", None) == layer.index
+    if layer.staged is None and (again or not layer.shared):
+        raise UnsupportedError(
+            f"{name} attends more than once to the keys it has cached, and a press may have dropped some of them "
+            "after the first time. Use the model without a press."
+        )
 
 
 def register() -> None:
@@ -162,10 +203,30 @@ def layer_types(model: PreTrainedModel) -> tuple[list[str], list[dict[str, Any]]
     return list(types), list(arguments)
 
 
+def full_layers(model: PreTrainedModel) -> list[int]:
+    """Indices of the full-attention layers, those a press compresses."""
+    return [index for index, kind in enumerate(layer_types(model)[0]) if kind == "full_attention"]
+
+
 def shares_keys(model: PreTrainedModel) -> bool:
     """Some layers attend to the keys of earlier ones (gemma3n), so those must stay dense until the forward ends."""
     types = layer_types(model)[0]
     return "dummy" in types or len(types) < int(text_config(model).num_hidden_layers)
+
+
+def layer_devices(model: PreTrainedModel) -> dict[int, torch.device]:
+    """Index of every layer of the decoder -> the device it runs on (device_map= spreads layers over several)."""
+    found: dict[int, torch.device] = {}
+    config = text_config(model)
+    for module in model.modules():  # attention modules carry the config of their decoder
+        index, weight = getattr(module, "layer_idx", None), next(module.parameters(), None)
+        if not isinstance(index, int) or weight is None or getattr(module, "config", None) is not config:
+            continue
+        device = weight.device
+        if weight.is_meta:  # offloaded: accelerate brings the weights to where the layer runs
+            device = torch.device(getattr(getattr(module, "_hf_hook", None), "execution_device", None) or device)
+        found.setdefault(index, device)
+    return found
 
 
 def own_layer(kind: str, arguments: dict[str, Any]) -> CacheLayerMixin:
@@ -193,12 +254,27 @@ def check_model(model: Any) -> None:
         )
     if "full_attention" not in layer_types(model)[0]:
         raise UnsupportedError(f"{name} has no full-attention layer; its cache does not grow with the context.")
+    if shares_keys(model) and len(places := sorted(map(str, set(layer_devices(model).values())))) > 1:
+        raise UnsupportedError(
+            f"{name} has layers that read the keys of earlier ones, and its layers are on {', '.join(places)}. A press "
+            "cannot follow keys from one device to another. Load the model on one device."
+        )
 
 
-def head_dim(model: PreTrainedModel) -> int:
-    """Channels of one head."""
+def _layer_config(model: PreTrainedModel, index: int) -> Any:
+    """Config of one layer of the decoder: layers may have their own (gemma4), and reading the common one then fails."""
     config = text_config(model)
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    return config.per_layer_config[index] if getattr(config, "is_heterogeneous", False) else config
+
+
+def widths(model: PreTrainedModel) -> dict[int, tuple[int, int]]:
+    """Index of every full-attention layer -> channels of its keys and of its values, by the config."""
+    found = {}
+    for index in full_layers(model):
+        config = _layer_config(model, index)
+        key = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+        found[index] = key, int(getattr(config, "v_head_dim", None) or key)
+    return found
 
 
 def learned_positions(model: PreTrainedModel) -> int | None:
@@ -211,38 +287,46 @@ def learned_positions(model: PreTrainedModel) -> int | None:
 
 def output_projections(model: PreTrainedModel) -> dict[int, Projection]:
     """Index of every full-attention layer -> its output projection; UnsupportedError where one cannot be told."""
-    full = [index for index, kind in enumerate(layer_types(model)[0]) if kind == "full_attention"]
-    config = text_config(model)
-    return projections(model, config, full, config.num_attention_heads * head_dim(model))
+    layers = {index: query_heads(model, index) * value for index, (_, value) in widths(model).items()}
+    return projections(model, text_config(model), layers)
 
 
-def query_heads(model: PreTrainedModel) -> int:
+def query_heads(model: PreTrainedModel, index: int) -> int:
     """Query heads of a layer."""
-    return int(text_config(model).num_attention_heads)
+    return int(_layer_config(model, index).num_attention_heads)
 
 
 @contextlib.contextmanager
-def attention_of(model: PreTrainedModel) -> Iterator[None]:
-    """Run every attention of `model` through kvpress; afterwards its configs are exactly as before."""
+def attention_of(model: PreTrainedModel) -> Iterator[Callable[[], None]]:
+    """Run every attention of `model` through kvpress; afterwards its configs are exactly as before.
+
+    Gives a function that lets go of the masks of the calling thread's forward.
+    """
     register()
     configs = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
     configs[id(text_config(model))] = text_config(model)
-    saved = [(config, config._attn_implementation_internal) for config in configs.values()]
-    if busy := [config for config, base in saved if base == NAME]:
-        raise SessionError(
-            "A press is entered already on this model, or on one that shares its config object "
-            f"({type(busy[0]).__name__}). Leave the first `with` block, or compose the presses: (a | b)(model)."
-        )
-    try:
-        for config, base in saved:
-            _bases[id(config)] = base or "eager"
+    with _entering:  # two threads that enter at once: one of them is refused
+        saved = [(config, config._attn_implementation_internal) for config in configs.values()]
+        if busy := [config for config, base in saved if base == NAME]:
+            raise SessionError(
+                "A press is entered already on this model, or on one that shares its config object "
+                f"({type(busy[0]).__name__}). Leave the first `with` block, or compose the presses: (a | b)(model)."
+            )
+        bases = [_Base(base or "eager") for _, base in saved]
+        for (config, _), base in zip(saved, bases, strict=True):
+            _bases[id(config)] = base
             config._attn_implementation_internal = NAME
-        yield
+
+    def forget_masks() -> None:
+        for base in bases:
+            base.late = None
+
+    try:
+        yield forget_masks
     finally:
-        for config, base in saved:
-            config._attn_implementation_internal = base
+        for config, name in saved:
+            config._attn_implementation_internal = name
             _bases.pop(id(config), None)
-            _local.__dict__.get("masks", {}).pop(id(config), None)
 
 
 @contextlib.contextmanager

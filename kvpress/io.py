@@ -17,6 +17,7 @@ from kvpress import hf
 from kvpress.codec import ChannelPacked, Dense, ScaledPacked
 from kvpress.errors import CacheFileError, KVPressError
 from kvpress.evidence import Rule
+from kvpress.modes import steady
 from kvpress.press import Press
 from kvpress.segment import Held, Segment, Slab
 from kvpress.store import STATE, StoreLayer
@@ -104,6 +105,7 @@ def _describe(layer: StoreLayer) -> dict[str, Any]:
     }
 
 
+@steady
 def load_cache(path: Path, model: PreTrainedModel) -> PressCache:
     """Read a file of `save_cache` onto the device of `model`."""
     from kvpress.cache import PressCache
@@ -119,15 +121,17 @@ def load_cache(path: Path, model: PreTrainedModel) -> PressCache:
             }
     except (OSError, SafetensorError) as error:
         raise CacheFileError(f"Cannot read {path} as a saved cache: {error}") from error
-    cache = PressCache(_press(header, path), *hf.layer_types(model), model)
+    cache, places = PressCache(_press(header, path), *hf.layer_types(model), model), hf.layer_devices(model)
     try:
         for index, (layer, meta) in enumerate(zip(cache.layers, json.loads(header["layers"]), strict=True)):
-            mine = {n.split(".", 1)[1]: t for n, t in tensors.items() if n.split(".", 1)[0] == str(index)}
+            there = places.get(index, model.device)
+            mine = {n.split(".", 1)[1]: t.to(there) for n, t in tensors.items() if n.split(".", 1)[0] == str(index)}
             (_restore if isinstance(layer, StoreLayer) else _restore_own)(layer, meta, mine)
     except (KeyError, ValueError) as error:
         raise CacheFileError(f"{path} is incomplete ({error}). Save the cache again.") from error
+    mask = cache.stores[0].seen_mask
     for layer in cache.stores[1:]:  # one mask for all layers, as before saving
-        layer.seen_mask = cache.stores[0].seen_mask
+        layer.seen_mask = None if mask is None else mask.to(layer.device)
     return cache
 
 
@@ -204,13 +208,14 @@ def _restore(layer: StoreLayer, meta: dict[str, Any], tensors: dict[str, Tensor]
         slabs = []
         for slab in range(described["slabs"]):
             sides = []
-            for side, codec, dim in (("k", layer.recipe.key, k.shape[-1]), ("v", layer.recipe.value, v.shape[-1])):
+            for side, codec, like in (("k", layer.recipe.key, k), ("v", layer.recipe.value, v)):
+                dim = like.shape[-1]
                 at = f"{slab}.{side}."
                 part = {n.removeprefix(at): t for n, t in own.items() if n.startswith(at)}
                 channels, norms = part.pop("channels", None), part.pop("norms", None)
                 # Slots that two layers do not share stay exact, whatever the codec.
                 kind = Dense() if set(part) == {"rows"} else codec
-                packed = kind.load(part, k.dtype, dim if channels is None else channels.shape[-1])
+                packed = kind.load(part, like.dtype, dim if channels is None else channels.shape[-1])
                 if channels is not None:
                     packed = ChannelPacked(packed, channels, dim)
                 sides.append(packed if norms is None else ScaledPacked(packed, norms))

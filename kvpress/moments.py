@@ -19,7 +19,7 @@ def add_queries(moments: Tensor | None, q: Tensor, at: Tensor, rotate: Rotate) -
     """
     batch, heads, total, dim = q.shape
     if moments is None:
-        moments = torch.zeros(batch, heads, dim + 2, dim, device=q.device)
+        moments = torch.zeros(batch, heads, dim + 2, dim, dtype=torch.float32, device=q.device)
     tile = max(1, _TILE_BYTES // (4 * batch * heads * dim))
     for first in range(0, total, tile):
         here = at[:, first : first + tile]

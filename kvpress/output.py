@@ -6,8 +6,9 @@ attention gave is seen in its first forward.
 
 from __future__ import annotations
 
+import threading
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ class Projection:
 
     def __init__(self, linear: nn.Linear, name: str) -> None:
         self.linear, self._name = weakref.ref(linear), name
-        self._given: Tensor | None = None
+        self._local = threading.local()  # what attention gave last, in each thread
         self._seen = False
 
     def __call__(self, v: Tensor) -> Tensor:
@@ -38,14 +39,15 @@ class Projection:
 
     def expect(self, out: Tensor) -> None:
         """Attention gave `out` (B, n, Hq, D), which has to be what the linear layer takes next."""
-        self._given = None if self._seen else out
+        self._local.given = None if self._seen else out
 
     def check(self, module: nn.Module, given: tuple[Any, ...]) -> None:
         """Forward pre-hook of the linear layer, which compares once. Raises UnsupportedError.
 
         A gate may damp what attention gave, channel by channel (qwen3_next): it does so alike for all slots.
         """
-        wanted, self._given = self._given, None
+        wanted = getattr(self._local, "given", None)
+        self._local.given = None
         if wanted is None:
             return
         x = given[0]
@@ -59,11 +61,11 @@ class Projection:
             )
 
 
-def projections(model: nn.Module, config: Any, layers: Collection[int], width: int) -> dict[int, Projection]:
-    """Index of a layer -> its output projection, for each of `layers`.
+def projections(model: nn.Module, config: Any, layers: Mapping[int, int]) -> dict[int, Projection]:
+    """Index of a layer -> its output projection, for each of `layers` (index -> query heads x channels of a value).
 
-    config: of the decoder, which its attention modules carry along with their `layer_idx`. width: query heads x
-    channels. Raises UnsupportedError where a layer has none, or several, or one that is no plain linear layer.
+    config: of the decoder, which its attention modules carry along with their `layer_idx`. Raises UnsupportedError
+    where a layer has none, or several, or one that is no plain linear layer.
     """
     found: dict[int, Projection] = {}
     for path, module in model.named_modules():
@@ -74,7 +76,7 @@ def projections(model: nn.Module, config: Any, layers: Collection[int], width: i
             where = f"{type(model).__name__}: {path}.{name}"
             if index in found:
                 raise UnsupportedError(f"{where} is one of several output projections of layer {index}. {_INSTEAD}")
-            found[index] = Projection(_plain(getattr(module, name), where, width), where)
+            found[index] = Projection(_plain(getattr(module, name), where, layers[index]), where)
     if missing := [index for index in layers if index not in found]:
         raise UnsupportedError(
             f"{type(model).__name__}: the attention of layer {missing[0]} has no linear layer called "
@@ -111,7 +113,7 @@ def projected_norms(v: Tensor, weight: Tensor) -> Tensor:
     batch, heads, total, dim = v.shape
     group = weight.shape[1] // (heads * dim)
     tile = max(1, _TILE_BYTES // (4 * batch * weight.shape[0]))
-    out = torch.zeros(batch, heads, total, device=v.device)
+    out = torch.zeros(batch, heads, total, dtype=torch.float32, device=v.device)
     for query in range(heads * group):
         head = query // group
         mine = weight[:, query * dim : (query + 1) * dim].float().mT

@@ -107,11 +107,12 @@ def attend(
     if k.shape[2] == 0:
         empty = q.new_full(q.shape[:3], -torch.inf, dtype=torch.float32)
         return Partial(torch.zeros(*q.shape[:3], v.shape[-1], dtype=torch.float32, device=q.device), empty)
-    plain = soft_cap_at is None and k.shape[-1] == v.shape[-1] and q.dtype == k.dtype
+    # Under autocast keys, values and queries have types of their own: RoPE widens keys and queries.
+    plain = soft_cap_at is None and k.shape[-1] == v.shape[-1] and q.dtype == k.dtype == v.dtype
     if plain and q.device.type == "cpu":
         bias = None
         if mask is not None:
-            bias = torch.zeros(mask.shape, dtype=q.dtype).masked_fill_(~mask, -torch.inf)
+            bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill_(~mask, -torch.inf)
             bias = bias.expand(q.shape[0], -1, q.shape[2], k.shape[2])
         out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=bias, scale=scale)
         if mask is not None:  # the kernel reports 0 for rows that attend to nothing

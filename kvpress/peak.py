@@ -10,6 +10,7 @@ import torch
 
 from kvpress.codec import Packed, joinable
 from kvpress.compact import budget
+from kvpress.modes import steady
 from kvpress.press import Recipe
 from kvpress.tail import capacity
 
@@ -114,7 +115,7 @@ class _Layer:
         tokens = self.plan.tokens
         if not self._evicts:
             return tokens
-        most = int(budget(self.recipe, torch.tensor([self.plan.total or tokens])))
+        most = int(budget(self.recipe, torch.tensor([self.plan.total or tokens], dtype=torch.int64, device="cpu")))
         if self.recipe.layers is not None:  # one layer may get what the others give up
             return tokens
         if self.recipe.heads.compares and self.recipe.in_place:  # a rectangle as wide as the widest head
@@ -136,7 +137,7 @@ class _Layer:
         return self.recipe.residual + max(1, self.recipe.block) - 1
 
     def _small(self) -> int:
-        """Which runs a slab holds, budgets, and what is remembered of queries."""
+        """Which runs a slab holds, budgets, and what is remembered of queries and of sinks."""
         needs, shape, rows = self.recipe.needs, self.shape, self.plan.rows
         chunks = -(-self.plan.tokens // self.plan.chunk)
         witness = needs.window * (shape.queries * shape.key * shape.dtype.itemsize + _POSITION)
@@ -145,6 +146,8 @@ class _Layer:
             part = min(needs.repeat.chunk, self.plan.tokens) + needs.repeat.overlap + _INSTRUCTION
             witness += self.plan.tokens * (8 + 4 * shape.heads)
             witness += shape.heads * (part + capacity(self.plan.tokens + part) - self.plan.tokens) * self._dense
+        if self.recipe.positions == "slots":  # the sinks' keys as they were given
+            witness += shape.heads * self.recipe.sinks * shape.key * shape.dtype.itemsize
         return rows * (witness + 64 + 8 * shape.heads * (chunks + 16))
 
     def stored(self) -> int:
@@ -214,9 +217,11 @@ class _Layer:
 
 
 @lru_cache(maxsize=1024)
+@steady
 def _coded(codec: Any, dim: int, dtype: torch.dtype, sizes: tuple[int, ...], share: float) -> float:
     """Bytes a slot of one run that a Codec packs `sizes` slots at a time, an evenly spread `share` of which is kept."""
-    rows = torch.randn(1, max(sizes), dim, generator=torch.Generator().manual_seed(0)).to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(1, max(sizes), dim, generator=generator, dtype=torch.float32, device="cpu").to(dtype)
     packs: list[Packed] = []
     for size in sizes:
         new = codec.encode(rows[:, :size].clone())
@@ -227,8 +232,8 @@ def _coded(codec: Any, dim: int, dtype: torch.dtype, sizes: tuple[int, ...], sha
     for pack in packs:
         if share < 1:
             kept = max(1, int(pack.slots * share))
-            index = torch.linspace(0, pack.slots - 1, kept).long()[None]
-            pack = pack.take(torch.zeros(1, dtype=torch.long), index)
+            index = torch.linspace(0, pack.slots - 1, kept, dtype=torch.float32, device="cpu").long()[None]
+            pack = pack.take(torch.zeros(1, dtype=torch.long, device="cpu"), index)
         count += pack.slots
         total += sum(tensor.untyped_storage().nbytes() for _, tensor in pack.tensors().values())
     return total / count

@@ -169,11 +169,11 @@ class Recipe:
                     f"recent {self.recent}). Keep more than {fixed}, or protect fewer."
                 )
 
-    def fits(self, head_dim: int) -> None:
-        """Raise PressConflictError where rows of `head_dim` channels cannot be stored this way."""
-        kept = self.channels
-        self.key.check(head_dim if kept is None else kept.count(kept.keys, head_dim))
-        self.value.check(head_dim if kept is None else kept.count(kept.values, head_dim))
+    def fits(self, key: int, value: int | None = None) -> None:
+        """Raise PressConflictError where keys of `key` channels and values of `value` (as many) cannot be stored."""
+        kept, value = self.channels, key if value is None else value
+        self.key.check(key if kept is None else kept.count(kept.keys, key))
+        self.value.check(value if kept is None else kept.count(kept.values, value))
 
 
 Builder = Callable[..., Decisions]

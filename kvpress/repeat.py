@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kvpress.errors import SessionError, UnsupportedError
 from kvpress.evidence import Repeat, Rule
+from kvpress.modes import undisturbed
 from kvpress.partial import soft_cap
 from kvpress.rope import length_dependent
 
@@ -56,10 +57,12 @@ def parts(
             told = instructions[0 if start == plan.skip else 1] if len(here) else []
             fed.append([*told, *prompt[number, torch.cat([again, here])].tolist()])
         width = max(len(ids) for ids in fed)
-        real = torch.tensor([[True] * len(ids) + [False] * (width - len(ids)) for ids in fed])
-        ids = torch.tensor([ids + [0] * (width - len(ids)) for ids in fed])
+        flags = [[True] * len(ids) + [False] * (width - len(ids)) for ids in fed]
+        real = torch.tensor(flags, dtype=torch.bool, device=prompt.device)
+        filled = [ids + [0] * (width - len(ids)) for ids in fed]
+        ids = torch.tensor(filled, dtype=torch.int64, device=prompt.device)
         columns, before = [row[start : start + plan.chunk] for row in rows], [row[: plan.skip] for row in rows]
-        yield Repetition(ids.to(prompt.device), real.to(prompt.device), columns, before)
+        yield Repetition(ids, real, columns, before)
 
 
 @torch.no_grad()
@@ -68,8 +71,9 @@ def read_again(session: Session, cache: PressCache) -> None:
     plan = session.press.recipe.needs.repeat
     first = cache.stores[0]
     assert plan is not None and first.prompt is not None and first.prompt.shape[1] == first.logical
-    mask, length = first.seen_mask, first.logical
-    found = list(parts(first.prompt, mask, plan, session.instructions))
+    length, home = first.logical, session.model.device  # the first layer may be on another device than the input
+    prompt, mask = first.prompt.to(home), None if first.seen_mask is None else first.seen_mask.to(home)
+    found = list(parts(prompt, mask, plan, session.instructions))
     longest = length + max((part.ids.shape[1] for part in found), default=0)
     limit = session.positions
     if limit is not None and longest > limit:
@@ -77,9 +81,10 @@ def read_again(session: Session, cache: PressCache) -> None:
             f"{session.press} repeats a prompt of {length} tokens at positions up to {longest}, and this model has "
             f"learned {limit}. Give it a smaller chunk, or use a press that reads the prompt once."
         )
-    for layer in cache.stores:
-        layer.repeated = torch.zeros(*layer.tail.k.shape[:2], length, device=layer.device)
-    before = torch.ones_like(first.prompt) if mask is None else mask.long()
+    with undisturbed():
+        for layer in cache.stores:
+            layer.repeated = torch.zeros(*layer.tail.k.shape[:2], length, dtype=torch.float32, device=layer.device)
+    before = torch.ones_like(prompt) if mask is None else mask.long()
     try:
         for part in found:
             with cache.borrowed(part):
@@ -137,13 +142,13 @@ def strongest(q: Tensor, k: Tensor, rule: Rule, part: Repetition, out: Tensor) -
             continue
         columns, before = columns.to(q.device), before.to(q.device)
         real = part.real[row].nonzero().flatten().to(q.device)
-        own = torch.arange(out.shape[2], k.shape[2], device=q.device)
+        own = torch.arange(out.shape[2], k.shape[2], dtype=torch.int64, device=q.device)
         index = torch.cat([before, columns, own])
         tile = max(1, _TILE_BYTES // (4 * len(index) * group))
         for head in range(heads):
             keys = k[row, head, index].float().mT
             mine = q[row, head * group : (head + 1) * group]
-            best = torch.full((len(columns),), -torch.inf, device=q.device)
+            best = torch.full((len(columns),), -torch.inf, dtype=torch.float32, device=q.device)
             for some in real.split(tile):
                 logits = soft_cap(mine[:, some].float() * rule.scale @ keys, rule.cap)
                 logits[..., len(before) + len(columns) :].masked_fill_(~causal[some], -torch.inf)

@@ -61,7 +61,8 @@ def report_of(cache: PressCache) -> Report:
     by_layer = ledger.by_layer()
     layers = []
     for layer in cache.stores:
-        counts = layer.counts().float() if layer.is_initialized else torch.zeros(1, 1)
+        empty = torch.zeros(1, 1, dtype=torch.float32, device="cpu")
+        counts = layer.counts().float() if layer.is_initialized else empty
         layers.append(
             LayerReport(
                 layer.index,

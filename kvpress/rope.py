@@ -1,7 +1,7 @@
 """Rotating cached keys to other positions, by the model's own rotary embedding and without naming a family.
 
-Rotary embeddings compose: a key rotated for position p and then by d is the key for p + d. Whether that holds
-for the functions found in a model is measured once, when a press that needs it is entered.
+Rotary embeddings compose: a key rotated for position p and then by d is the key for p + d. Whether that is so for the
+keys that a model's layers really cache is seen on the layers, see kvpress.probe.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import torch
@@ -17,9 +18,8 @@ from torch import Tensor
 from kvpress.errors import UnsupportedError
 
 Rotate = Callable[[Tensor, Tensor], Tensor]
-_TOLERANCE = 1e-3
+Turn = Callable[[Tensor, Tensor, Tensor], Tensor]
 _LENGTH_DEPENDENT = ("dynamic", "longrope")
-_KEEP = 'use positions="keep" (original positions)'
 
 
 def rotary_embedding(model: Any) -> Any:
@@ -33,10 +33,11 @@ def length_dependent(model: Any) -> str:
     return kind if kind in _LENGTH_DEPENDENT else ""
 
 
-def rotation(model: Any, head_dim: int, instead: str = _KEEP) -> Rotate:
+def rotation(model: Any, instead: str) -> Rotate:
     """A function (keys (B, H, n, D) post-RoPE, delta (B,) or (B, n) positions) -> the keys moved by delta.
 
-    instead: what the errors advise. Raises UnsupportedError when the model has no rotary embedding that composes.
+    instead: what the errors advise. Raises UnsupportedError when the model has no rotary embedding, or one whose
+    angles depend on the length.
     """
     name = type(model).__name__
     embedding = rotary_embedding(model)
@@ -58,26 +59,40 @@ def rotation(model: Any, head_dim: int, instead: str = _KEEP) -> Rotate:
         {"layer_type": "full_attention"} if "layer_type" in inspect.signature(embedding.forward).parameters else {}
     )
 
+    turn = apply if next(islice(inspect.signature(apply).parameters, 1, None)) == "cos" else _keys_of(apply)
+    takes: dict[int, int] = {}  # width of keys -> channels that the function takes; its caller leaves the others alone
+
     def rotate(keys: Tensor, delta: Tensor) -> Tensor:
         at = delta.view(len(delta), -1).expand(-1, keys.shape[2])
-        cos, sin = embedding(keys.float(), at, **layered)
+        x, width = keys.float(), keys.shape[-1]
+        cos, sin = embedding(x, at, **layered)
+        cos, sin = cos.to(keys.device), sin.to(keys.device)  # the embedding may be on another device than the layer
         length = torch.sqrt(cos.square() + sin.square())  # YaRN scales both; a move must not scale again
-        x = keys.float()
-        return apply(x, x, cos / length, sin / length)[1].to(keys.dtype)
+        cos, sin = cos / length, sin / length
+        if width not in takes:
+            takes[width] = _taken(turn, x[:, :, :1], cos[:, :1], sin[:, :1])
+        if takes[width] == width:
+            return turn(x, cos, sin).to(keys.dtype)
+        first, rest = x.split([takes[width], width - takes[width]], -1)
+        return torch.cat([turn(first, cos, sin), rest], -1).to(keys.dtype)
 
-    _probe(rotate, name, head_dim, next(model.parameters()).device, instead)
     return rotate
 
 
-def _probe(rotate: Rotate, name: str, head_dim: int, device: torch.device, instead: str) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 2, 3, head_dim, generator=generator).to(device)
-    five, three = torch.full((2,), 5, device=device), torch.full((2,), 3, device=device)
+def _keys_of(apply: Callable[..., tuple[Tensor, Tensor]]) -> Turn:
+    """Of a function that turns queries and keys at once (most families), what it does to keys."""
+    return lambda x, cos, sin: apply(x, x, cos, sin)[1]
+
+
+def _taken(turn: Turn, x: Tensor, cos: Tensor, sin: Tensor) -> int:
+    """Channels of x that `turn` takes: all, unless it only fits as many as there are cosines (phi)."""
     try:
-        once, twice = rotate(x, five + three), rotate(rotate(x, five), three)
-        error = float((once - twice).abs().max())
-        moved = float((once - x).abs().max())
-    except (RuntimeError, TypeError, ValueError) as failure:
-        raise UnsupportedError(f"{name}: its rotary embedding cannot be replayed ({failure}); {instead}.") from None
-    if error > _TOLERANCE or moved < _TOLERANCE:
-        raise UnsupportedError(f"{name}: rotating twice differs from rotating once by {error:.1e}; {instead}.")
+        turn(x, cos, sin)
+    except RuntimeError:
+        return cos.shape[-1]
+    return x.shape[-1]
+
+
+def stay(keys: Tensor, delta: Tensor) -> Tensor:
+    """The move of a layer whose keys have no positions."""
+    return keys

@@ -45,13 +45,13 @@ class Slab:
         return self.pos + torch.arange(self.slots, device=self.pos.device, dtype=torch.int32)
 
     def attend(self, q: Tensor, scale: float, cap: float | None) -> Partial:
-        """q (R, m, D) -> Partial (R, m, D). Every slot precedes every query, so there is no mask."""
+        """q (R, m, Dk) -> Partial (R, m, Dv). Every slot precedes every query, so there is no mask."""
         fused = kernels.attend([kernels.Part(self.key, self.value, self.slots)], q, scale, cap)
         if fused is not None:
             return fused
         if isinstance(self.key, DensePacked) and isinstance(self.value, DensePacked):
             k, v = self.key.rows[None], self.value.rows[None]
-            part = attend(q[None].to(k.dtype), k, v, scale, None, cap)
+            part = attend(q[None], k, v, scale, None, cap)
             return Partial(part.out[0], part.lse[0])
         if self._few(q):
             probs, lse = softmax_partial(soft_cap(self.key.logits(q) * scale, cap))
@@ -60,7 +60,7 @@ class Slab:
         done: Partial | None = None
         for start in range(0, self.slots, step := max(_TILE_SLOTS, _TILE_NUMBERS // (q.shape[0] * q.shape[2]))):
             k, v = (_piece(packed, start, start + step).decode()[None] for packed in (self.key, self.value))
-            part = attend(q[None].to(k.dtype), k, v, scale, None, cap)
+            part = attend(q[None], k, v, scale, None, cap)
             done = part if done is None else merge([done, part])
         assert done is not None
         return Partial(done.out[0], done.lse[0])
@@ -82,8 +82,9 @@ class Slab:
 
 def _piece(packed: Packed, start: int, stop: int) -> Packed:
     """Slots start ... stop - 1 of all runs."""
-    index = torch.arange(start, min(stop, packed.slots), device=next(iter(packed.tensors().values()))[1].device)
-    return packed.take(torch.arange(packed.runs, device=index.device), index.expand(packed.runs, -1))
+    device = next(iter(packed.tensors().values()))[1].device
+    index = torch.arange(start, min(stop, packed.slots), dtype=torch.int64, device=device)
+    return packed.take(torch.arange(packed.runs, dtype=torch.int64, device=device), index.expand(packed.runs, -1))
 
 
 def compact_positions(pos: Tensor) -> Tensor:
@@ -142,18 +143,19 @@ class Segment:
         return Segment(counts.shape[0], counts.shape[1], slabs)
 
     def attend(self, q: Tensor, scale: float, cap: float | None = None) -> Partial:
-        """q (S, H, m, D) -> Partial over all slots of each run; S must be `rows`."""
-        shape = q.shape
+        """q (S, H, m, Dk) -> Partial (S, H, m, Dv) over all slots of each run; S must be `rows`."""
+        shape = q.shape[:3]
         q = q.flatten(0, 1)
         if self._whole:
             part = self.slabs[0].attend(q, scale, cap)
-            return Partial(part.out.view(shape), part.lse.view(shape[:3]))
-        out = torch.zeros(q.shape, dtype=torch.float32, device=q.device)
+            return Partial(part.out.view(*shape, -1), part.lse.view(shape))
+        parts = [slab.attend(q[slab.runs], scale, cap) for slab in self._filled]
+        width = parts[0].out.shape[-1] if parts else 1  # of a value; where no row has a slot, zeros that broadcast
+        out = torch.zeros(*q.shape[:2], width, dtype=torch.float32, device=q.device)
         lse = torch.full(q.shape[:2], -torch.inf, dtype=torch.float32, device=q.device)
-        for slab in self._filled:
-            part = slab.attend(q[slab.runs], scale, cap)
+        for slab, part in zip(self._filled, parts, strict=True):
             out[slab.runs], lse[slab.runs] = part
-        return Partial(out.view(shape), lse.view(shape[:3]))
+        return Partial(out.view(*shape, -1), lse.view(shape))
 
     def parts(self) -> list[kernels.Part]:
         """What a fused kernel reads."""
@@ -194,7 +196,7 @@ class Segment:
 
     def counts(self) -> Tensor:
         """(S, H) int64 slots of each run."""
-        out = torch.zeros(self.rows * self.heads, dtype=torch.long)
+        out = torch.zeros(self.rows * self.heads, dtype=torch.long, device="cpu")
         for slab in self.slabs:
             out[slab.runs.cpu()] = slab.slots
         return out.view(self.rows, self.heads)
@@ -220,11 +222,11 @@ class Segment:
         slabs = []
         for slab in self.slabs:
             at = torch.full((self.rows * self.heads,), -1, dtype=torch.long, device=slab.runs.device)
-            at[slab.runs] = torch.arange(slab.runs.numel(), device=at.device)
+            at[slab.runs] = torch.arange(slab.runs.numel(), dtype=torch.int64, device=at.device)
             source = at.view(self.rows, self.heads)[rows.to(at.device)].flatten()
             runs = (source >= 0).nonzero().flatten()
             run = source[runs]
-            index = torch.arange(slab.slots, device=run.device).expand(run.numel(), -1)
+            index = torch.arange(slab.slots, dtype=torch.int64, device=run.device).expand(run.numel(), -1)
             slabs.append(Slab(runs, slab.key.take(run, index), slab.value.take(run, index), slab.pos[run]))
         return Segment(int(rows.numel()), self.heads, slabs)
 
@@ -281,15 +283,15 @@ class Held:
     mass: Tensor | None = None
 
     def attend(self, q: Tensor, scale: float, cap: float | None) -> Partial:
-        """q (B, H, m, D) -> Partial. Batch rows that read the same stored row are answered in one pass over it."""
+        """q (B, H, m, Dk) -> Partial. Batch rows that read the same stored row are answered in one pass over it."""
         if self.rows is None:
             return self.segment.attend(q, scale, cap)
-        _, heads, count, dim = q.shape
+        _, heads, count, dim = q.shape  # dim: of a key; a value may be wider or narrower
         place, wide = self._places()
         gathered = q.new_zeros(self.segment.rows * wide, heads, count, dim).index_copy_(0, place, q)
         gathered = gathered.view(self.segment.rows, wide, heads, count, dim).transpose(1, 2)
         part = self.segment.attend(gathered.reshape(self.segment.rows, heads, wide * count, dim), scale, cap)
-        out = part.out.view(self.segment.rows, heads, wide, count, dim).transpose(1, 2).flatten(0, 1)
+        out = part.out.view(self.segment.rows, heads, wide, count, -1).transpose(1, 2).flatten(0, 1)
         lse = part.lse.view(self.segment.rows, heads, wide, count).transpose(1, 2).flatten(0, 1)
         return Partial(out[place], lse[place])
 
@@ -301,7 +303,7 @@ class Held:
         counts = torch.bincount(rows, minlength=self.segment.rows)
         first = counts.cumsum(0) - counts
         reader = torch.empty_like(rows)
-        reader[order] = torch.arange(rows.numel(), device=rows.device) - first[rows[order]]
+        reader[order] = torch.arange(rows.numel(), dtype=torch.int64, device=rows.device) - first[rows[order]]
         wide = int(counts.max())
         return rows * wide + reader, wide
 
@@ -314,13 +316,14 @@ class Held:
     def reread(self, rows: Tensor) -> Held:
         """Batch row i becomes what batch row rows[i] was; nothing packed is copied."""
         now = rows if self.rows is None else self.rows[rows]
-        same = now.numel() == self.segment.rows and bool((now == torch.arange(now.numel(), device=now.device)).all())
+        each = torch.arange(now.numel(), dtype=torch.int64, device=now.device)
+        same = now.numel() == self.segment.rows and bool((now == each).all())
         mass = None if self.mass is None else self.mass[rows]
         return Held(self.segment, None if same else now, mass)
 
     def per_row(self, values: Tensor) -> Tensor:
         """(S, ...) values of the stored rows as (B, ...)."""
-        return values if self.rows is None else values[self.rows]
+        return values if self.rows is None else values[self.rows.to(values.device)]
 
 
 def appended(held: Sequence[Held], new: Held) -> list[Held]:

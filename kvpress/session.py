@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,12 +20,15 @@ from kvpress.forecast import Forecast, chooses
 from kvpress.io import fingerprint
 from kvpress.masks import check_mask, check_prompt_mask, seen_mask
 from kvpress.meter import Meter
+from kvpress.modes import undisturbed
 from kvpress.peak import Peak
 from kvpress.premise import Finding, Survey, warn
 from kvpress.press import Press
+from kvpress.probe import move, moves
 from kvpress.repeat import check_model, check_text, checked_instructions, read_again
 from kvpress.report import Report, report_of
-from kvpress.rope import Rotate, rotation
+from kvpress.rope import Rotate
+from kvpress.running import Call, Gate, runs
 from kvpress.store import Reading
 
 
@@ -36,16 +39,20 @@ class Session:
     measured on the first prompt of at least kvpress.premise.SLOTS tokens that it fired on; None until then.
     """
 
-    def __init__(self, press: Press, model: PreTrainedModel) -> None:
+    def __init__(self, press: Press, model: PreTrainedModel, gate: Gate, forget_masks: Callable[[], None]) -> None:
         self.press, self.model = press, model
         self._types, self._arguments = hf.layer_types(model)
         self._shares = hf.shares_keys(model)
         self._accepts = set(inspect.signature(model.forward).parameters)
-        self._rotate = _rotation_for(press, model) if press.recipe.rotates else None
+        self._rotate: Rotate | None = None
+        self._still: frozenset[int] = frozenset()  # layers whose keys have no positions
+        if press.recipe.rotates:
+            self._rotate, self._still = moves(model, _instead(press))
         self._outputs = hf.output_projections(model) if press.recipe.needs.output else {}
-        self._running: torch.nn.Module | None = None  # whose forward was called, the outermost one
-        self._chunked: bool | None = None  # how `generate` reads its prompt, while it does
-        self._read: PressCache | None = None  # the cache it reads into
+        self._call, self._gate, self._forget_masks = Call(), gate, forget_masks
+        # Models within models, which run as parts of a forward: of the language model, its decoder.
+        takers = [module for module in model.modules() if hf.takes_cache(module)]
+        self._parts = {id(m): {id(part) for part in m.modules() if part is not m} for m in takers}
         self._instructions: tuple[Sequence[int], Sequence[int]] = ((), ())
         self.positions = hf.learned_positions(model)
         self.premises: tuple[Finding, ...] | None = None if press.recipe.premises else ()
@@ -134,8 +141,11 @@ class Session:
             chunk, limit = self._forecast.within(peak, cache, ids.shape, chunk, compress, between)
         with self._measured(cache, limit):
             if between:
-                lengths = torch.full((ids.shape[0],), past + new) if attention_mask is None else attention_mask.sum(1)
-                cache.state.reading = Reading(lengths.long(), chooses(cache))
+                if attention_mask is None:
+                    lengths = torch.full((ids.shape[0],), past + new, dtype=torch.int64, device=ids.device)
+                else:
+                    lengths = attention_mask.sum(1, dtype=torch.int64)
+                cache.state.reading = Reading(lengths, chooses(cache))
             self._read_chunks(cache, ids, attention_mask, new if chunk is None else chunk, compress)
             self._when(cache, hold=True, eager=False)
             if compress:
@@ -204,15 +214,16 @@ class Session:
     @contextlib.contextmanager
     def _reading(self, chunked: bool) -> Iterator[None]:
         """Around the reading of a prompt by `generate`: fire layer by layer, or once after the last chunk."""
-        self._chunked = chunked
+        call = self._call
+        call.chunked = chunked
         try:
             yield
-            read, self._chunked, self._read = self._read, None, None
+            read, call.chunked, call.read = call.read, None, None
             if read is not None:
                 self._when(read, hold=False, eager=False)
                 self.compress(read)
         finally:
-            self._chunked = self._read = None
+            call.chunked = call.read = None
 
     def _guessing(self) -> None:
         if self.press.recipe.evicts:
@@ -236,16 +247,18 @@ class Session:
         """Fire the press now where it has not fired since the last prompt."""
         self._check_open()
         _ours(cache)
+        cache.state.check_free()
         self._check_made_here(cache)
         first = cache.stores[0]
         if self.press.recipe.needs.repeat is not None and first.pending and not compact.fits(first):
-            chunked, self._chunked = self._chunked, None
+            chunked, self._call.chunked = self._call.chunked, None
             try:
                 read_again(self, cache)
             finally:
-                self._chunked = chunked
+                self._call.chunked = chunked
         for layer in cache.stores:
-            layer.hold, layer.rotate = False, self._rotate  # a loaded cache has not met this session yet
+            layer.hold = False
+            layer.rotate = move(self._rotate, self._still, layer.index)  # a loaded cache has not met this session yet
             layer.output = self._outputs.get(layer.index)
         _fire(cache)
         self._conclude(cache)
@@ -261,14 +274,34 @@ class Session:
 
     def _before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Forward pre-hook: put our cache in place of none, refuse what cannot work."""
-        if self._running is not None:  # a part of the model whose forward was called
-            return None
         given = kwargs
         if args:
             given = dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | kwargs
-        cache = self._cache_for(given)
-        self._running = module
+        call = self._call
+        if call.module is not None:
+            if self._within(module, given):
+                return None
+            call.module = call.cache = None  # that forward was broken off, by an interrupt
+            self._gate.forget()
+        if not self._gate.enter():
+            return None
+        try:
+            cache = self._cache_for(given)
+        except BaseException:
+            self._gate.leave()
+            raise
+        call.module, call.cache = module, cache
         return None if cache is None else ((), {**given, "past_key_values": cache})
+
+    def _within(self, module: torch.nn.Module, given: dict[str, Any]) -> bool:
+        """`module` runs as a part of the model whose forward this thread has called."""
+        running = self._call.module
+        assert running is not None
+        if id(module) not in self._parts.get(id(running), ()):
+            return id(running) not in self._parts  # a replica of the model: its parts are not known
+        cache = given.get("past_key_values")
+        same = cache is self._call.cache and (cache is not None or not self._uses_cache(given))
+        return same or runs(running)
 
     def _cache_for(self, given: dict[str, Any]) -> PressCache | None:
         """The cache of this forward, ready to be filled; None where the forward keeps no cache."""
@@ -285,6 +318,16 @@ class Session:
         if given.get("output_attentions"):
             raise UnsupportedError("output_attentions=True asks for what a press does not build. Leave it out.")
         cache = self.new_cache() if cache is None else cache
+        cache.state.claim()
+        try:
+            self._make_ready(cache, given)
+        except BaseException:
+            cache.state.release()
+            raise
+        return cache
+
+    def _make_ready(self, cache: PressCache, given: dict[str, Any]) -> None:
+        """Check that a forward with these arguments can fill `cache`, and let it."""
         tokens = given.get("input_ids") if given.get("inputs_embeds") is None else given["inputs_embeds"]
         if isinstance(tokens, Tensor):
             self._check_rows(cache, tokens.shape[0])
@@ -293,7 +336,6 @@ class Session:
         if self.press.recipe.needs.repeat is not None and cache.state.part is None:
             self._repeat_when_complete(cache, given)
         self._admit(cache)
-        return cache
 
     def _repeat_when_complete(self, cache: PressCache, given: dict[str, Any]) -> None:
         """Before the first decode step: the prompt is complete now, and is read again where the press asks for that."""
@@ -301,7 +343,7 @@ class Session:
         if first.fired:
             return
         check_text(self.press, given)
-        reads = first.hold and self._chunked is not False  # a prompt's chunk may be one token
+        reads = first.hold and self._call.chunked is not False  # a prompt's chunk may be one token
         if given["input_ids"].shape[1] == 1 and first.pending and not reads:
             self.compress(cache)
 
@@ -315,7 +357,7 @@ class Session:
 
     def _uses_cache(self, kwargs: dict[str, Any]) -> bool:
         use = kwargs.get("use_cache")
-        return bool(getattr(self.model.config, "use_cache", True) if use is None else use) and not self.model.training
+        return bool(getattr(self.model.config, "use_cache", True) if use is None else use)
 
     def _check_made_here(self, cache: PressCache) -> None:
         if cache.press != self.press:
@@ -336,30 +378,44 @@ class Session:
 
     def _admit(self, cache: PressCache) -> None:
         for layer in cache.stores:
-            layer.rotate, layer.shared = self._rotate, self._shares
+            layer.rotate, layer.shared = move(self._rotate, self._still, layer.index), self._shares
             layer.output = self._outputs.get(layer.index)
-        if self._chunked is not None:
-            self._when(cache, hold=self._chunked, eager=not self._chunked)
-            self._read = cache
+        chunked = self._call.chunked
+        if chunked is not None:
+            self._when(cache, hold=chunked, eager=not chunked)
+            self._call.read = cache
+        cache.state.claim()  # a second reading of the prompt, which came before, has let go of it
+        cache.state.before = cache.get_seq_length()
         cache.state.live = cache.broken = True
         hf.set_pressed(True)
 
     def _after(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Forward hook of the model: see that every key that was cached was also attended through its store."""
-        if module is not self._running:
+        call = self._call
+        if module is not call.module:
             return
-        self._running = None
+        cache, call.module, call.cache = call.cache, None, None
         hf.set_pressed(False)
-        cache = kwargs.get("past_key_values")
-        if not isinstance(cache, PressCache):
-            return
-        cache.state.live = False
-        if output is None:  # the forward raised: the cache stays marked as broken
-            return
+        self._forget_masks()
+        try:
+            if cache is not None and output is not None:  # else the forward raised: the cache stays marked as broken
+                self._complete(cache, kwargs)
+        finally:
+            if cache is not None:
+                cache.state.release()
+            self._gate.leave()
+
+    def _complete(self, cache: PressCache, given: dict[str, Any]) -> None:
+        """After a forward that filled `cache`: what is due now that all layers have run."""
         if any(layer.staged is not None for layer in cache.stores):
             raise UnsupportedError(
                 f"{type(self.model).__name__} changes keys between caching them and attending to them, so a press "
                 "cannot serve it. Use the model without a press."
+            )
+        if idle := [layer.index for layer in cache.stores if layer.logical <= cache.state.before]:
+            raise UnsupportedError(
+                f"Layer {idle[0]} of {type(self.model).__name__} ran without the cache, as in train mode with gradient "
+                "checkpointing or layer drop, so no press was applied. Use model.eval(), or pass use_cache=False."
             )
         for layer in cache.stores:
             layer.finish()
@@ -367,15 +423,16 @@ class Session:
         self._conclude(cache)
         first = cache.stores[0]
         if self.press.recipe.needs.repeat is not None and cache.state.part is None and first.fired == 0:
-            ids = kwargs["input_ids"]
-            first.prompt = ids.clone() if first.prompt is None else torch.cat([first.prompt, ids], 1)
+            with undisturbed():  # on the device of the other tensors of the layer
+                ids = given["input_ids"].to(first.device, copy=True)
+                first.prompt = ids if first.prompt is None else torch.cat([first.prompt, ids], 1)
 
 
-def _rotation_for(press: Press, model: PreTrainedModel) -> Rotate:
+def _instead(press: Press) -> str:
+    """What to do where keys cannot be moved."""
     if press.recipe.positions == "slots":
-        return rotation(model, hf.head_dim(model))
-    instead = f'{press} scores what was there before RoPE; use snapkv, keydiff, leverage(keys="rotated") or another'
-    return rotation(model, hf.head_dim(model), instead)
+        return 'use positions="keep" (original positions)'
+    return f'{press} scores what was there before RoPE; use snapkv, keydiff, leverage(keys="rotated") or another'
 
 
 def _fire(cache: PressCache) -> None:
@@ -394,21 +451,29 @@ def _ours(cache: Any) -> PressCache:
 def open_session(press: Press, model: PreTrainedModel) -> Iterator[Session]:
     """Attach `press` to `model` for the length of a with block."""
     hf.check_model(model)
-    press.recipe.fits(hf.head_dim(model))
-    with hf.attention_of(model):
-        session = Session(press, model)
-        hooks: list[RemovableHandle] = []
-        for module in filter(hf.takes_cache, model.modules()):  # model.model(ids) is under the press too
-            hooks.append(module.register_forward_pre_hook(session._before, with_kwargs=True))
-            hooks.append(module.register_forward_hook(session._after, with_kwargs=True, always_call=True))
-        for output in session._outputs.values():
-            if (linear := output.linear()) is not None:
-                hooks.append(linear.register_forward_pre_hook(output.check))
-        try:
-            with hf.generation_of(model, session.new_cache, session._reading, session._guessing):
-                yield session
-        finally:
-            session.open = False
-            hf.set_pressed(False)
-            for hook in hooks:
-                hook.remove()
+    for key, value in {*hf.widths(model).values()}:
+        press.recipe.fits(key, value)
+    gate = Gate()
+    try:
+        with hf.attention_of(model) as forget_masks:
+            session = Session(press, model, gate, forget_masks)
+            hooks: list[RemovableHandle] = []
+            for module in filter(hf.takes_cache, model.modules()):  # model.model(ids) is under the press too
+                hooks.append(module.register_forward_pre_hook(session._before, with_kwargs=True))
+                hooks.append(module.register_forward_hook(session._after, with_kwargs=True, always_call=True))
+            for output in session._outputs.values():
+                if (linear := output.linear()) is not None:
+                    hooks.append(linear.register_forward_pre_hook(output.check))
+            try:
+                with hf.generation_of(model, session.new_cache, session._reading, session._guessing):
+                    yield session
+            finally:
+                session.open = False
+                try:
+                    gate.close()
+                finally:
+                    hf.set_pressed(False)
+                    for hook in hooks:
+                        hook.remove()
+    finally:
+        gate.release()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kvpress.codec import Dense, Packed, ScaledPacked
+from kvpress.codec import Codec, Dense, Packed, ScaledPacked
 from kvpress.segment import Held, Segment, Slab, appended
 
 if TYPE_CHECKING:
@@ -18,18 +18,19 @@ def merge(lower: StoreLayer, upper: StoreLayer, order: Tensor, most: Tensor) -> 
     """Move the oldest slots of both tails into segments; (B, H) int64 how many of each head.
 
     order: (B, H, n) slots of the tail by position. most: (B, H) slots that may go. Of those, whole blocks are
-    merged, and the ones of the largest angle are frozen as they are.
+    merged, and the ones of the largest angle are frozen as they are. Layers on two devices hold the same directions,
+    each in a copy of its own.
     """
     sharer, recipe = lower.recipe.sharer, lower.recipe
     assert sharer is not None
-    n = order.shape[-1]
-    at = order.unsqueeze(-1)
-    sides = [
-        tuple(x.gather(2, at.expand(-1, -1, -1, x.shape[-1])) for x in (layer.tail.keys, layer.tail.values))
-        for layer in (lower, upper)
-    ]
+    n, here, there = order.shape[-1], lower.device, upper.device
+    sides: list[tuple[Tensor, ...]] = []
+    for layer in (lower, upper):
+        at = order.unsqueeze(-1).to(layer.device)
+        tail = (layer.tail.keys, layer.tail.values)
+        sides.append(tuple(x.gather(2, at.expand(-1, -1, -1, x.shape[-1])).to(here) for x in tail))
     angle = torch.maximum(*(sharer.angle(a, b) for a, b in zip(*sides, strict=True)))
-    rank = torch.arange(n, device=order.device)
+    rank = torch.arange(n, dtype=torch.int64, device=order.device)
     whole = sharer.keep_whole(angle, rank < most.unsqueeze(-1))
     merged = (most - whole).clamp(min=0) // recipe.block * recipe.block
     whole = whole.masked_fill(merged == 0, 0)
@@ -57,7 +58,12 @@ def merge(lower: StoreLayer, upper: StoreLayer, order: Tensor, most: Tensor) -> 
         first.rows,
         first.heads,
         [
-            Slab(slab.runs, ScaledPacked(key, norms[0]), ScaledPacked(value, norms[1]), slab.pos)
+            Slab(
+                slab.runs.to(there),
+                ScaledPacked(_copied(recipe.key, key, sides[1][0], there), norms[0].to(there)),
+                ScaledPacked(_copied(recipe.value, value, sides[1][1], there), norms[1].to(there)),
+                slab.pos.to(there),
+            )
             for slab, (key, value, _, norms) in zip(first.slabs, directions, strict=True)
         ],
     )
@@ -65,7 +71,9 @@ def merge(lower: StoreLayer, upper: StoreLayer, order: Tensor, most: Tensor) -> 
         if segment.slabs:
             layer.held = appended(layer.held, Held(segment))
         if bool(whole.any()):
-            exact = Segment.encode((Dense(), Dense()), k, v, pos, parted[1], whole)
+            one = layer.device
+            at, some = parted[1].to(one), whole.to(one)
+            exact = Segment.encode((Dense(), Dense()), k.to(one), v.to(one), pos.to(one), at, some)
             layer.held = appended(layer.held, Held(exact))
     relink(lower, upper)
     return counts
@@ -81,7 +89,16 @@ def relink(lower: StoreLayer, upper: StoreLayer) -> None:
         above.segment = Segment(above.segment.rows, above.segment.heads, slabs)
 
 
+def _copied(codec: Codec, packed: Packed, like: Tensor, device: torch.device) -> Packed:
+    """`packed`, made by `codec` of rows as in `like`, for a layer on `device`: itself where it is there already."""
+    tensors = {name: tensor for name, (_, tensor) in packed.tensors().items()}
+    if all(tensor.device == device for tensor in tensors.values()):
+        return packed
+    moved = {name: tensor.to(device) for name, tensor in tensors.items()}
+    return codec.load(moved, like.dtype, like.shape[-1])
+
+
 def _linked(low: Packed, high: Packed) -> Packed:
-    if isinstance(low, ScaledPacked) and isinstance(high, ScaledPacked):
+    if isinstance(low, ScaledPacked) and isinstance(high, ScaledPacked) and low.norms.device == high.norms.device:
         return ScaledPacked(low.inner, high.norms)
     return high

@@ -125,7 +125,9 @@ class _Ruler:
     def _ids(self) -> torch.Tensor:
         high = int(self.model.config.get_text_config().vocab_size)
         generator = torch.Generator().manual_seed(0)
-        return torch.randint(0, high, (1, self.length), generator=generator).to(self.model.device)
+        return torch.randint(0, high, (1, self.length), generator=generator, dtype=torch.int64, device="cpu").to(
+            self.model.device
+        )
 
     @cached_property
     def dense(self) -> int:

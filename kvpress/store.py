@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from kvpress.block import Block
 from kvpress.errors import CropError, SessionError, UnsupportedError
 from kvpress.evidence import Evidence, Rule, dense_mass, received_mass
 from kvpress.meter import Meter
+from kvpress.modes import steady
 from kvpress.output import Projection
 from kvpress.partial import Partial, fold_queries, merge
 from kvpress.premise import Survey
@@ -27,16 +29,17 @@ from kvpress.tail import Tail
 from kvpress.witness import Witness
 
 TAG = "_kvpress_layer"
-# Tensors (B, ...) of a layer besides its slots, with their kind in the ledger.
+# Tensors (B, ...) of a layer besides its slots, with their side and kind in the ledger.
 STATE = {
-    "seen_mask": "masks",
-    "prompt": "evidence",
-    "total": "indices",
-    "shift": "indices",
-    "key_channels": "indices",
-    "value_channels": "indices",
-    "added": "evidence",
-    "added_pos": "evidence",
+    "seen_mask": ("-", "masks"),
+    "prompt": ("-", "evidence"),
+    "total": ("-", "indices"),
+    "shift": ("-", "indices"),
+    "sink_keys": ("k", "window"),
+    "key_channels": ("-", "indices"),
+    "value_channels": ("-", "indices"),
+    "added": ("-", "evidence"),
+    "added_pos": ("-", "evidence"),
 }
 
 
@@ -58,7 +61,8 @@ class State:
 
     live: a forward of a session that knows this cache is running. part: what of the prompt it repeats, if it does.
     meter: measures while a prompt is read. reading: a prompt that is compressed between its chunks. survey: what
-    the press takes for granted is measured when it fires, None = it is known or there is nothing to know.
+    the press takes for granted is measured when it fires, None = it is known or there is nothing to know. owner: the
+    thread of that forward. before: logical length when it began.
     """
 
     live: bool = False
@@ -67,6 +71,28 @@ class State:
     reading: Reading | None = None
     survey: Survey | None = None
     layers: list[StoreLayer] = field(default_factory=list)
+    owner: threading.Thread | None = None
+    before: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def check_free(self) -> None:
+        """Raise SessionError while a forward of another thread runs on the cache."""
+        owner = self.owner
+        if owner is not None and owner is not threading.current_thread() and owner.is_alive():
+            raise SessionError(
+                f"Another thread ({owner.name}) runs the model on this cache, and a cache serves one thread at a time. "
+                "Wait for it, or give each thread a cache of its own: session.new_cache(), or cache.fork() beforehand."
+            )
+
+    def claim(self) -> None:
+        """The calling thread runs a forward on the cache. Raises SessionError where another one does."""
+        with self.lock:
+            self.check_free()
+            self.owner = threading.current_thread()
+
+    def release(self) -> None:
+        """No forward runs on the cache any more."""
+        self.live, self.owner = False, None
 
 
 class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
@@ -104,6 +130,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         self.added: Tensor | None = None  # (B, H, n) what it gave for slots that are evicted one by one
         self.added_pos: Tensor | None = None  # and the positions of those slots, ascending
         self.shift: Tensor | None = None  # (B,) positions the sinks were moved by
+        self.sink_keys: Tensor | None = None  # (B, H, sinks, D) keys of the sinks as they were given, before any move
         self.total: Tensor | None = None  # (B,) slots per head since the press fired
         self.key_channels: Tensor | None = None  # (B, H, kept) that packed slots keep, None = all
         self.value_channels: Tensor | None = None
@@ -117,6 +144,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
     def is_croppable(self) -> bool:
         return not self.recipe.schedule.continuous
 
+    @steady
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
         self.tail = Tail(key_states, value_states, self.logical, self.recipe.needs.mass)
@@ -138,9 +166,11 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         if self.due_now and key_states.shape[2] == 1:
             self.fire()
         self.staged = (key_states, value_states)
-        tagged = key_states.view(key_states.shape)
-        setattr(tagged, TAG, self)
-        return tagged, value_states
+        # Both carry the tag: attention must get the very tensors that were given here, which is what is stored.
+        tagged = key_states.view(key_states.shape), value_states.view(value_states.shape)
+        for tensor in tagged:
+            setattr(tensor, TAG, self)
+        return tagged
 
     def get_seq_length(self) -> int:
         return self.logical
@@ -176,8 +206,10 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             if mask.dim() != 2 or mask.shape[1] != self.logical + new:
                 raise UnsupportedError(
                     f"The attention mask has shape {tuple(mask.shape)}; a press needs a 2-D mask over all "
-                    f"{self.logical + new} tokens (those in the cache and the new ones). Give one, or none."
+                    f"{self.logical + new} tokens (those in the cache and the new ones). Give one, or none; a layer "
+                    "that makes a mask of its own (doge) cannot be served."
                 )
+            mask = mask.to(k.device)  # a model on several devices may keep one mask
             valid = mask[:, -new:]
             if self.seen_mask is not None or not bool(valid.all()):
                 self.seen_mask = mask
@@ -273,11 +305,15 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
     def finish(self) -> None:
         """The forward, or as much of it as reads these slots, is over: evict or pack what a decode step made due."""
         if self.due:
-            self.due = False
-            self._decode_step()
-            if self.state.reading is not None:
-                compact.drop_padding(self)
-            self._measure()
+            self._finish()
+
+    @steady
+    def _finish(self) -> None:
+        self.due = False
+        self._decode_step()
+        if self.state.reading is not None:
+            compact.drop_padding(self)
+        self._measure()
 
     def _decode_step(self) -> None:
         recipe = self.recipe
@@ -294,6 +330,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             compact.evict(self, total)
         compact.pack(self, freeze=False)
 
+    @steady
     def fire(self) -> None:
         """Apply the press now to everything stored, and to all layers where they share one budget."""
         layers = self.state.layers if self.recipe.together else [self]
@@ -408,6 +445,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
 
     # Batch operations
 
+    @steady
     def take_rows(self, rows: Tensor) -> None:
         """Batch row i becomes what row rows[i] was; segments are shared, not copied."""
         if not self.is_initialized:
@@ -426,12 +464,12 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         if self.is_initialized:
-            rows = torch.arange(self.tail.k.shape[0], device=self.device)
+            rows = torch.arange(self.tail.k.shape[0], dtype=torch.int64, device=self.device)
             self.take_rows(rows.repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         if self.is_initialized:
-            rows = torch.arange(self.tail.k.shape[0], device=self.device)
+            rows = torch.arange(self.tail.k.shape[0], dtype=torch.int64, device=self.device)
             self.take_rows(rows[indices.to(self.device)])
 
     @property
@@ -458,6 +496,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
                 "Fork the cache before decoding what you may want to undo, or remove fewer."
             )
 
+    @steady
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last -tokens_to_remove tokens, which must still be dense."""
         self.check_crop(tokens_to_remove)
@@ -478,6 +517,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         self.__init__(self.recipe, self.index)  # type: ignore[misc]
         self.state = state
 
+    @steady
     def fork(self) -> StoreLayer:
         """An independent layer that shares the segments and copies the tail."""
         other = StoreLayer(self.recipe, self.index)
@@ -502,9 +542,9 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
                 yield f"segment{number}.mass", "-", "evidence", item.mass
         for name, side, kind, tensor in self.tail.tensors():
             yield f"tail.{name}", side, kind, tensor
-        for name, kind in STATE.items():
+        for name, (side, kind) in STATE.items():
             value = getattr(self, name)
             if value is not None:
-                yield name, "-", kind, value
+                yield name, side, kind, value
         for name, value in self.witness.tensors():
             yield name, "-", "evidence", value

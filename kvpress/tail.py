@@ -33,7 +33,7 @@ class Tail:
         self.start, self.count = start, 0
         self.valid: Tensor | None = None
         self.pos: Tensor | None = None
-        self.mass = torch.zeros(batch, heads, 0, device=k.device) if track_mass else None
+        self.mass = torch.zeros(batch, heads, 0, dtype=torch.float32, device=k.device) if track_mass else None
         self.free: Tensor | None = None
 
     @property
@@ -57,6 +57,7 @@ class Tail:
     def append(self, k: Tensor, v: Tensor, logical: int, valid: Tensor | None) -> None:
         """Add k, v (B, H, n, D) with logical indices from `logical`; valid: (B, n) bool, None = all."""
         added = k.shape[2]
+        self._hold(k.dtype, v.dtype)
         if self.free is not None and added == 1:
             self._overwrite(k, v, logical, valid)
             return
@@ -89,9 +90,8 @@ class Tail:
         """Write one new slot per head over the one that was evicted last."""
         assert self.free is not None and self.pos is not None
         index = self.free.unsqueeze(-1)
-        row = index.unsqueeze(-1).expand(-1, -1, -1, k.shape[-1])
-        self.k.scatter_(2, row, k)
-        self.v.scatter_(2, row, v)
+        for held, new in ((self.k, k), (self.v, v)):  # keys and values may be of different width
+            held.scatter_(2, index.unsqueeze(-1).expand_as(new), new.to(held.dtype))
         fresh = torch.full_like(index, logical, dtype=torch.int32)
         if valid is not None:
             fresh = torch.where(valid.unsqueeze(1), fresh, -1)
@@ -99,6 +99,13 @@ class Tail:
         if self.mass is not None:
             self.mass.scatter_(2, index, 0.0)
         self.free = None
+
+    def _hold(self, key: torch.dtype, value: torch.dtype) -> None:
+        """Slots of these types come, perhaps wider ones than before: a turn without autocast, after one with it."""
+        if self.k.dtype != key:
+            self.k = self.k.to(torch.promote_types(self.k.dtype, key))
+        if self.v.dtype != value:
+            self.v = self.v.to(torch.promote_types(self.v.dtype, value))
 
     def _grow(self, needed: int) -> None:
         # The first fill (the prompt) is exact; growth while decoding is by blocks.
@@ -171,10 +178,11 @@ class Tail:
         seen = self.there(self.count)
         if seen is not None:
             seen = seen[:, :1, :, old:]  # what has just been read is padding for all heads or for none
-        if seen is None and cap is None and q.device.type == "cpu" and k.shape[-1] == v.shape[-1]:
+        alike = q.dtype == k.dtype == v.dtype and k.shape[-1] == v.shape[-1]
+        if alike and seen is None and cap is None and q.device.type == "cpu":
             out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True, scale=scale)
         else:
-            slot, parts = torch.arange(new, device=q.device), []
+            slot, parts = torch.arange(new, dtype=torch.int64, device=q.device), []
             step = max(1, TILE_BYTES // (4 * batch * new))
             for start in range(0, new, step):
                 stop = min(start + step, new)

@@ -66,7 +66,8 @@ QUANTIZED = {
     "ada|minicache|kivi": f"ada | {EVICTING['snapkv']} | minicache(start=0, block=4, rule=range) | {KIVI8}",
     "zigzag|ada|kivi": f"zigzag | ada | {EVICTING['snapkv']} | {KIVI}",
 }
-ALL = {**EXACT, **QUANTIZED}
+MOVED = {"moved": "streaming_llm(keep=0.4, sinks=2)"}  # keys are turned, so what is held is not what a full cache holds
+ALL = {**EXACT, **QUANTIZED, **MOVED}
 KEEP_ALL = {
     "full": "full",
     "random": "random(keep=1)",

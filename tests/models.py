@@ -50,6 +50,22 @@ _FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "mixtral": ("MixtralConfig", "MixtralForCausalLM", {**_HEAD, **_EXPERTS, "sliding_window": None}),
     "granite": ("GraniteConfig", "GraniteForCausalLM", {"attention_multiplier": 0.3}),
+    "mimo_v2_flash": (  # keys wider than values; sliding layers of other shape, with learned sinks
+        "MiMoV2FlashConfig",
+        "MiMoV2FlashForCausalLM",
+        {
+            "head_dim": 24,
+            "v_head_dim": 16,
+            "sliding_window": 8,
+            "layer_types": _MIXED,
+            "mlp_layer_types": ["dense"] * 3,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+            "n_group": 1,
+            "topk_group": 1,
+        },
+    ),
     "gemma3n": (
         "Gemma3nTextConfig",
         "Gemma3nForCausalLM",
@@ -85,7 +101,7 @@ _FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
 }
 # Families transformers runs in eager only (soft caps, learned sinks).
-EAGER_ONLY = ("gemma2", "gpt_oss")
+EAGER_ONLY = ("gemma2", "gpt_oss", "mimo_v2_flash")
 FAMILIES = tuple(name for name in _FAMILIES if name not in ("gemma3n", "qwen3_next"))
 SPECIAL = ("gemma3n", "qwen3_next")
 _SHARP = ("q_proj", "k_proj", "qkv", "query_key_value")

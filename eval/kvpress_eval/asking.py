@@ -78,7 +78,7 @@ class _Asking:
     answers: Answers = field(default_factory=Answers)
 
     def feed(self, ids: Sequence[int], cache: PressCache | None, compress: bool) -> PressCache:
-        row = torch.tensor([ids], device=self.model.device)
+        row = torch.tensor([ids], device=self.model.device, dtype=torch.int64)
         chunk = self.config.chunk or None
         return self.session.prefill(row, cache=cache, chunk=chunk, compress=compress)
 
@@ -182,7 +182,7 @@ def _multi_turn(asking: _Asking, prompt: Prompt) -> None:
         fork = asking.fork(cache)
         asking.before_decoding(fork)
         asking.force(fork, logits, prompt.golds[t : t + 1], None)
-        first = torch.tensor([[first_token]], device=asking.model.device)
+        first = torch.tensor([[first_token]], device=asking.model.device, dtype=torch.int64)
         new, stopped = _decode(asking, fork, first, asking.max_new[t : t + 1])
         asking.after_decoding(fork)
         answers.ids += new
@@ -216,7 +216,7 @@ def _multi_request(asking: _Asking, prompt: Prompt, batch: int) -> None:
         if len(questions) == 1:
             asking.after_decoding(fork)
         else:  # rows share the prefix
-            alone = fork.fork(rows=torch.tensor([0], device=device))
+            alone = fork.fork(rows=torch.tensor([0], device=device, dtype=torch.int64))
             asking.after_decoding(alone)
         answers.ids += new
         answers.stopped += stopped
@@ -236,11 +236,11 @@ def _left_padded(questions: list[list[int]], past: int, device: torch.device) ->
     # a padding id is never attended, so any id will do
     rows = [[ids[0]] * pad + ids for ids, pad in zip(questions, pads, strict=True)]
     if not any(pads):
-        return torch.tensor(rows, device=device), None
+        return torch.tensor(rows, device=device, dtype=torch.int64), None
     mask = torch.ones(len(questions), past + width, dtype=torch.long, device=device)
     for row, pad in enumerate(pads):
         mask[row, past : past + pad] = 0
-    return torch.tensor(rows, device=device), mask
+    return torch.tensor(rows, device=device, dtype=torch.int64), mask
 
 
 def _decode(

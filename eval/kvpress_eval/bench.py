@@ -147,7 +147,9 @@ def model_for(name: str, layers: int = LAYERS, dtype: str = "float32", device: s
 def random_ids(model: Any, batch: int, context: int) -> torch.Tensor:
     """The prompt that is read: `(batch, context)` tokens, the same ones for every model that has 380 of them."""
     words = min(380, model.config.get_text_config().vocab_size)
-    return torch.randint(4, words, (batch, context), generator=torch.Generator().manual_seed(1)).to(model.device)
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(4, words, (batch, context), generator=generator, dtype=torch.int64, device="cpu")
+    return ids.to(model.device)
 
 
 def _peak_of(name: str, context: int, layers: int, of: str = "", dtype: str = "float32") -> int | None:

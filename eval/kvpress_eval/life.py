@@ -56,7 +56,7 @@ def live(model: Any, session: Session, prompt: Prompt, config: RunConfig, rehear
     ids = list(prompt.context)
     if config.question_visible:
         ids += prompt.questions[0]
-    row = torch.tensor([ids], device=model.device)
+    row = torch.tensor([ids], device=model.device, dtype=torch.int64)
     cache = session.prefill(row, chunk=config.chunk or None, compress=False)
     if rehearse:
         session.compress(cache.fork())
@@ -65,7 +65,7 @@ def live(model: Any, session: Session, prompt: Prompt, config: RunConfig, rehear
     press_s = clock.seconds()
     if cache.nbytes() > _ON_DISK:
         return Life(press_s, f"files of more than {_ON_DISK >> 20} MiB")
-    following = torch.tensor([prompt.alone[-1]], device=model.device)
+    following = torch.tensor([prompt.alone[-1]], device=model.device, dtype=torch.int64)
     try:
         return replace(Life(press_s), **_to_disk_and_back(model, session, cache, following))
     except (OSError, SafetensorError) as error:  # no room in the folder for temporary files
@@ -143,7 +143,7 @@ def largest_batch(press: Press, model: PreTrainedModel, length: int, memory: int
     """
     high = int(model.config.get_text_config().vocab_size)
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, high, (1, length), generator=generator).to(model.device)
+    ids = torch.randint(0, high, (1, length), generator=generator, dtype=torch.int64, device="cpu").to(model.device)
     with press(model) as session:
         cache = session.prefill(ids)
         return Batches(memory, cache.nbytes(), cache.dense_nbytes())

@@ -162,7 +162,7 @@ class PressedLM(HFLM):  # type: ignore[misc]  # the harness is not typed
     def _read(self, session: Session, ids: Sequence[int]) -> PressCache | None:
         if not ids:
             return None
-        cache = session.prefill(torch.tensor([ids], device=self.device))
+        cache = session.prefill(torch.tensor([ids], device=self.device, dtype=torch.int64))
         self._held.append((cache.nbytes(), cache.dense_nbytes()))
         return cache
 
@@ -172,10 +172,10 @@ class PressedLM(HFLM):  # type: ignore[misc]  # the harness is not typed
         step = 1 if recipe.schedule.continuous or recipe.block else len(fed)
         rows = []
         for start in range(0, len(fed), step):
-            ids = torch.tensor([fed[start : start + step]], device=self.device)
+            ids = torch.tensor([fed[start : start + step]], device=self.device, dtype=torch.int64)
             rows.append(self.model(input_ids=ids, past_key_values=cache, use_cache=True).logits[0])
         logits = torch.cat(rows)
-        target = torch.tensor(wanted, device=logits.device)
+        target = torch.tensor(wanted, device=logits.device, dtype=torch.int64)
         scores = torch.log_softmax(logits, dim=-1, dtype=self.softmax_dtype)
         sums = scores.gather(1, target[:, None]).sum()
         return float(sums), bool((logits.argmax(-1) == target).all())

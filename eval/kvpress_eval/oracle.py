@@ -52,7 +52,7 @@ class EvidenceOracle:
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         known = _known.get()
         turns = known if self.turn < 0 else known[self.turn : self.turn + 1]
-        wanted = torch.tensor(sorted({at for turn in turns for at in turn}), device=block.pos.device)
+        wanted = torch.tensor(sorted({at for turn in turns for at in turn}), device=block.pos.device, dtype=torch.int64)
         there = torch.isin(block.pos.long(), wanted) if len(wanted) else torch.zeros_like(block.pos, dtype=torch.bool)
         return torch.where(there, 1.0, block.pos.float() / (block.pos.max() + 2))
 

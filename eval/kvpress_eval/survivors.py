@@ -165,7 +165,7 @@ def read_prompt(path: Path) -> str:
 def _row(ids: Sequence[int], loaded: Loaded) -> Any:
     import torch
 
-    return torch.tensor([ids], device=loaded.device)
+    return torch.tensor([ids], device=loaded.device, dtype=torch.int64)
 
 
 def _read(

@@ -16,11 +16,14 @@ _SINKS = 2
 
 def _marked() -> tuple[Tensor, Tensor]:
     """Slots per head on average (B,), and scores (B, H, n) with protected slots at +inf and missing ones at -inf."""
-    scores = torch.rand(3, 2, 23, generator=torch.Generator().manual_seed(2)) * torch.tensor([1.0, 3.0])[:, None]
+    scores = (
+        torch.rand(3, 2, 23, generator=torch.Generator().manual_seed(2), dtype=torch.float32, device="cpu")
+        * torch.tensor([1.0, 3.0], dtype=torch.float32, device="cpu")[:, None]
+    )
     scores[..., -_SINKS:] = torch.inf
     for row, missing in enumerate((0, 9, 14)):
         scores[row, :, :missing] = -torch.inf
-    return torch.tensor(_TOTALS), scores
+    return torch.tensor(_TOTALS, dtype=torch.int64, device="cpu"), scores
 
 
 def _heads_sums(case: Case) -> str:
@@ -48,7 +51,9 @@ def _heads_rows(case: Case) -> str:
         alone = case.recipe.heads(total[row : row + 1], scores[row : row + 1, :, there])
         if not torch.equal(alone[0], together[row]):
             raise BrokenError(f"row {row} gets {together[row].tolist()} in a batch and {alone[0].tolist()} alone")
-    order = torch.randperm(scores.shape[-1], generator=torch.Generator().manual_seed(3))
+    order = torch.randperm(
+        scores.shape[-1], generator=torch.Generator().manual_seed(3), dtype=torch.int64, device="cpu"
+    )
     if not torch.equal(case.recipe.heads(total, scores[..., order]), together):
         raise BrokenError("the same scores in another order in memory get other slots")
     return "a row gets in a batch what it gets alone, in any order of slots"
@@ -95,7 +100,11 @@ def _layers_shares(case: Case) -> str:
 
 def _totals(case: Case) -> tuple[Tensor, Tensor, Tensor]:
     """Slots per head on average, protected ones and real tokens of each row (B,)."""
-    return torch.tensor(_TOTALS), torch.tensor([2, 2, 2]), torch.tensor([len(row) for row in case.rows])
+    return (
+        torch.tensor(_TOTALS, dtype=torch.int64, device="cpu"),
+        torch.tensor([2, 2, 2], dtype=torch.int64, device="cpu"),
+        torch.tensor([len(row) for row in case.rows], dtype=torch.int64, device="cpu"),
+    )
 
 
 def _layers_rows(case: Case) -> str:
@@ -132,8 +141,8 @@ def _asked(case: Case, length: int) -> int:
     if not recipe.evicts:
         return length
     total = recipe.keep if isinstance(recipe.keep, int) else int(length * recipe.keep + 1e-9)
-    least = recipe.sinks + (recipe.recent if isinstance(recipe.recent, int) else 1)
-    return max(total, least, 1)
+    least = recipe.sinks + max(1, recipe.recent if isinstance(recipe.recent, int) else 1)
+    return max(total, least)
 
 
 def _wanted(case: Case, length: int) -> int:
@@ -182,8 +191,10 @@ def _protected(case: Case, held: list[list[list[int]]], length: int, width: int,
         recent = recipe.recent
         if isinstance(recent, float):
             recent = 0 if layer.total is None else int(float(layer.total[row]) * recent)
-        first, last = range(min(recipe.sinks, length)), range(max(0, length - recent), length)
         for head in heads:
+            recent = min(recent, max(1, len(head) - recipe.sinks))  # they give way to sinks, but for the newest
+            sinks = min(recipe.sinks, len(head) - recent, length)
+            first, last = range(max(0, sinks)), range(max(0, length - recent), length)
             ranks = {position - (width - length) for position in head}
             if lost := sorted({*first, *last} - ranks):
                 raise BrokenError(f"row {row} lost the protected tokens {lost} of {length}")

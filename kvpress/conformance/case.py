@@ -132,14 +132,16 @@ class Case:
 def tokens(batch: int, length: int, seed: int = 0) -> Tensor:
     """(batch, length) ids without padding and special tokens; equal arguments, equal ids."""
     generator = torch.Generator().manual_seed(1000 * seed + length)
-    return torch.randint(2, VOCAB, (batch, length), generator=generator)
+    return torch.randint(2, VOCAB, (batch, length), generator=generator, dtype=torch.int64, device="cpu")
 
 
 def left_padded(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Rows (n_i,) as ids (B, max n_i) padded on the left, and their mask."""
     width = max(len(row) for row in rows)
     ids = torch.stack([torch.cat([row.new_zeros(width - len(row)), row]) for row in rows])
-    return ids, torch.stack([torch.arange(width) >= width - len(row) for row in rows]).long()
+    return ids, torch.stack(
+        [torch.arange(width, dtype=torch.int64, device="cpu") >= width - len(row) for row in rows]
+    ).long()
 
 
 def fresh(view: View) -> View:

@@ -28,8 +28,15 @@ class Format:
         """(R, n, D) slots in whole blocks; runs are of very different size, so that what they share is noticed."""
         block = self.codec.block
         count = blocks * block if block > 4 else blocks * max(1, block) * 7
-        x = torch.randn(_RUNS, count, self.head_dim, generator=torch.Generator().manual_seed(seed))
-        return (x * torch.logspace(-2, 2, _RUNS)[:, None, None] + 0.5).to(dtype)
+        x = torch.randn(
+            _RUNS,
+            count,
+            self.head_dim,
+            generator=torch.Generator().manual_seed(seed),
+            dtype=torch.float32,
+            device="cpu",
+        )
+        return (x * torch.logspace(-2, 2, _RUNS, dtype=torch.float32, device="cpu")[:, None, None] + 0.5).to(dtype)
 
     def packed(self, blocks: int = 3, seed: int = 0, dtype: torch.dtype = torch.float32) -> Packed:
         return self.codec.encode(self.rows(blocks, seed, dtype))
@@ -65,8 +72,10 @@ def _products(case: Format) -> str:
     packed, generator = case.packed(), torch.Generator().manual_seed(4)
     rows = packed.decode().double()
     for count in (1, 3):
-        q = torch.randn(_RUNS, count, case.head_dim, generator=generator)
-        weights = torch.rand(_RUNS, count, packed.slots, generator=generator).softmax(-1)
+        q = torch.randn(_RUNS, count, case.head_dim, generator=generator, dtype=torch.float32, device="cpu")
+        weights = torch.rand(
+            _RUNS, count, packed.slots, generator=generator, dtype=torch.float32, device="cpu"
+        ).softmax(-1)
         for name, mine, wanted in (
             ("logits", packed.logits(q), q.double() @ rows.mT),
             ("mix", packed.mix(weights), weights.double() @ rows),
@@ -83,16 +92,20 @@ def _products(case: Format) -> str:
 def _taken(case: Format) -> str:
     packed = case.packed()
     rows, many = packed.decode(), packed.slots
-    runs = torch.tensor([3, 0, 3])
-    count = torch.arange(many // 2 - 1)
+    runs = torch.tensor([3, 0, 3], dtype=torch.int64, device="cpu")
+    count = torch.arange(many // 2 - 1, dtype=torch.int64, device="cpu")
     index = torch.stack([2 * count, 2 * count + 1, count + 1])
     some = packed.take(runs, index)
     if gap(some.decode(), rows[runs[:, None], index]) or (some.runs, some.slots) != tuple(index.shape):
         raise BrokenError("slots that were taken out decode to something else than before")
-    again = some.take(torch.tensor([2]), torch.tensor([[0, 2]]))
+    again = some.take(
+        torch.tensor([2], dtype=torch.int64, device="cpu"), torch.tensor([[0, 2]], dtype=torch.int64, device="cpu")
+    )
     if gap(again.decode(), rows[3, index[2]][None, [0, 2]]):
         raise BrokenError("slots that were taken out twice decode to something else than before")
-    none = packed.take(torch.zeros(0, dtype=torch.long), torch.zeros(0, 3, dtype=torch.long))
+    none = packed.take(
+        torch.zeros(0, dtype=torch.long, device="cpu"), torch.zeros(0, 3, dtype=torch.long, device="cpu")
+    )
     if none.runs != 0:
         raise BrokenError("taking no run at all must give a Packed of 0 runs")
     return "slots taken out decode as before, bit by bit"
@@ -100,8 +113,8 @@ def _taken(case: Format) -> str:
 
 def _joined(case: Format) -> str:
     first, second = case.packed(1, 1), case.packed(2, 2)
-    every = torch.arange(second.slots - 1).expand(_RUNS, -1)
-    partial = second.take(torch.arange(_RUNS), every)
+    every = torch.arange(second.slots - 1, dtype=torch.int64, device="cpu").expand(_RUNS, -1)
+    partial = second.take(torch.arange(_RUNS, dtype=torch.int64, device="cpu"), every)
     pairs = [(a, b) for a, b in ((first, second), (first, partial), (partial, first)) if joinable(a, b)]
     if not pairs:
         raise InapplicableError("it says of all its packed slots that they do not join")
@@ -109,8 +122,10 @@ def _joined(case: Format) -> str:
         whole = a.cat([b])
         if gap(whole.decode(), torch.cat([a.decode(), b.decode()], 1)) or whole.slots != a.slots + b.slots:
             raise BrokenError("joined slots decode to something else than before")
-        at = torch.tensor([[0, a.slots, a.slots + b.slots - 1]])
-        if gap(whole.take(torch.tensor([1]), at).decode(), whole.decode()[1, at[0]][None]):
+        at = torch.tensor([[0, a.slots, a.slots + b.slots - 1]], dtype=torch.int64, device="cpu")
+        if gap(
+            whole.take(torch.tensor([1], dtype=torch.int64, device="cpu"), at).decode(), whole.decode()[1, at[0]][None]
+        ):
             raise BrokenError("slots taken out of joined ones decode to something else than before")
     return f"{len(pairs)} ways to join, each decodes as before"
 
@@ -153,11 +168,11 @@ def _same_twice(case: Format) -> str:
 def _frozen(case: Format) -> str:
     packed = case.packed()
     before = _digests(packed)
-    every = torch.arange(packed.slots).expand(_RUNS, -1)
+    every = torch.arange(packed.slots, dtype=torch.int64, device="cpu").expand(_RUNS, -1)
     packed.decode().clone()
-    packed.logits(torch.ones(_RUNS, 2, case.head_dim))
-    packed.mix(torch.ones(_RUNS, 2, packed.slots))
-    packed.take(torch.arange(_RUNS), every)
+    packed.logits(torch.ones(_RUNS, 2, case.head_dim, dtype=torch.float32, device="cpu"))
+    packed.mix(torch.ones(_RUNS, 2, packed.slots, dtype=torch.float32, device="cpu"))
+    packed.take(torch.arange(_RUNS, dtype=torch.int64, device="cpu"), every)
     if joinable(packed, other := case.packed(1, 3)):
         packed.cat([other])
     if _digests(packed) != before:
@@ -167,7 +182,12 @@ def _frozen(case: Format) -> str:
 
 def _owned(case: Format) -> str:
     packed = case.packed()
-    found = {"encode": packed, "take": packed.take(torch.tensor([1]), torch.tensor([[0, 2]]))}
+    found = {
+        "encode": packed,
+        "take": packed.take(
+            torch.tensor([1], dtype=torch.int64, device="cpu"), torch.tensor([[0, 2]], dtype=torch.int64, device="cpu")
+        ),
+    }
     if joinable(packed, other := case.packed(1, 3)):
         found["cat"] = packed.cat([other])
     for made, each in found.items():

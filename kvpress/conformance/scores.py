@@ -45,7 +45,7 @@ def _finite(case: Case) -> str:
     length = case.length
     prompts = {
         "a padded batch": case.batch,
-        "a prompt of one repeated token": (torch.full((1, length), 7), None),
+        "a prompt of one repeated token": (torch.full((1, length), 7, dtype=torch.int64, device="cpu"), None),
         "a prompt of two tokens": (tokens(1, 2), None),
         "a prompt of three tokens": (tokens(1, 3), None),
     }
@@ -181,7 +181,9 @@ def _alone(case: Case) -> str:
 
 def _order(case: Case) -> str:
     views = case.views(*case.batch)
-    order = torch.randperm(views[0][0].pos.shape[-1], generator=torch.Generator().manual_seed(9))
+    order = torch.randperm(
+        views[0][0].pos.shape[-1], generator=torch.Generator().manual_seed(9), dtype=torch.int64, device="cpu"
+    )
     for view, wanted in zip(views, scored(case, views), strict=True):
         (mine,) = scored(case, [_moved(view, order)])
         there = view[0].valid[..., order]

@@ -21,7 +21,7 @@ def _dense(q: Tensor, layer: StoreLayer) -> Tensor:
     """Textbook attention in fp64 of q (B, Hq, m, D), the last m tokens, over the decoded slots of a layer."""
     block, count = layer.block(), q.shape[2]
     group = q.shape[1] // block.k.shape[1]
-    at = torch.arange(layer.logical - count, layer.logical)
+    at = torch.arange(layer.logical - count, layer.logical, dtype=torch.int64, device="cpu")
     see = block.valid[:, :, None] & (block.pos[:, :, None] <= at[:, None])
     k, v, see = (x.repeat_interleave(group, 1) for x in (block.k.double(), block.v.double(), see))
     assert layer.rule is not None
@@ -34,7 +34,7 @@ def _compare(cache: PressCache, count: int, when: str) -> float:
     generator = torch.Generator().manual_seed(6)
     for layer in cache.stores:
         batch, heads, _, dim = layer.block().k.shape
-        q = 2 * torch.randn(batch, 3 * heads, count, dim, generator=generator)
+        q = 2 * torch.randn(batch, 3 * heads, count, dim, generator=generator, dtype=torch.float32, device="cpu")
         assert layer.rule is not None
         wanted = _dense(q, layer)
         worst = max(worst, gap(layer.reread(q, layer.rule), wanted) / max(1.0, float(wanted.abs().max())))
@@ -49,7 +49,7 @@ def attends(case: Case) -> str:
     with case.press(case.model) as session:
         _, cache = rollout(session, ids, tokens(3, case.steps, 2), mask)
         worst = _compare(cache, 1, "after decoding")
-        fork = cache.fork(torch.tensor([1, 0, 1]))
+        fork = cache.fork(torch.tensor([1, 0, 1], dtype=torch.int64, device="cpu"))
         worst = max(worst, _compare(fork, 1, "after a fork"))
         session.prefill(tokens(3, 5, 1), cache=fork, compress=False)
         worst = max(worst, _compare(fork, 5, "for the five tokens of a second turn"))
@@ -73,7 +73,7 @@ def ledger(case: Case) -> str:
         _honest(cache, "after a prompt")
         decode(case.model, cache, tokens(3, case.steps, 2), mask)
         _honest(cache, "after decoding")
-        _honest(cache.fork(torch.tensor([2, 0])), "after a fork of some rows")
+        _honest(cache.fork(torch.tensor([2, 0], dtype=torch.int64, device="cpu")), "after a fork of some rows")
     return f"{cache.nbytes():,} bytes held, by kind: {', '.join(cache.ledger().by_kind())}"
 
 

@@ -57,10 +57,15 @@ def _side(x: Packed | Tensor) -> _Side | None:
         return found
 
 
+def _readable(x: Tensor | None, dtype: torch.dtype) -> bool:
+    """C reads bytes and cannot know what they are: only whole CPU tensors of the type it expects are handed over."""
+    return x is None or (x.dtype == dtype and x.device.type == "cpu" and x.is_contiguous())
+
+
 def _dense(rows: Tensor) -> _Side | None:
     shape, size = rows.shape, _DENSE.get(rows.dtype)
     dim = shape[-1]
-    if size is None or dim % 8 or dim > _MAX_DIM or not rows.is_contiguous():
+    if size is None or dim % 8 or dim > _MAX_DIM or not _readable(rows, rows.dtype):
         return None
     return _Side(rows.data_ptr(), None, None, None, shape[-2] * dim * size, 0, 0, 0, _FP32 if size == 4 else _BF16, dim)
 
@@ -68,10 +73,12 @@ def _dense(rows: Tensor) -> _Side | None:
 def _affine(x: Any) -> _Side | None:
     if not isinstance(x, AffinePacked) or x.dim % 8 or x.dim > _MAX_DIM:
         return None
-    codec, stored = x.codec, [t for t in (x.codes, x.step, x.lo, x.owner) if t is not None]
+    codec = x.codec
+    typed = _readable(x.codes, torch.uint8) and _readable(x.owner, torch.int32)
+    typed = typed and _readable(x.step, torch.float16) and _readable(x.lo, torch.float16)
     per_channel = codec.axis == "channel"
     group = codec.group if per_channel else min(codec.group, x.dim)
-    if not all(t.is_contiguous() for t in stored) or (not per_channel and group * codec.bits % 8):
+    if not typed or (not per_channel and group * codec.bits % 8):
         return None
     return _Side(
         x.codes.data_ptr(),
@@ -90,7 +97,8 @@ def _affine(x: Any) -> _Side | None:
 def _describe(part: Part, runs: int) -> _Part | None:
     key, value, slots, subset, pos, valid = part
     k, v = _side(key), _side(value)
-    if k is None or v is None:
+    typed = _readable(subset, torch.int64) and _readable(pos, torch.int32) and _readable(valid, torch.bool)
+    if k is None or v is None or not typed:
         return None
     out = _Part(k, v, slots, runs)
     if subset is not None:
@@ -130,8 +138,8 @@ def attend(parts: Sequence[Part], q: Tensor, scale: float, cap: float | None) ->
     if q.dtype != torch.float32 or not q.is_contiguous():
         q = q.detach().float().contiguous()
     count = len(described)
-    out = torch.empty(*lead, rows, described[0].value.dim)
-    lse = torch.empty(*lead, rows)
+    out = torch.empty(*lead, rows, described[0].value.dim, dtype=torch.float32, device=q.device)
+    lse = torch.empty(*lead, rows, dtype=torch.float32, device=q.device)
     array = (_Part * count)(*described)
     failed = function(
         array,

@@ -47,12 +47,14 @@ class Corrected:
         """(R, n) int64."""
         if self.owner is not None:
             return self.owner.long()
-        each = torch.arange(self.slots, device=self.left.device) // max(1, self.slots // max(1, self.blocks))
+        each = torch.arange(self.slots, dtype=torch.int64, device=self.left.device) // max(
+            1, self.slots // max(1, self.blocks)
+        )
         return each.expand(self.runs, -1)
 
     def _starts(self, owners: Tensor) -> Tensor:
         """(R, P) int64: the first slot of each block."""
-        number = torch.arange(self.blocks, device=owners.device).expand(owners.shape[0], -1)
+        number = torch.arange(self.blocks, dtype=torch.int64, device=owners.device).expand(owners.shape[0], -1)
         return torch.searchsorted(owners.contiguous(), number.contiguous())
 
     def _entries(self) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -61,12 +63,12 @@ class Corrected:
             return None
         index = self.index.long()
         if self.codec.axis == "token":
-            slot = torch.arange(self.slots, device=index.device).view(1, -1, 1).expand_as(index)
+            slot = torch.arange(self.slots, dtype=torch.int64, device=index.device).view(1, -1, 1).expand_as(index)
             channel = index
         else:
             # Where a run has fewer blocks than its neighbour, those it lacks begin after its last slot.
             slot = (self._starts(self._owners()).view(self.runs, -1, 1, 1) + index).clamp(max=self.slots - 1)
-            channel = torch.arange(self.dim, device=index.device).view(1, 1, -1, 1).expand_as(index)
+            channel = torch.arange(self.dim, dtype=torch.int64, device=index.device).view(1, 1, -1, 1).expand_as(index)
         return slot.flatten(1), channel.flatten(1), self.value.float().flatten(1)
 
     def values(self) -> Tensor:
@@ -140,11 +142,11 @@ class Corrected:
         value, at = self.value[run, source], self.index[run, source].long()  # (R, P, D, c)
         at = (at + self._starts(self._owners())[run, source][..., None, None]).clamp(max=self.slots - 1)
         place = index.new_full((index.shape[0], self.slots), -1)
-        place.scatter_(1, index, torch.arange(index.shape[1], device=index.device).expand_as(index))
+        place.scatter_(1, index, torch.arange(index.shape[1], dtype=torch.int64, device=index.device).expand_as(index))
         now = place.gather(1, at.flatten(1)).view_as(at)
-        there = torch.arange(source.shape[1], device=index.device) <= new[:, -1:]
+        there = torch.arange(source.shape[1], dtype=torch.int64, device=index.device) <= new[:, -1:]
         alive = (now >= 0) & (value != 0) & there[..., None, None]
-        number = torch.arange(source.shape[1], device=index.device).expand_as(source)
+        number = torch.arange(source.shape[1], dtype=torch.int64, device=index.device).expand_as(source)
         begin = torch.searchsorted(new, number.contiguous())[..., None, None]
         width = int(alive.sum(-1).max()) if alive.numel() else 0
         order = (~alive).to(torch.int8).argsort(dim=-1, stable=True)[..., :width]

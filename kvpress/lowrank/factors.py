@@ -17,7 +17,11 @@ def factors(x: Tensor, rank: int, rounds: int = 3) -> tuple[Tensor, Tensor]:
     """
     rank = min(rank, *x.shape[1:])
     start = torch.Generator().manual_seed(_SEED)
-    right = torch.randn(x.shape[2], rank, generator=start).to(x.device).expand(x.shape[0], -1, -1)
+    right = (
+        torch.randn(x.shape[2], rank, generator=start, dtype=torch.float32, device="cpu")
+        .to(x.device)
+        .expand(x.shape[0], -1, -1)
+    )
     for number in range(rounds):
         left = torch.linalg.qr(x @ right).Q
         right = x.mT @ left

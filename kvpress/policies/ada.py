@@ -35,11 +35,11 @@ class AdaptiveHeads:
             rank = scores.argsort(dim=-1, descending=True, stable=True).argsort(-1)
             scores = scores.masked_fill((rank < sure[:, None, None]) & (scores > -torch.inf), torch.inf)
         best = scores.flatten(1).argsort(dim=-1, descending=True, stable=True)
-        rank = torch.arange(heads * slots, device=scores.device).expand_as(best)
+        rank = torch.arange(heads * slots, dtype=torch.int64, device=scores.device).expand_as(best)
         wanted = (total * heads).minimum(there.sum(-1))
         chosen = torch.zeros_like(best).scatter_(1, best, (rank < wanted[:, None]).long())
         counts = chosen.view(batch, heads, slots).sum(-1)
         if self.mode == "floor":
             return counts
-        mixed = (1 - self.alpha) * counts + self.alpha * total[:, None]
+        mixed = (1 - self.alpha) * counts.double() + self.alpha * total[:, None].double()
         return apportion(mixed, wanted, there.clamp(max=1), there)

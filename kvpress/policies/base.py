@@ -84,7 +84,8 @@ class LayerBudget(Protocol):
     def weights(self, measured: Sequence[Tensor], total: Tensor, fixed: Tensor, lengths: Tensor) -> Tensor:
         """(L, B) shares from what was measured in every layer.
 
-        total: (B,) slots per head on average, fixed: (B,) of them protected, lengths: (B,) real tokens of each row.
+        total: (B,) slots per head on average, fixed: (B,) of them protected, lengths: (B,) real tokens of each row. All
+        tensors are on one device, whatever devices the layers are on.
         """
         ...
 

@@ -42,7 +42,9 @@ class ValueGuided:
     def _share(self, x: Tensor, seen: Evidence) -> Tensor:
         if self.sketch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + seen.layer)
-            x = x.float() @ torch.randn(x.shape[-1], self.sketch, generator=generator).to(x.device)
+            shape = (x.shape[-1], self.sketch)
+            sketch = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+            x = x.float() @ sketch.to(x.device)
         energy = x.float().square().sum(-1).masked_fill(seen.rank < 0, 0.0)
         if not self.window:
             return _part(energy)

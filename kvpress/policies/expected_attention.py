@@ -53,7 +53,7 @@ class ExpectedAttention:
         mean = mean.unsqueeze(2) @ ahead  # (B, Hq, 1, D)
         covariance = ahead.mT @ covariance @ ahead if self.covariance else covariance
         scale = seen.rule.scale
-        expected = torch.empty(block.pos.shape, device=block.k.device)
+        expected = torch.empty(block.pos.shape, dtype=torch.float32, device=block.k.device)
         for head in range(block.k.shape[1]):  # one query head at a time bounds the temporaries
             k, seeable = block.k[:, head].float(), seen.rank[:, head] >= self.sinks
             total = torch.zeros_like(expected[:, head])
@@ -68,10 +68,10 @@ class ExpectedAttention:
     def _ahead(self, seen: Evidence, dim: int) -> Tensor:
         """(B, D, D): the average over the next positions of x -> x rotated there, for rows x on the left."""
         device = seen.rank.device
-        total = torch.zeros(dim, dim, device=device)
+        total = torch.zeros(dim, dim, dtype=torch.float32, device=device)
         for start in range(0, self.future, _STEP):
-            steps = torch.arange(start, min(start + _STEP, self.future), device=device)
-            basis = torch.eye(dim, device=device).expand(len(steps), 1, -1, -1)
+            steps = torch.arange(start, min(start + _STEP, self.future), dtype=torch.int64, device=device)
+            basis = torch.eye(dim, dtype=torch.float32, device=device).expand(len(steps), 1, -1, -1)
             total += seen.turned(basis, steps).sum((0, 1))
         length = seen.rank.amax((1, 2)) + 1
         average = (total / self.future).expand(len(length), 1, -1, -1)

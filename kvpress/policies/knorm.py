@@ -48,5 +48,5 @@ class FirstWhole:
         return torch.zeros(block.pos.shape[0], dtype=torch.float64, device=block.pos.device)
 
     def weights(self, measured: Sequence[Tensor], total: Tensor, fixed: Tensor, lengths: Tensor) -> Tensor:
-        number = torch.arange(len(measured), device=total.device)[:, None]
+        number = torch.arange(len(measured), dtype=torch.int64, device=total.device)[:, None]
         return torch.where(number < self.skip, lengths, total).double()

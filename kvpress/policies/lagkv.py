@@ -47,14 +47,14 @@ class LagRelative:
         table = (self._weights(block.k, parts) + self._weights(block.v, parts)) / 2
         if not self.cross:
             place = table.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-            table = (self.lag - 1 - place) / self.lag
-        late = 1 + seen.rank / length
+            table = (self.lag - 1 - place).float() / self.lag
+        late = 1 + seen.rank.float() / length
         scores = torch.where(parts.number < full - 1, parts.slots(table, 0.0), late)
         return torch.where(seen.rank < self.sinks, 1.0, scores)
 
     def _weights(self, x: Tensor, parts: Partitions) -> Tensor:
         """(B, H, partitions, lag) softmax over each partition of how widely a token's channels spread."""
-        spread = torch.empty(x.shape[:3], device=x.device)
+        spread = torch.empty(x.shape[:3], dtype=torch.float32, device=x.device)
         for head in range(x.shape[1]):  # one KV head at a time bounds the temporaries
             mine, number = x[:, head].float(), parts.number[:, head]
             shape = (x.shape[0], parts.count + 2, x.shape[-1])

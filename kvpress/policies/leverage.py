@@ -49,9 +49,10 @@ class Leverage:
         projection = None
         if 0 < self.sketch < dim:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + seen.layer)
-            projection = torch.randn(heads, dim, self.sketch, generator=generator).to(block.k.device)
-            projection /= math.sqrt(self.sketch)
-        scores = torch.empty(block.pos.shape, device=block.k.device)
+            shape = (heads, dim, self.sketch)
+            projection = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+            projection = projection.to(block.k.device) / math.sqrt(self.sketch)
+        scores = torch.empty(block.pos.shape, dtype=torch.float32, device=block.k.device)
         for head in range(heads):
             mine = block.k[:, head : head + 1]
             x = seen.unrotated(mine, seen.rank[:, head : head + 1]) if self.keys == "unrotated" else mine.float()
@@ -67,5 +68,5 @@ def _leverage(x: Tensor, there: Tensor, ridge: float) -> Tensor:
     x = (x - mean).masked_fill(~mask, 0.0)
     values, vectors = torch.linalg.eigh(x.mT @ x)
     real = values > _RANK * values[:, -1:].clamp(min=torch.finfo(x.dtype).tiny)
-    weights = torch.where(real, 1.0, 0.0) / torch.where(real, values + ridge, 1.0)
+    weights = real.to(values.dtype) / torch.where(real, values + ridge, 1.0)
     return ((x @ vectors).square() @ weights.unsqueeze(-1)).squeeze(-1).clamp(max=1.0)

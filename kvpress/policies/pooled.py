@@ -32,11 +32,19 @@ class Pooled:
         return scores()
 
     def weights(self, measured: Sequence[Tensor], total: Tensor, fixed: Tensor, lengths: Tensor) -> Tensor:
-        best = torch.cat([scores.flatten(1).to(total.device) for scores in measured], 1)
-        layer = torch.cat([torch.full((scores[0].numel(),), number) for number, scores in enumerate(measured)])
+        best = torch.cat([scores.flatten(1) for scores in measured], 1)
+        layer = torch.cat(
+            [
+                torch.full((scores[0].numel(),), number, dtype=torch.int64, device=total.device)
+                for number, scores in enumerate(measured)
+            ]
+        )
         order = best.argsort(dim=-1, descending=True, stable=True)
         heads = measured[0].shape[1]
-        chosen = torch.arange(order.shape[1], device=total.device) < (total * heads * len(measured))[:, None]
+        chosen = (
+            torch.arange(order.shape[1], dtype=torch.int64, device=total.device)
+            < (total * heads * len(measured))[:, None]
+        )
         counts = torch.zeros(len(total), len(measured), dtype=torch.float64, device=total.device)
-        counts.scatter_add_(1, layer.to(total.device)[order], chosen.double())
+        counts.scatter_add_(1, layer[order], chosen.double())
         return counts.T / heads

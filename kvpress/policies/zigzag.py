@@ -50,7 +50,7 @@ class Uncertainty:
         return (short.sum(-1) + 1).double().mean(1)
 
     def weights(self, measured: Sequence[Tensor], total: Tensor, fixed: Tensor, lengths: Tensor) -> Tensor:
-        asked = torch.stack([need.to(total.device) for need in measured])
+        asked = torch.stack(list(measured))
         floor = self.floor * total.double()
         return floor + (total - floor) * len(asked) * asked / asked.sum(0)
 

@@ -53,7 +53,7 @@ def unpack_planes(data: Tensor, bits: int) -> Tensor:
     per_byte = 8 // bits
     if per_byte == 1:
         return data.float().unsqueeze(-2)
-    out = torch.empty(*data.shape[:-1], per_byte, data.shape[-1], device=data.device)
+    out = torch.empty(*data.shape[:-1], per_byte, data.shape[-1], dtype=torch.float32, device=data.device)
     for plane in range(per_byte):
         field = data >> (bits * plane) if plane else data
         out[..., plane, :] = field if plane == per_byte - 1 else field & (2**bits - 1)
@@ -215,7 +215,7 @@ class AffinePacked:
         if self.codec.axis == "channel":
             return weights @ self.decode().float()
         groups, per_byte = self.step.shape[-1], 8 // self.codec.bits
-        out = torch.zeros(1, device=weights.device)
+        out = torch.zeros(1, dtype=torch.float32, device=weights.device)
         step = self.step.float().mT.unsqueeze(2)  # (R, Y, 1, n)
         for start in range(0, self.slots, tile := self._tile()):
             stop = min(start + tile, self.slots)

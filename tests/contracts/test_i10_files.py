@@ -17,7 +17,7 @@ from tests.models import build, left_padded, shared, tokens
 
 
 @over(ALL)
-@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_oss"])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_oss", "mimo_v2_flash"])
 def test_round_trip(family: str, press: Press, tmp_path: Path) -> None:
     model, (ids, mask) = shared(family), left_padded([tokens(1, 37)[0], tokens(1, 19)[0]])
     path, follow = tmp_path / "cache.safetensors", tokens(2, 13, 2)

@@ -59,7 +59,7 @@ def exact(recorded: Recorded, *queries: int) -> bool:
 
 
 @over(ALL)
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss", "mimo_v2_flash"])
 def test_one_query_and_many_after_a_turn_and_after_a_fork(family: str, press: Press, recorded: Recorded) -> None:
     model, (ids, mask) = shared(family), left_padded([tokens(1, 31)[0], tokens(1, 18)[0]])
     question = tokens(2, 5, 1)

@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
-from kvpress import Press, PressCache, full, kivi, snapkv
+from kvpress import Press, PressCache, full, hf, kivi, snapkv
 from kvpress import session as session_module
 from kvpress.errors import CacheFileError, CropError, KVPressError, PressConflictError, SessionError, UnsupportedError
 from kvpress.io import fingerprint
@@ -74,6 +74,74 @@ def test_models(make: Any, word: str, press: str) -> None:
     model = make()
     with pytest.raises(UnsupportedError, match=word), Press.parse(press)(model):
         raise AssertionError("not reached")
+
+
+_TINY = {**_SIZE, "intermediate_size": 80, "num_key_value_heads": 2, "head_dim": 16, "initializer_range": 0.08}
+
+
+def diffllama() -> PreTrainedModel:
+    """Splits the values it has cached, and attends to each half."""
+    return transformers.DiffLlamaForCausalLM(transformers.DiffLlamaConfig(**_TINY)).eval()
+
+
+def jetmoe() -> PreTrainedModel:
+    """Repeats the keys and values it has cached, once for each expert."""
+    own = {"kv_channels": 16, "num_local_experts": 4, "num_experts_per_tok": 2}
+    return transformers.JetMoeForCausalLM(transformers.JetMoeConfig(**_TINY, **own)).eval()
+
+
+def doge() -> PreTrainedModel:
+    """Makes a mask of its own from the values it has cached."""
+    return transformers.DogeForCausalLM(transformers.DogeConfig(**_TINY, keep_window_size=16)).eval()
+
+
+@pytest.mark.parametrize("text", ["full", "h2o(keep=16)", "int8", "snapkv(keep=1.0)", "streaming_llm(keep=16)"])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [(diffllama, "changes values"), (jetmoe, "keys"), (doge, "a mask of its own")],
+    ids=["diffllama", "jetmoe", "doge"],
+)
+def test_attention_that_is_not_over_what_is_cached(make: Any, words: str, text: str) -> None:
+    """Refused in the first forward at the latest, and the model is as before."""
+    torch.manual_seed(0)
+    model, ids = make(), tokens(1, 30)
+    wanted = model(ids).logits
+    with pytest.raises(UnsupportedError, match=words), Press.parse(text)(model) as session:
+        forward(model, ids, session.new_cache())
+    assert torch.equal(model(ids).logits, wanted)
+    with pytest.raises(UnsupportedError, match=words), Press.parse(text)(model):
+        model.generate(ids, max_new_tokens=2, do_sample=False, pad_token_id=0)
+
+
+@pytest.mark.parametrize("text", ["full", "h2o(keep=16)"])
+@pytest.mark.parametrize("family", ["llama", "gemma3n"])
+def test_attention_that_runs_twice_over_one_key(family: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the values as they were cached: only the second call tells. Layers that share keys do it by right."""
+    attention = hf._attention
+
+    def twice(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        attention(module, query, key, value, *rest, **more)
+        return attention(module, query * 0.5, key, value, *rest, **more)
+
+    with Press.parse(text)(shared(family)) as session:
+        forward(session.model, tokens(1, 30), session.new_cache())
+    monkeypatch.setattr(hf, "_attention", twice)
+    with Press.parse(text)(build(family)) as session, pytest.raises(UnsupportedError, match="more than once"):
+        forward(session.model, tokens(1, 30), session.new_cache())
+
+
+@pytest.mark.parametrize("change", [lambda v: v * 1.0, lambda v: v.contiguous().clone(), lambda v: v[:, [1, 0]]])
+def test_values_that_are_not_the_ones_that_were_cached(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    attention = hf._attention
+
+    def changed(
+        module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **more: Any
+    ) -> Any:
+        return attention(module, query, key, change(value), *rest, **more)
+
+    monkeypatch.setattr(hf, "_attention", changed)
+    with full()(build("llama")) as session, pytest.raises(UnsupportedError, match="LlamaAttention changes values"):
+        forward(session.model, tokens(1, 30), session.new_cache())
 
 
 def quantized() -> Any:

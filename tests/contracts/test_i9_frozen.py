@@ -66,7 +66,7 @@ def segment_addresses(cache: PressCache) -> set[int]:
 
 def replaced_not_written(cache: PressCache) -> set[int]:
     """Tensors that are replaced and never written: forks may share them too."""
-    names = ("seen_mask", "total", "key_channels", "value_channels", "added", "added_pos")
+    names = ("seen_mask", "total", "shift", "sink_keys", "key_channels", "value_channels", "added", "added_pos")
     found = [getattr(layer, name) for layer in cache.stores for name in names]
     found += [tensor for layer in cache.stores for _, tensor in layer.witness.tensors()]
     mass = [item.mass for layer in cache.stores for item in layer.held]

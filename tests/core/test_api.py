@@ -28,7 +28,8 @@ def test_every_error_is_one_family_and_a_usual_kind() -> None:
     from kvpress import errors
 
     for name in errors.__all__:
-        assert issubclass(getattr(errors, name), errors.KVPressError)
+        kind = getattr(errors, name)
+        assert issubclass(kind, errors.KVPressError) or (name == "PremiseWarning" and issubclass(kind, UserWarning))
     assert issubclass(errors.BudgetError, ValueError) and issubclass(errors.SessionError, RuntimeError)
     assert issubclass(errors.UnsupportedError, NotImplementedError)
 

@@ -192,7 +192,7 @@ def test_no_weights_are_kept_alive() -> None:
 
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(UnsupportedError, match="no linear layer"):
-        projections(torch.nn.Linear(2, 2), None, [0], 2)
+        projections(torch.nn.Linear(2, 2), None, {0: 2})
     block, seen = padded()
     with pytest.raises(KVPressError, match="output=True"):
         seen.added(block.v)

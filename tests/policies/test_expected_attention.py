@@ -158,7 +158,7 @@ def test_kept_sets_of_a_model(family: str, chunk: int | None) -> None:
     model, lengths = shared(family), (41, 27)
     ids, mask = left_padded([tokens(1, n)[0] for n in lengths])
     press = expected_attention(keep=0.4, sinks=3, future=20, epsilon=0.01)
-    with projected(model) as found, press(model) as session:
+    with press(model) as session, projected(model) as found:
         cache = session.prefill(ids, mask, chunk=chunk, compress=False)
         blocks = [layer.block() for layer in cache.stores]
         bytes_held = cache.ledger().by_kind()["evidence"]
@@ -189,7 +189,7 @@ def test_a_prompt_of_sinks_only() -> None:
 
 def test_half_precision_moments_are_those_of_the_queries() -> None:
     model, ids = build("llama").to(torch.bfloat16), tokens(1, 50)
-    with projected(model) as found, expected_attention(keep=0.5)(model) as session:
+    with expected_attention(keep=0.5)(model) as session, projected(model) as found:
         layer = session.prefill(ids, compress=False).stores[1]
     mean, _ = layer.evidence(layer.block()).query_moments()
     wanted = found[1][0][0, 4:].double().mean(0)

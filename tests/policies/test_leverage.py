@@ -121,11 +121,10 @@ def test_equal_tokens_of_the_first_layer_tie() -> None:
 
 
 def test_models_whose_keys_cannot_be_turned_back() -> None:
-    for family in ("opt", "gemma3n"):
-        with pytest.raises(UnsupportedError, match='keys="rotated"'), leverage(keep=0.5)(build(family)):
-            raise AssertionError("not reached")
-        with leverage(keep=0.5, keys="rotated")(build(family)) as session:
-            assert session.report(session.prefill(tokens(1, 40))).layers[0].most == 20
+    with pytest.raises(UnsupportedError, match='keys="rotated"'), leverage(keep=0.5)(build("opt")):
+        raise AssertionError("not reached")
+    with leverage(keep=0.5, keys="rotated")(build("opt")) as session:
+        assert session.report(session.prefill(tokens(1, 40))).layers[0].most == 20
     assert leverage(keep=1.0).recipe.needs == Needs()
 
 

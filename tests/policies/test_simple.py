@@ -65,7 +65,7 @@ def test_random_scores_are_uniform() -> None:
 def test_every_method_keeps_exactly_what_was_asked(press: Press, length: int) -> None:
     model = shared("llama")
     recipe = press.recipe
-    least = max(1, recipe.sinks + (recipe.recent if isinstance(recipe.recent, int) else 1))
+    least = recipe.sinks + max(1, recipe.recent if isinstance(recipe.recent, int) else 1)
     with press(model) as session:
         cache = session.prefill(tokens(2, length))
     wanted = min(length, max(least, int(0.4 * length + 1e-9)))

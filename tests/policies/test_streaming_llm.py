@@ -126,8 +126,8 @@ def test_moved_keys_are_those_rotated_at_their_slots_from_before_rope(kind: str)
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
     model, ids, plain = llama(**SCALED[kind]), torch.arange(2, 43)[None], []
-    hook = model.model.layers[0].self_attn.k_proj.register_forward_hook(lambda m, a, out: plain.append(out))
     with streaming_llm(keep=16, sinks=3)(model) as session:
+        hook = model.model.layers[0].self_attn.k_proj.register_forward_hook(lambda m, a, out: plain.append(out))
         cache = session.prefill(ids)
         decode(model, cache, tokens(1, 9))
     hook.remove()

@@ -89,7 +89,7 @@ def resolve_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device, dtype=torch.float32)
     except (RuntimeError, AssertionError) as error:
         line = str(error).splitlines()[0] if str(error) else "not available"
         raise UsageError(f"device {name!r} cannot be used here ({line}); try --device cpu") from None

@@ -78,7 +78,9 @@ def evaluate(
 
 def _answer(model: LlamaForCausalLM, doc: Document) -> tuple[int, int]:
     """Exact answers about one document: with the full cache, and with the oracle's choice."""
-    cache = model(input_ids=torch.tensor([encode(doc.tokens)]), use_cache=True).past_key_values
+    cache = model(
+        input_ids=torch.tensor([encode(doc.tokens)], dtype=torch.int64, device="cpu"), use_cache=True
+    ).past_key_values
     ids, asked, valid = _question_rows(doc)
     right, attentions = _exact(model, cache, ids, asked, valid)
     kv_heads = model.config.num_key_value_heads
@@ -92,10 +94,14 @@ def _question_rows(doc: Document) -> tuple[Tensor, Tensor, Tensor]:
     """Ids (Q, m) of question + answer, padded at the end; which are answer; which not padding."""
     rows = [encode(q.prompt + q.answer) for q in doc.questions]
     m = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (m - len(row)) for row in rows])
-    at = torch.arange(m)
-    valid = at < torch.tensor([[len(row)] for row in rows])
-    return ids, valid & (at >= torch.tensor([[len(q.prompt)] for q in doc.questions])), valid
+    ids = torch.tensor([row + [0] * (m - len(row)) for row in rows], dtype=torch.int64, device="cpu")
+    at = torch.arange(m, dtype=torch.int64, device="cpu")
+    valid = at < torch.tensor([[len(row)] for row in rows], dtype=torch.int64, device="cpu")
+    return (
+        ids,
+        valid & (at >= torch.tensor([[len(q.prompt)] for q in doc.questions], dtype=torch.int64, device="cpu")),
+        valid,
+    )
 
 
 def _exact(
@@ -104,7 +110,7 @@ def _exact(
     """Rows whose every answer token is the argmax, and attention by layer (Q, heads, m, n + m)."""
     cache = copy.deepcopy(cache)
     cache.batch_repeat_interleave(len(ids))
-    mask = torch.cat([torch.ones(len(ids), cache.get_seq_length(), dtype=torch.bool), valid], dim=1)
+    mask = torch.cat([torch.ones(len(ids), cache.get_seq_length(), dtype=torch.bool, device="cpu"), valid], dim=1)
     out = model(input_ids=ids, past_key_values=cache, attention_mask=mask, output_attentions=True)
     wrong = (out.logits[:, :-1].argmax(-1) != ids[:, 1:]) & asked[:, 1:]
     return int((~wrong.any(1)).sum()), out.attentions
@@ -118,7 +124,7 @@ def _oracle_mask(attention: Tensor, valid: Tensor, n: int, kv: int) -> Tensor:
     top = score.topk(math.ceil(ORACLE_KEEP * n), dim=-1).indices
     kept = torch.zeros_like(score, dtype=torch.bool).scatter_(-1, top, True)
     kept = kept.repeat_interleave(heads // kv, dim=1)[:, :, None].expand(-1, -1, m, -1)
-    causal = torch.ones(m, m, dtype=torch.bool).tril().expand(rows, heads, m, m)
+    causal = torch.ones(m, m, dtype=torch.bool, device="cpu").tril().expand(rows, heads, m, m)
     allowed = torch.cat([kept, causal], dim=-1)
     return torch.zeros_like(attention).masked_fill(~allowed, torch.finfo(attention.dtype).min)
 

@@ -37,12 +37,14 @@ class Shape:
 
     def frequencies(self) -> Tensor:
         """RoPE's angular frequencies, ``(head_dim / 2,)``, fastest first."""
-        return self.rope_theta ** -(torch.arange(0, self.head_dim, 2).float() / self.head_dim)
+        return self.rope_theta ** -(
+            torch.arange(0, self.head_dim, 2, dtype=torch.int64, device="cpu").float() / self.head_dim
+        )
 
 
 def rope_table(shape: Shape, length: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines, each ``(length, head_dim / 2)``."""
-    angles = torch.arange(length).float()[:, None] * shape.frequencies()
+    angles = torch.arange(length, dtype=torch.int64, device="cpu").float()[:, None] * shape.frequencies()
     return angles.cos(), angles.sin()
 
 
@@ -57,7 +59,7 @@ class RMSNorm(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
+        self.weight = nn.Parameter(torch.ones(size, dtype=torch.float32, device="cpu"))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x.float(), (x.shape[-1],), self.weight, 1e-5)

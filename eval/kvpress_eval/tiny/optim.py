@@ -24,7 +24,9 @@ class Muon:
         self.groups: dict[tuple[int, ...], list[nn.Parameter]] = {}
         for p in params:
             self.groups.setdefault(tuple(p.shape), []).append(p)
-        self.buffers = {shape: torch.zeros(len(ps), *shape) for shape, ps in self.groups.items()}
+        self.buffers = {
+            shape: torch.zeros(len(ps), *shape, dtype=torch.float32, device="cpu") for shape, ps in self.groups.items()
+        }
 
     @torch.no_grad()
     def step(self, factor: float) -> None:

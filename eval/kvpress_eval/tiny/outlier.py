@@ -31,7 +31,7 @@ def add_key_outliers(model: LlamaForCausalLM, factor: float = 6.0, pairs: int = 
     for layer in model.model.layers:
         k, q = layer.self_attn.k_proj.weight, layer.self_attn.q_proj.weight
         for kv in range(config.num_key_value_heads):
-            chosen = torch.randperm(half, generator=generator)[:pairs]
+            chosen = torch.randperm(half, generator=generator, dtype=torch.int64, device="cpu")[:pairs]
             rows = torch.cat([chosen, chosen + half])
             k[kv * config.head_dim + rows] *= factor
             for head in range(kv * group, (kv + 1) * group):

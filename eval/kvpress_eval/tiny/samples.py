@@ -105,6 +105,8 @@ def batch(
         real = position % length != length - 1 and ids[position + 1] != TOKEN_ID["<pad>"]
         at.append(position if real else 0)
         weight.append(BACKGROUND if real else 0.0)
-    flat, index = torch.tensor(ids), torch.tensor(at)
+    flat, index = torch.tensor(ids, dtype=torch.int64, device="cpu"), torch.tensor(at, dtype=torch.int64, device="cpu")
     kept = [answer for answer in answers if answer[1] <= limit]
-    return Batch(flat.view(rows, length), index, flat[index + 1], torch.tensor(weight), kept)
+    return Batch(
+        flat.view(rows, length), index, flat[index + 1], torch.tensor(weight, dtype=torch.float32, device="cpu"), kept
+    )

@@ -33,7 +33,7 @@ NATS_PER_TOKEN = 2.5  # how much each matching token of a context adds to the sc
 def structured_start(model: TinyLM, seed: int) -> None:
     """Apply all three parts in place; ``seed`` draws the directions."""
     generator = torch.Generator().manual_seed(seed)
-    u = torch.randn(model.shape.hidden_size, generator=generator)
+    u = torch.randn(model.shape.hidden_size, generator=generator, dtype=torch.float32, device="cpu")
     u /= u.norm()
     _previous_tokens(model, u)
     _mimetic(model)
@@ -43,7 +43,7 @@ def structured_start(model: TinyLM, seed: int) -> None:
 def _slow(shape: Shape) -> Tensor:
     """Indices of the head dimensions in the slower half of the RoPE frequencies."""
     half = shape.head_dim // 2
-    return ((torch.arange(shape.head_dim) % half) >= half // 2).nonzero()[:, 0]
+    return ((torch.arange(shape.head_dim, dtype=torch.int64, device="cpu") % half) >= half // 2).nonzero()[:, 0]
 
 
 def _rows(weight: Tensor, head: int, head_dim: int) -> Tensor:
@@ -56,7 +56,7 @@ def _previous_tokens(model: TinyLM, u: Tensor) -> None:
     model.model.embed_tokens.weight.add_(CONSTANT * u)
     read = u / (CONSTANT * (d / (1 + CONSTANT**2)) ** 0.5)  # gives 1 on any normalised embedding
     half = shape.head_dim // 2
-    flat = torch.zeros(1, shape.head_dim)
+    flat = torch.zeros(1, shape.head_dim, dtype=torch.float32, device="cpu")
     pairs = min(FAST_PAIRS, half)
     flat[0, :pairs] = (SHARPNESS / pairs) ** 0.5
     attention = model.model.layers[0].self_attn
@@ -91,7 +91,13 @@ def _contexts(model: TinyLM, u: Tensor, generator: torch.Generator) -> None:
         _rows(first.v_proj.weight, kv, hd).copy_(value)
     width = min(hd, (shape.hidden_size - hd) // heads)  # value channels that fit beside the own token
     frame = torch.linalg.qr(
-        torch.cat([value.T, torch.randn(shape.hidden_size, heads * width, generator=generator)], 1)
+        torch.cat(
+            [
+                value.T,
+                torch.randn(shape.hidden_size, heads * width, generator=generator, dtype=torch.float32, device="cpu"),
+            ],
+            1,
+        )
     )[0][:, hd:]
     first.o_proj.weight.zero_()
     model.model.layers[0].mlp.down_proj.weight.mul_(DAMPED)  # its random output would drown the tokens
@@ -101,7 +107,10 @@ def _contexts(model: TinyLM, u: Tensor, generator: torch.Generator) -> None:
         first.o_proj.weight[:, head * hd : head * hd + width] = WRITTEN * block
         back.append(block.T / WRITTEN)
     mixers = [
-        [torch.linalg.qr(torch.randn(width, len(slow), generator=generator))[0].T for _ in range(3)]
+        [
+            torch.linalg.qr(torch.randn(width, len(slow), generator=generator, dtype=torch.float32, device="cpu"))[0].T
+            for _ in range(3)
+        ]
         for _ in range(shape.num_key_value_heads)
     ]
     # per query head: tokens of its context, tokens of the key's context, offset of the match
@@ -128,7 +137,9 @@ def _match_gaps(model: TinyLM, shifts: list[int], generator: torch.Generator) ->
     """Per head of layer 1, on a text said twice: score of the matching token minus the mean."""
     shape, n = model.shape, 96
     low = TOKEN_ID[SYLLABLES[0]]
-    once = torch.randint(low, low + 200, (8, n), generator=generator)  # syllables and numbers
+    once = torch.randint(
+        low, low + 200, (8, n), generator=generator, dtype=torch.int64, device="cpu"
+    )  # syllables and numbers
     cos, sin = rope_table(shape, 2 * n)
     x = model.model.embed_tokens(torch.cat([once, once], 1))
     first, second = model.model.layers[0], model.model.layers[1]
@@ -141,6 +152,6 @@ def _match_gaps(model: TinyLM, shifts: list[int], generator: torch.Generator) ->
     q = heads(second.self_attn.q_proj(x))
     k = heads(second.self_attn.k_proj(x)).repeat_interleave(shape.group, 1)
     scores = q @ k.mT * shape.head_dim**-0.5
-    at = torch.arange(n + 4, 2 * n - 6)
+    at = torch.arange(n + 4, 2 * n - 6, dtype=torch.int64, device="cpu")
     mean = scores[:, :, n + 4 :, 4 : n - 4].mean((0, 2, 3))
     return [float(scores[:, h, at, at - n + s].mean() - mean[h]) for h, s in enumerate(shifts)]

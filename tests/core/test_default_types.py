@@ -1,0 +1,187 @@
+"""The default type and device of torch belong to the caller: nothing of ours is made in them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import kvpress_eval
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import kvpress
+from kvpress import Press
+from kvpress.kernels import Part, cpu
+from kvpress.quant.affine import Affine
+from tests.helpers import COMPOSED, EXACT, QUANTIZED
+from tests.models import left_padded, shared, tokens
+
+# Functions that make a tensor from numbers; `new_zeros`, `zeros_like` and the like take type and device from a tensor.
+MAKERS = {
+    *("empty", "zeros", "ones", "full", "tensor", "as_tensor", "asarray", "scalar_tensor", "from_numpy"),
+    *("arange", "range", "linspace", "logspace", "eye", "tril_indices", "triu_indices", "empty_strided"),
+    *("rand", "randn", "randint", "randperm", "normal", "hann_window", "hamming_window", "complex"),
+}
+PRESSES = [*{**EXACT, **COMPOSED, **QUANTIZED}.values(), "minicache", "think(0.5)", "knorm(keep=0.4, skip=1)"]
+
+
+def implicit(source: str) -> Iterator[tuple[int, str]]:
+    """(line, text) of every call that leaves the type or the device of a new tensor to the defaults."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        owner, name = node.func.value, node.func.attr
+        if isinstance(owner, ast.Name) and owner.id == "torch":
+            given = {keyword.arg for keyword in node.keywords}
+            says = name == "from_numpy" or {"dtype", "device"} <= given or None in given
+            if (name in MAKERS and not says) or name in ("Tensor", "FloatTensor", "get_default_dtype"):
+                yield node.lineno, ast.unparse(node)
+
+
+def test_the_rule_finds_what_it_should() -> None:
+    bad = "torch.zeros(3)\ntorch.ones(3, dtype=x.dtype)\ntorch.tensor([1.0], device=d)\ntorch.Tensor(3)"
+    assert [line for line, _ in implicit(bad)] == [1, 2, 3, 4]
+    assert not list(implicit("torch.zeros(3, dtype=a, device=b)\nx.new_zeros(3)\ntorch.cat([x, y])"))
+
+
+@pytest.mark.parametrize("package", [kvpress, kvpress_eval])
+def test_every_tensor_names_its_type_and_its_device(package: Any) -> None:
+    root = Path(package.__file__).parent
+    allowed = {("conformance/sessions.py", "torch.get_default_dtype()")}  # which checks that a press leaves it alone
+    found = [
+        f"{path.relative_to(root)}:{line}: {text}"
+        for path in sorted(root.rglob("*.py"))
+        for line, text in implicit(path.read_text())
+        if (str(path.relative_to(root)), text) not in allowed
+    ]
+    assert not found, "give dtype= and device=:\n" + "\n".join(found)
+
+
+class Watcher(TorchDispatchMode):
+    """Notes operations that make the default type out of tensors of other types without being asked for it."""
+
+    def __init__(self, kind: torch.dtype) -> None:
+        super().__init__()
+        self.kind, self.found = kind, set[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        given = {x.dtype for x in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        asked = self.kind in (*args, kwargs.get("dtype")) if not given else kwargs.get("dtype") == self.kind
+        made = [x for x in torch.utils._pytree.tree_leaves(out) if isinstance(x, torch.Tensor)]
+        if self.kind not in given and not asked and any(x.dtype == self.kind for x in made):
+            self.found.add(f"{func}{sorted(map(str, given))} in {_caller()}")
+        return out
+
+
+def _caller() -> str:
+    frame = sys._getframe()
+    while frame is not None:
+        if f"{Path(kvpress.__file__).parent}" in frame.f_code.co_filename:
+            return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
+
+
+@contextmanager
+def default(kind: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(kind)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def run(text: str) -> list[float]:
+    """Logits after a padded prompt, of decoded tokens, of a second turn."""
+    model = shared("llama")
+    with torch.device("cpu"):
+        ids, mask = left_padded([tokens(1, n, n)[0] for n in (45, 38)])
+        follow, more = tokens(2, 6, 1), tokens(2, 5, 2)
+    with torch.no_grad(), Press.parse(text)(model) as session:
+        cache = session.prefill(ids, mask)
+        assert cache.next_logits is not None
+        out, extra = [cache.next_logits], mask
+        for token in follow.split(1, 1):
+            extra = torch.cat([extra, torch.ones_like(token)], 1)
+            out.append(session.forward(token, extra, cache))
+        out.append(session.prefill(more, cache=cache).next_logits)  # type: ignore[arg-type]
+        session.report(cache)
+    return torch.stack(out).flatten().tolist()
+
+
+@pytest.mark.parametrize("text", PRESSES)
+def test_no_operation_falls_back_on_the_default_type(text: str) -> None:
+    """int / int, torch.where(x, 1.0, 0.0) and the like take it silently; the model's own rotary table may."""
+    wanted = run(text)
+    watcher = Watcher(torch.float16)
+    with default(watcher.kind), watcher:
+        found = run(text)
+    assert not {note for note in watcher.found if not note.endswith(" in ")}
+    assert found == wanted
+
+
+_SAMPLE = {
+    "auto": [
+        *("full", "kvzip(keep=0.4, chunk=9)", "leverage(keep=0.4, sketch=7)", "minicache"),
+        *("pooled | criticalkv | h2o(keep=0.4)", "kivi(bits=4, group=8, residual=8)"),
+    ],
+    "reference": ["h2o(keep=0.4)", "kivi(bits=4, group=8, residual=8)"],
+}
+_PROGRAM = """
+import json, sys, torch
+from tests.core.test_default_types import default, run
+from tests.models import shared
+shared("llama")
+out = {}
+for place, kind in json.loads(sys.argv[1]):
+    if place:
+        torch.set_default_device(place)
+    with default(getattr(torch, kind)):
+        out[f"{place} {kind}"] = [run(text) for text in json.loads(sys.argv[2])]
+print(json.dumps(out))
+"""
+
+
+@pytest.mark.parametrize("kernels", ["auto", "reference"])
+def test_logits_under_every_default(kernels: str) -> None:
+    """In a process of its own: a kernel that writes past the end of a tensor kills it."""
+    defaults = [("", "float32"), ("", "bfloat16"), ("", "float64"), ("meta", "float16")]
+    command = [sys.executable, "-c", _PROGRAM, json.dumps(defaults), json.dumps(_SAMPLE[kernels])]
+    env = {**os.environ, "KVPRESS_KERNELS": kernels, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    wanted, *others = json.loads(done.stdout).values()
+    assert len(others) == 3 and all(other == wanted for other in others)
+
+
+def test_the_kernel_is_given_what_it_reads_and_nothing_else() -> None:
+    """Bytes of another type would be read as if they were of the right one; those parts are left to torch."""
+    q, k, v = torch.randn(3, 2, 9, 16, generator=torch.Generator().manual_seed(0)).unbind()
+    packed = [Affine(8, axis, 8).encode(x[:, :8]) for axis, x in (("channel", k), ("token", v))]
+    good = cpu.attend([Part(packed[0], packed[1], 8)], q, 0.3, None)
+    if good is None:
+        pytest.skip("no kernel on this machine")
+    assert good.out.dtype == good.lse.dtype == torch.float32
+    for number, name, kind in ((0, "step", torch.float32), (0, "lo", torch.bfloat16), (1, "codes", torch.int16)):
+        side = copy(packed[number])
+        setattr(side, name, getattr(side, name).to(kind))
+        part = Part(side, packed[1], 8) if number == 0 else Part(packed[0], side, 8)
+        assert cpu.attend([part], q, 0.3, None) is None
+    rows, pos = (k[None], v[None], 9, None), torch.zeros(1, 2, 9, dtype=torch.int32)
+    assert cpu.attend([Part(*rows, pos)], q[None], 0.3, None) is not None
+    for wrong in (pos.long(), torch.zeros(1, 2, 18, dtype=torch.int32)[..., ::2]):
+        assert cpu.attend([Part(*rows, wrong)], q[None], 0.3, None) is None
+    assert cpu.attend([Part(*rows, None, torch.ones(1, 9))], q[None], 0.3, None) is None
+    assert cpu.attend([Part(k, v, 9, torch.arange(2, dtype=torch.int32))], q, 0.3, None) is None
