@@ -20,6 +20,7 @@ from .plan import print_plan, print_too_many, print_unbuildable
 from .printing import cell_text, row_line
 from .rows import Row, load_rows
 from .sweep import Watcher, check_presses, finished, run_sweep
+from .threads import begin
 
 __all__ = ["ACTIONS"]
 
@@ -29,13 +30,14 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _study(options: argparse.Namespace) -> int:
-    from . import oracle  # noqa: F401  registers its press
     from .study import get_study
 
     study = get_study(options.study)
     out = options.out or options.results.parent / f"{study.name}.md"
     check_folder(out.parent, "--out")
     if not options.report_only:
+        from . import oracle  # noqa: F401  registers its press
+
         failed = _run_all(study.sweep(options.overrides), options)
         if failed or options.dry_run:
             return failed
@@ -62,6 +64,7 @@ def _run_all(sweep: SweepConfig, options: argparse.Namespace) -> int:
         return 0
     check_folder(options.results, "--results")
     be_quiet()
+    begin(options.settled)
     asked = (options.launcher, options.jobs, options.cpus_per_cell, options.gpus_per_cell, options.address)
     with launcher(*asked) as where:
         out.print(where.told(), style="dim")
