@@ -1,30 +1,63 @@
 """KV-cache compression for Hugging Face models: ``with press(model): model.generate(...)``.
 
-Importing this package changes nothing in the process.
+Importing this package changes nothing in the process, and imports neither torch nor transformers: what it names is
+imported when it is asked for, all of it at once.
 """
 
 from __future__ import annotations
 
-from kvpress.cache import Ledger, PressCache
-from kvpress.errors import KVPressError
-from kvpress.presets import *  # noqa: F403  every press by its name, as presets lists them
-from kvpress.presets import __all__ as _presses
-from kvpress.press import PRESETS, Press, Recipe
-from kvpress.report import Report
-from kvpress.session import Session
-from kvpress.variants import UNSETTLED as _unsettled  # noqa: F401  importing it registers name@whose
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from kvpress.errors import KVPressError as KVPressError
+
+if TYPE_CHECKING:  # `as`: these names are for whoever imports this package
+    from kvpress.cache import Ledger as Ledger
+    from kvpress.cache import PressCache as PressCache
+    from kvpress.presets import *  # noqa: F403  every press by its name, as presets lists them
+    from kvpress.press import PRESETS as PRESETS
+    from kvpress.press import Press as Press
+    from kvpress.press import Recipe as Recipe
+    from kvpress.report import Report as Report
+    from kvpress.session import Session as Session
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "PRESETS",
-    "KVPressError",
-    "Ledger",
-    "Press",
-    "PressCache",
-    "Recipe",
-    "Report",
-    "Session",
-    "__version__",
-]
-__all__ += _presses
+_HOMES = {
+    "PRESETS": "press",
+    "Ledger": "cache",
+    "Press": "press",
+    "PressCache": "cache",
+    "Recipe": "press",
+    "Report": "report",
+    "Session": "session",
+}
+
+
+def _load() -> None:
+    """Bring in everything that this package names."""
+    presets = import_module("kvpress.presets")
+    found = {name: getattr(import_module(f"kvpress.{home}"), name) for name, home in _HOMES.items()}
+    found |= {name: getattr(presets, name) for name in presets.__all__}
+    globals().update(found, __all__=sorted([*found, "KVPressError", "__version__"]))
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__") and name != "__all__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = f"{__name__}.{name}"
+    if name not in _HOMES and find_spec(module) is not None:
+        return import_module(module)  # `kvpress.press` needs no import of its own, as if all were here
+    if "__all__" not in globals():
+        _load()
+        if name in globals():
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    if "__all__" not in globals():
+        _load()
+    return sorted(set(globals()) | {name for name in sys.modules if name.startswith(f"{__name__}.")})

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import math
-import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kvpress.codec import Codec, Dense
 from kvpress.errors import BudgetError, PressConflictError, PressSyntaxError
 from kvpress.evidence import Needs
-from kvpress.numbers import check_number
 from kvpress.plugins import load_plugins
 from kvpress.policies.base import AfterPrefill, Even, HeadBudget, LayerBudget, Refiner, Schedule, Scorer, Sharer
 from kvpress.registry import Registry
+from kvpress.text import Value, arguments, clean, split
 
 if TYPE_CHECKING:
     from kvpress.premise import Premise
     from kvpress.quant.think import Channels
     from kvpress.session import Session
 
-Value = bool | int | float | str | None
 Decisions = Mapping[str, Any]
 
 
@@ -199,31 +197,7 @@ class Preset:
         return Press((Part(self.name, tuple(self._clean(arguments).items())),))
 
     def _clean(self, arguments: Mapping[str, Any]) -> dict[str, Value]:
-        given = dict(arguments)
-        if "compression_ratio" in given:
-            if "keep" in given or "keep" not in self.signature.parameters:
-                raise PressSyntaxError(
-                    f"{self.name}: compression_ratio is another word for keep = 1 - compression_ratio"
-                    + (" and keep is given too; give one." if "keep" in given else ", which this press does not have.")
-                )
-            ratio = given.pop("compression_ratio")
-            check_number(self.name, "compression_ratio", ratio)
-            if not _fits(ratio, "float | int"):
-                raise PressSyntaxError(f"{self.name}: compression_ratio={ratio!r} must be a fraction such as 0.75.")
-            given["keep"] = round(1.0 - ratio, 9)
-        for name, value in given.items():
-            if name not in self.signature.parameters:
-                known = ", ".join(self.signature.parameters) or "none"
-                raise PressSyntaxError(f"{self.name} has no argument {name!r}; it takes: {known}.")
-            if not isinstance(value, bool | int | float | str | type(None)):
-                raise PressSyntaxError(f"{self.name}: {name}={value!r} must be a number, a string or true/false.")
-            check_number(self.name, name, value)
-            wanted = self.signature.parameters[name].annotation
-            if name != "keep" and not _fits(value, wanted):
-                raise PressSyntaxError(f"{self.name}: {name}={value!r} must be {wanted.replace(' | ', ' or ')}.")
-        if "keep" in given:
-            given["keep"] = _checked_keep(given["keep"])
-        return {name: given[name] for name in self.signature.parameters if name in given}
+        return clean(self.name, {name: p.annotation for name, p in self.signature.parameters.items()}, arguments)
 
     def resolved(self, given: Mapping[str, Value]) -> dict[str, Value]:
         """All arguments with their values, defaults included."""
@@ -243,37 +217,27 @@ def _with_texts(signature: inspect.Signature) -> inspect.Signature:
     )
 
 
+def _load_presets() -> None:
+    """Whoever imports this module alone knows every press too."""
+    for name in ("presets", "variants"):
+        import_module(f"kvpress.{name}")
+
+
 PRESETS: Registry[Preset] = Registry(
-    "press", origin=lambda preset: preset.build.__module__, more=load_plugins, listing="kvpress list presses"
+    "press",
+    origin=lambda preset: preset.build.__module__,
+    more=load_plugins,
+    listing="kvpress list presses",
+    first=_load_presets,
 )
-
-
-def _fits(value: Value, annotation: str) -> bool:
-    """A value has one of the types that an annotation (text, such as "int | None") names; an int is a float too."""
-    kinds = {kind.strip() for kind in annotation.split("|")}
-    kind = "None" if value is None else type(value).__name__
-    return kind in kinds or (kind == "int" and "float" in kinds)
-
-
-def _checked_keep(keep: Value) -> float | int:
-    if isinstance(keep, bool) or not isinstance(keep, int | float):
-        raise PressSyntaxError(f"keep={keep!r} must be a fraction such as 0.25, or slots per KV head such as 512.")
-    if keep == 1:
-        return 1.0
-    if isinstance(keep, int) and keep > 1:
-        return keep
-    if 0 < keep < 1:
-        return keep
-    raise PressSyntaxError(
-        f"keep={keep} is out of range: a fraction lies in (0, 1], a number of slots is a whole number above 1. "
-        "(compression_ratio is 1 - keep.)"
-    )
 
 
 def preset(name: str) -> Callable[[Builder], Preset]:
     """Decorator: register a function from arguments to decisions as the press `name`."""
 
     def wrap(build: Builder) -> Preset:
+        if build.__module__.partition(".")[0] != "kvpress":
+            PRESETS.ready()  # so that a name that is taken is refused here and not where ours are brought in
         summary = (inspect.getdoc(build) or "").split("\n")[0]
         made = Preset(name, build, summary, _with_texts(inspect.signature(build)))
         PRESETS.register(name)(made)
@@ -383,8 +347,11 @@ class Press:
 
         Raises PressSyntaxError with the offending part, and KVPressError with suggestions for a wrong name.
         """
-        parts = [_parse_part(piece) for piece in text.split("|")]
-        return Press(tuple(part for press in parts for part in press.parts))
+        presses = []
+        for name, inside in split(text):
+            chosen = PRESETS[name]
+            presses.append(chosen(**arguments(name, inside, list(chosen.signature.parameters))))
+        return Press(tuple(part for press in presses for part in press.parts))
 
     def __call__(self, model: Any) -> AbstractContextManager[Session]:
         """Context manager that runs `model` under this press and restores it exactly on leaving.
@@ -410,41 +377,3 @@ _WORDS = {
     "sharer": "which layers share",
     "schedule": "when slots are chosen",
 }
-_PART = re.compile(r"^\s*([A-Za-z_][\w\-]*(?:@[\w\-]+)?)\s*(?:\((.*)\))?\s*$", re.DOTALL)
-
-
-def _parse_part(text: str) -> Press:
-    match = _PART.match(text)
-    if not match:
-        raise PressSyntaxError(
-            f"Cannot read {text.strip()!r}; write name(argument=value), for example snapkv(keep=0.25)."
-        )
-    name, inside = match.group(1), match.group(2) or ""
-    chosen = PRESETS[name]
-    try:
-        call = ast.parse(f"f({inside})", mode="eval").body
-        assert isinstance(call, ast.Call)
-        values = {k.arg or "**": _literal(k.value) for k in call.keywords}
-        if len(values) < len(call.keywords):
-            raise ValueError("an argument is given twice")
-        names = list(chosen.signature.parameters)
-        for at, node in enumerate(call.args):
-            if names[at] in values:
-                raise ValueError
-            values[names[at]] = _literal(node)
-    except (SyntaxError, ValueError, AssertionError, IndexError):
-        raise PressSyntaxError(
-            f"Cannot read the arguments of {text.strip()!r}; write {name}(argument=value, ...) with numbers, "
-            "quoted strings or true/false."
-        ) from None
-    return chosen(**values)
-
-
-def _literal(node: ast.expr) -> Value:
-    if isinstance(node, ast.Name):  # bare words from a shell: pooling=max, every_prompt=true
-        words: dict[str, Value] = {"true": True, "false": False, "none": None}
-        return words.get(node.id.lower(), node.id)
-    value = ast.literal_eval(node)
-    if not isinstance(value, bool | int | float | str | type(None)):
-        raise ValueError
-    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
@@ -14,7 +15,8 @@ class Registry(Generic[T]):
     """Names of one kind of thing. Names are case-insensitive and treat ``-`` as ``_``.
 
     origin: the module an item comes from, for errors. more: called when a name is not known, and may register it.
-    listing: the command that lists all names.
+    listing: the command that lists all names. first: called once before the first look, and registers what is always
+    there.
     """
 
     def __init__(
@@ -23,10 +25,25 @@ class Registry(Generic[T]):
         origin: Callable[[T], str] | None = None,
         more: Callable[[Registry[T]], None] | None = None,
         listing: str = "",
+        first: Callable[[], None] | None = None,
     ) -> None:
         self.kind, self.listing = kind, listing
-        self._origin, self._more = origin, more
+        self._origin, self._more, self._first = origin, more, first
+        self._complete, self._lock, self._filling = first is None, threading.RLock(), False
         self._items: dict[str, T] = {}
+
+    def ready(self) -> None:
+        """Have what is always there registered. A second thread waits for it; what registers it may look meanwhile."""
+        if self._complete:
+            return
+        with self._lock:
+            if self._first is not None and not self._complete and not self._filling:
+                self._filling = True
+                try:
+                    self._first()
+                    self._complete = True
+                finally:
+                    self._filling = False
 
     @staticmethod
     def canonical(name: str) -> str:
@@ -52,12 +69,15 @@ class Registry(Generic[T]):
         self._items.pop(self.canonical(name), None)
 
     def __contains__(self, name: str) -> bool:
+        self.ready()
         return self.canonical(name) in self._items
 
     def __iter__(self) -> Iterator[str]:
+        self.ready()
         return iter(sorted(self._items))
 
     def __getitem__(self, name: str) -> T:
+        self.ready()
         key = self.canonical(name)
         if key not in self._items and self._more is not None:
             self._more(self)

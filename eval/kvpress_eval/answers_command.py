@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .answers import Transcript, read_answers
-from .compare import Asked
+from .compare import Asked, spelled
 from .console import Console, console
 from .errors import UsageError
 from .page.claims import method_of, precedence, run_key
@@ -90,9 +90,7 @@ def _chosen(options: argparse.Namespace, rows: Sequence[Row]) -> Row:
     word = options.row
     if by_id := [row for row in rows if len(word) > 3 and row.run_id.startswith(word)]:
         return _only(by_id, f"the run id {word}")
-    from kvpress import Press
-
-    asked = Asked.of(str(Press.parse(word)), options.bytes)
+    asked = Asked.of(spelled(word, rows), options.bytes)
     names = ("model", "task", "mode", "length", "seed", "depth")
     wanted = {name: value for name in names if (value := getattr(options, name)) is not None}
     found = [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
@@ -119,9 +117,7 @@ def _only(found: Sequence[Row], what: str) -> Row:
 
 def _same_cell(press: str, row: Row, rows: Sequence[Row]) -> Row:
     """The row of another press that answered the same sessions."""
-    from kvpress import Press
-
-    asked = str(Press.parse(press))
+    asked = spelled(press, rows)
     there = [other for other in rows if other.ok and other.press == asked and run_key(other) == run_key(row)]
     if shared := [other for other in there if other.scores.keys() & row.scores.keys()]:
         return max(shared, key=lambda other: (len(other.scores.keys() & row.scores.keys()), precedence(other)))

@@ -25,7 +25,6 @@ DENSE = "DynamicCache"
 QUARTER = "DynamicCache, a quarter"  # of the tokens: what evicting into a dense cache can reach at keep=0.25
 HQQ = "QuantizedCache(hqq, 4 bits)"
 PLAIN = (DENSE, QUARTER, HQQ)
-PRESSES = ("full", "snapkv(keep=0.25)", "kivi(bits=4)")
 WARM_UP = 4  # decode steps that are not counted
 
 

@@ -8,26 +8,27 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from kvpress import Press
+from kvpress import glance
 
 from . import sweep_proof
-from .bench import DENSE, HQQ, PRESSES, QUARTER, WARM_UP, Timing, decode, model_for, peak, prefill
 from .console import console
 from .errors import UsageError
 from .files import check_folder, write_out
 from .launch.worker import be_quiet
-from .long_prompt import LongPrompt, long_prompts
-from .models.loading import load, note_of
+from .models.loading import find, load, note_of
 from .parser import Parser
 from .random_model import LAYERS
 from .threads import choose
 
+if TYPE_CHECKING:
+    from .bench import Timing
+    from .long_prompt import LongPrompt
+
 __all__ = ["main"]
 
+PRESSES = ("full", "snapkv(keep=0.25)", "kivi(bits=4)")
 CONTEXTS = [1024, 4096, 16384]
 PROMPT = 4096
 LONG = 1 << 16
@@ -74,10 +75,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_folder(arguments.output.parent, "--output")
     if arguments.only in ("sweep", "kills"):
         return _sweeps(arguments)
-    for text in arguments.presses:
-        Press.parse(text).ready()
     if arguments.model and arguments.layers:
         raise UsageError("--layers is of the random model; leave it out with --model")
+    if arguments.model:
+        find(arguments.model, arguments.dtype)
+    for text in arguments.presses:
+        glance.check(text)
+
+    import torch
+
+    from kvpress import Press
+
+    for text in arguments.presses:
+        Press.parse(text).ready()
     torch.set_num_threads(arguments.threads)
     rows: list[Any] = list(_long_rows(arguments) if arguments.only == "long" else _rows(arguments))
     if arguments.output:
@@ -86,6 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _rows(arguments: argparse.Namespace) -> Iterator[Timing]:
+    import torch
+
+    from .bench import DENSE, HQQ, QUARTER, decode, model_for, peak, prefill
+
     out = console()
     be_quiet()
     layers = arguments.layers or LAYERS
@@ -127,6 +141,8 @@ def _fitting(arguments: argparse.Namespace, model: Any) -> tuple[list[int], int]
     Raises:
         UsageError: for a context that was named and does not fit.
     """
+    from .bench import WARM_UP
+
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max(CONTEXTS) + arguments.steps
     room = most - arguments.steps - WARM_UP  # every step appends a token
     for length, limit in [(n, room) for n in arguments.contexts or ()] + [(arguments.prompt, most)]:
@@ -138,6 +154,8 @@ def _fitting(arguments: argparse.Namespace, model: Any) -> tuple[list[int], int]
 
 
 def _long_rows(arguments: argparse.Namespace) -> Iterator[LongPrompt]:
+    from .long_prompt import long_prompts
+
     out = console()
     tokens = arguments.long or _most(arguments.model)
     out.print(

@@ -15,7 +15,7 @@ from .launch_options import mistake, worker_threads
 from .parser import build_parser
 from .plain import plain
 from .stopping import Stopped, stoppable
-from .threads import settled, threads_text, waiting
+from .threads import begin, settled, threads_text, waiting
 
 __all__ = ["main"]
 
@@ -97,8 +97,7 @@ def _command(words: list[str]) -> int:
         from .lm_eval import main as lm_eval
 
         if threads:
-            _compute_with(threads)
-            print(threads_text(threads), file=sys.stderr)
+            print(threads_text(begin(threads)), file=sys.stderr)
         return lm_eval(words[1:])
     return _dispatch(build_parser(), words)
 
@@ -117,19 +116,10 @@ def _dispatch(parser: argparse.ArgumentParser, words: list[str]) -> int:
             parser.error(problem)
         if (threads := worker_threads(*asked)) and not options.dry_run:
             warm_up(threads)  # workers import torch while this process does
-    threads = settled(getattr(options, "threads", None) or 0)
-    # torch and transformers are imported here, so that --help is quick
-    from .commands import ACTIONS
+    options.settled = settled(getattr(options, "threads", None) or 0)
+    from .commands import ACTIONS  # rich and the like; torch only where a command computes
 
-    if threads:
-        _compute_with(threads)
     return ACTIONS[options.name](options)
-
-
-def _compute_with(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
 
 
 if __name__ == "__main__":

@@ -9,25 +9,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-import torch
 from rich.text import Text
 
-from kvpress import Press
 from kvpress.checks import Check
 
 from . import sweep_command
 from .config import DTYPES, RunConfig, with_press
 from .console import Console, console
 from .errors import UsageError, choose
+from .files import check_folder
 from .launch.worker import be_quiet
-from .models import BUNDLED, PRETRAINED
+from .models import BUNDLED, PRETRAINED, find
 from .models.command import check as models_here
 from .models.command import models
 from .printing import bytes_text, cell_text, difference, print_row, two_columns
 from .rows import Row, load_rows
 from .sweep import Watcher, check_presses, run_sweep
 from .tasks import TASKS, get_task, suite
-from .threads import threads_text
+from .threads import begin, threads_text
 
 __all__ = ["ACTIONS"]
 
@@ -35,10 +34,12 @@ __all__ = ["ACTIONS"]
 def _run(options: argparse.Namespace) -> int:
     given = {f.name: getattr(options, f.name) for f in fields(RunConfig)}
     config = RunConfig(**{name: value for name, value in given.items() if value is not None})
+    check_folder(options.results, "--results")
+    find(config.model, config.dtype)
     check_presses([config])
     be_quiet()
     out = console()
-    out.print(threads_text(torch.get_num_threads()), style="dim")
+    out.print(threads_text(begin(options.settled)), style="dim")
     got: list[tuple[Row, Path, bool]] = []
     # a status takes a string for markup, whatever its console does
     with out.status(Text(f"loading {config.model}")) as status:
@@ -93,7 +94,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from .compare import Asked, compare, print_comparisons
+    from .compare import Asked, compare, print_comparisons, spelled
     from .page.loading import read_rows
 
     if not options.results.is_dir():
@@ -101,7 +102,7 @@ def _compare(options: argparse.Namespace) -> int:
     for task in options.tasks:
         get_task(task)
     rows, _ = read_rows(options.results)
-    first, second = (Asked.of(str(Press.parse(text)), options.bytes) for text in (options.first, options.second))
+    first, second = (Asked.of(spelled(text, rows), options.bytes) for text in (options.first, options.second))
     print_comparisons(list(compare(rows, first, second, options.tasks)), first, second, console())
     return 0
 
@@ -115,10 +116,11 @@ def _answers(options: argparse.Namespace) -> int:
 def _data(options: argparse.Namespace) -> int:
     from .sources.writing import write
 
-    be_quiet()
     tasks = [name for given in options.task for name in suite(given) or [given]]
     sizes = options.length, options.sessions, options.turns, options.seed
     asking = [task for task in tasks if get_task(task).kind == "questions"]
+    check_folder(options.out, "--out")
+    be_quiet()
     written = write(asking, options.out, *sizes, options.model) if asking else []
     for path in [*written, *_passages([task for task in tasks if task not in asking], options)]:
         console().print(f"written: {path}", soft_wrap=True)
@@ -143,7 +145,6 @@ def _passages(tasks: Sequence[str], options: argparse.Namespace) -> list[Path]:
 def _show(options: argparse.Namespace) -> int:
     from .show_command import show
 
-    be_quiet()
     return show(options)
 
 
@@ -168,14 +169,19 @@ def _list(options: argparse.Namespace) -> int:
 def _presses() -> dict[str, str]:
     """Every press with its line, those of other installed packages included."""
     import kvpress
+    from kvpress import glance
     from kvpress.plugins import load_plugins
+
+    if "kvpress.press" not in sys.modules and (seen := glance.glimpses()) is not None:
+        return {name: _from(seen[name].package, seen[name].summary) for name in seen}
 
     load_plugins(kvpress.PRESETS)
     homes = {name: kvpress.PRESETS[name].build.__module__.split(".")[0] for name in kvpress.PRESETS}
-    return {
-        name: about if homes[name] == "kvpress" else f"{about} (from the package {homes[name]})"
-        for name, about in kvpress.list_presses().items()
-    }
+    return {name: _from(homes[name], about) for name, about in kvpress.list_presses().items()}
+
+
+def _from(package: str, about: str) -> str:
+    return about if package == "kvpress" else f"{about} (from the package {package})"
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -227,23 +233,30 @@ def _print_checks(out: Console, checks: Sequence[Check]) -> int:
 
 
 def _fit(options: argparse.Namespace) -> int:
-    from kvpress.solve import bytes_of
+    from kvpress import glance
 
-    from .life import largest_batch
     from .models import load
 
     if options.length < 1:
         raise UsageError(f"--length must be at least 1, got {options.length}")
-    press = Press.parse(options.press)
-    press.ready()
     if "%" in options.memory:
         raise UsageError(f"--memory {options.memory} is a share of nothing; write an amount, for example 8GiB")
-    memory = bytes_of(options.memory, 0, "memory")
     choose("dtype", options.dtype, DTYPES)
+    glance.check(options.press)
+    find(options.model, options.dtype)
+
+    from kvpress import Press
+    from kvpress.solve import bytes_of
+
+    from .life import largest_batch
+
+    press = Press.parse(options.press)
+    press.ready()
+    memory = bytes_of(options.memory, 0, "memory")
     be_quiet()
     loaded = load(options.model, options.device, options.dtype)
     loaded.check_length(options.length)
-    console(stderr=True).print(threads_text(torch.get_num_threads()), style="dim")
+    console(stderr=True).print(threads_text(begin(options.settled)), style="dim")
     found = largest_batch(press, loaded.model, options.length, memory)
     for name, rows, each in (
         (str(press), found.pressed, found.row_bytes),

@@ -12,10 +12,10 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from .clock import Clock
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["LIMITS", "Disturbance", "about", "quiet", "spread"]
 
@@ -37,6 +37,8 @@ class Disturbance:
     """
 
     def __init__(self, device: torch.device, repeats: int = _PROBES) -> None:
+        import torch
+
         self._device = device
         self._runs = max(1, -(-_PROBES // max(1, repeats)))
         self._matrix = torch.full((_SIZE, _SIZE), 0.5, dtype=torch.float32, device=device)
@@ -50,6 +52,10 @@ class Disturbance:
         self._probes += [self._run() for _ in range(self._runs)]
 
     def _run(self) -> float:
+        import torch
+
+        from .clock import Clock
+
         clock = Clock(self._device)
         torch.mm(self._matrix, self._matrix)
         return clock.seconds()
@@ -63,6 +69,8 @@ class Disturbance:
         probe's median exceeds its fastest run. (A row adds ``spread``: that of its decoding steps over its sessions,
         which may differ in length and are thus not judged.)
         """
+        import torch
+
         now, start = _Reading(), self._start
         wall = max(1e-9, now.wall - start.wall)
         found = {"switches": (now.switches - start.switches) / wall}

@@ -12,7 +12,6 @@ from typing import Any
 from .answers import read_answers, state
 from .errors import UsageError
 from .files import check_folder
-from .page.loading import parse_row
 from .rows import Row, answers_path, write_pair
 
 __all__ = ["MEASURED", "Merged", "compared", "merge", "same_results"]
@@ -109,7 +108,8 @@ def _read(path: Path) -> tuple[str, Any, Row]:
     """Its text, what that is as JSON, and as a row."""
     text = path.read_text(encoding="utf-8")
     data = json.loads(text)
-    parse_row(data, path.name)  # says what is wrong with what
+    if not isinstance(data, dict):
+        raise UsageError("not a JSON object")
     return text, data, Row.from_dict(data)
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["LAYERS", "random_model"]
 
 LAYERS = 8
 
 
-def random_model(layers: int = LAYERS, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Any:
-    """The bundled architecture's shape with `layers` layers and random weights."""
+def random_model(layers: int = LAYERS, dtype: torch.dtype | None = None, device: str = "cpu") -> Any:
+    """The bundled architecture's shape with `layers` layers and random weights, float32 where no dtype is named."""
+    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -27,4 +29,4 @@ def random_model(layers: int = LAYERS, dtype: torch.dtype = torch.float32, devic
         max_position_embeddings=1 << 17,
         tie_word_embeddings=True,
     )
-    return LlamaForCausalLM(config).to(device=device, dtype=dtype).eval()
+    return LlamaForCausalLM(config).to(device=device, dtype=dtype or torch.float32).eval()

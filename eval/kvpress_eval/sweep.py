@@ -64,6 +64,11 @@ def check_presses(configs: Sequence[RunConfig]) -> None:
     Raises:
         KVPressError: for the first that is wrong.
     """
+    from kvpress import glance
+
+    for text in dict.fromkeys(config.press for config in configs):
+        glance.check(text)  # what can be seen of it before torch is imported
+
     from kvpress import Press
     from kvpress.solve import check
 

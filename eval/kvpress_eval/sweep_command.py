@@ -20,6 +20,7 @@ from .plan import print_plan, print_too_many, print_unbuildable
 from .printing import cell_text, row_line
 from .rows import Row, load_rows
 from .sweep import Watcher, check_presses, finished, run_sweep
+from .threads import begin
 
 __all__ = ["ACTIONS"]
 
@@ -29,13 +30,14 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _study(options: argparse.Namespace) -> int:
-    from . import oracle  # noqa: F401  registers its press
     from .study import get_study
 
     study = get_study(options.study)
     out = options.out or options.results.parent / f"{study.name}.md"
     check_folder(out.parent, "--out")
     if not options.report_only:
+        from . import oracle  # noqa: F401  registers its press
+
         failed = _run_all(study.sweep(options.overrides), options)
         if failed or options.dry_run:
             return failed
@@ -62,6 +64,7 @@ def _run_all(sweep: SweepConfig, options: argparse.Namespace) -> int:
         return 0
     check_folder(options.results, "--results")
     be_quiet()
+    begin(options.settled)
     asked = (options.launcher, options.jobs, options.cpus_per_cell, options.gpus_per_cell, options.address)
     with launcher(*asked) as where:
         out.print(where.told(), style="dim")
@@ -94,20 +97,20 @@ def _run_all(sweep: SweepConfig, options: argparse.Namespace) -> int:
 
 
 def _print_dry_run(
-    console: Console, configs: list[RunConfig], there: list[bool], before: Estimator, options: argparse.Namespace
+    out: Console, configs: list[RunConfig], there: list[bool], before: Estimator, options: argparse.Namespace
 ) -> None:
     from .building import unbuildable
 
     be_quiet()
     missing = [config for config, done in zip(configs, there, strict=True) if not done]
-    with console.status("counting what each cell needs"):
+    with out.status("counting what each cell needs"):
         problems, unknown = unbuildable(missing)
-    print_plan(console, configs, there, before, problems)
-    print_unbuildable(console, problems, unknown)
+    print_plan(out, configs, there, before, problems)
+    print_unbuildable(out, problems, unknown)
     bad = {problem.config for problem in problems}
     jobs = options.jobs or (None if options.launcher == "ray" else 1)
     left = [config for config in missing if config not in bad]
-    console.print(_estimate(before, left, jobs), highlight=False, soft_wrap=True)
+    out.print(_estimate(before, left, jobs), soft_wrap=True)
 
 
 def _estimate(before: Estimator, missing: list[RunConfig], jobs: int | None) -> str:

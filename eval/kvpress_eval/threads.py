@@ -17,7 +17,7 @@ import os
 import sys
 from pathlib import Path, PurePosixPath
 
-__all__ = ["choose", "cores", "named", "settled", "threads_text", "waiting"]
+__all__ = ["begin", "choose", "cores", "named", "settled", "threads_text", "waiting"]
 
 _SPIN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # any of them is the user's own choice
 
@@ -81,6 +81,15 @@ def settled(asked: int = 0) -> int:
     its number of threads is somebody's choice already. Before this package's torch is imported.
     """
     return choose(asked) if asked or "torch" not in sys.modules else 0
+
+
+def begin(settled: int) -> int:
+    """Let torch compute with as many threads as were settled; how many it computes with."""
+    import torch
+
+    if settled:
+        torch.set_num_threads(settled)
+    return torch.get_num_threads()
 
 
 def threads_text(threads: int, jobs: int = 1) -> str:

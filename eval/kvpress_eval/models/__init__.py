@@ -4,7 +4,7 @@
 """
 
 from .getting import fetch
-from .loading import BUNDLED, Loaded, Solutions, load, locate, resolve_device
+from .loading import BUNDLED, Loaded, Solutions, find, load, locate, resolve_device
 from .pretrained import PRETRAINED, Pretrained
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Pretrained",
     "Solutions",
     "fetch",
+    "find",
     "load",
     "locate",
     "resolve_device",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..forcing import States
     from ..sources.passages import Passages
 
-__all__ = ["BUNDLED", "Loaded", "Location", "Solutions", "load", "locate", "note_of", "resolve_device"]
+__all__ = ["BUNDLED", "Loaded", "Location", "Solutions", "find", "load", "locate", "note_of", "resolve_device"]
 
 Solutions = dict[tuple[str, str, int], "Press | str"]
 
@@ -188,6 +188,16 @@ def locate(name: str, dtype: str = "auto") -> Location:
         near = difflib.get_close_matches(name, [*BUNDLED, *PRETRAINED], n=1)
         check_reachable(name, f" (did you mean {near[0]!r}?)" if near else "")
     return Location(name)
+
+
+def find(name: str, dtype: str = "auto") -> None:
+    """Say before anything slow is imported that a model is neither here nor to be had.
+
+    Raises:
+        UsageError: as :func:`locate`.
+    """
+    if name not in BUNDLED:
+        locate(name, dtype)
 
 
 def _load_any(name: str, dtype: str, attn: str) -> tuple[Any, Any]:

@@ -108,7 +108,7 @@ def parse_row(data: Any, path: str) -> Row:
         scores=scores,
         sessions=len(scores),
         turns=sum(len(turns) for turns in scores.values()),
-        bytes_by_kind={str(kind): int(kinds[kind]) for kind in sorted(kinds)} if ok else {},
+        bytes_by_kind={plain(kind): int(kinds[kind]) for kind in sorted(kinds)} if ok else {},
         asked=_short(data, "asked") or _text(data["press"]),
         question_visible=visible if isinstance(visible, bool) else None,
         threads=_integer(data.get("threads")),
@@ -160,7 +160,7 @@ def _scores(data: dict[str, Any], name: str) -> dict[str, tuple[float, ...]]:
     ids, scores = data.get("session_ids"), data.get(name)
     if not isinstance(ids, list) or not isinstance(scores, list) or not scores:
         raise ValueError(f"session_ids and {name} are missing or empty")
-    if len(ids) != len(scores) or len({str(i) for i in ids}) != len(ids):
+    if len(ids) != len(scores) or len({plain(str(i)) for i in ids}) != len(ids):
         raise ValueError(f"{len(ids)} session_ids (repeats?) for {len(scores)} {name}")
     for turns in scores:
         if not isinstance(turns, list) or not turns:
@@ -168,7 +168,7 @@ def _scores(data: dict[str, Any], name: str) -> dict[str, tuple[float, ...]]:
         if any((value := _number(turn)) is None or not 0 <= value <= 1 for turn in turns):
             raise ValueError(f"a score in {name} is not a number from 0 to 1")
     pairs = zip(ids, scores, strict=True)
-    return {str(i): tuple(float(turn) for turn in turns) for i, turns in pairs}
+    return {plain(str(i)): tuple(float(turn) for turn in turns) for i, turns in pairs}
 
 
 def _turn_tasks(data: dict[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -179,25 +179,7 @@ def _turn_tasks(data: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     lists = isinstance(tasks, list) and all(isinstance(turns, list) for turns in tasks)
     if not lists or len(tasks) != len(ids):
         raise ValueError("turn_tasks is not a list of names for each session")
-    return {str(i): tuple(map(_text, turns)) for i, turns in zip(ids, tasks, strict=True)}
-
-
-def _measures(data: dict[str, Any]) -> dict[str, dict[str, tuple[float | None, ...]]]:
-    measures = data.get("measures")
-    if not measures:
-        return {}
-    if not isinstance(measures, dict):
-        raise ValueError("measures is not an object of lists")
-    ids, found = data["session_ids"], dict[str, dict[str, tuple[float | None, ...]]]()
-    for name in sorted(measures):
-        lists = measures[name]
-        if not isinstance(lists, list) or len(lists) != len(ids) or not all(isinstance(v, list) for v in lists):
-            raise ValueError(f"measure {_text(name)[:40]} is not a list of values for each session")
-        if any(value is not None and _number(value) is None for values in lists for value in values):
-            raise ValueError(f"a value of measure {_text(name)[:40]} is not a number")
-        pairs = zip(ids, lists, strict=True)
-        found[_text(name)] = {str(i): tuple(None if v is None else float(v) for v in values) for i, values in pairs}
-    return found
+    return {plain(str(i)): tuple(map(_text, turns)) for i, turns in zip(ids, tasks, strict=True)}
 
 
 def _means(data: dict[str, Any], name: str) -> dict[str, float]:
@@ -241,13 +223,13 @@ def _measures(data: dict[str, Any]) -> dict[str, dict[str, tuple[float | None, .
     for name in sorted(value):
         sessions = value[name]
         if not isinstance(sessions, list) or len(sessions) != len(ids):
-            raise ValueError(f"the measure {_text(name)} has not a list for each session")
+            raise ValueError(f"the measure {_text(name)[:40]} has not a list for each session")
         if any(not isinstance(turns, list) for turns in sessions):
-            raise ValueError(f"the measure {_text(name)} has not a list for each session")
+            raise ValueError(f"the measure {_text(name)[:40]} has not a list for each session")
         if any(turn is not None and _number(turn) is None for turns in sessions for turn in turns):
             raise ValueError(f"a value of the measure {_text(name)} is not a number")
         pairs = zip(ids, sessions, strict=True)
-        found[_text(name)] = {str(i): tuple(map(_number, turns)) for i, turns in pairs}
+        found[_text(name)] = {plain(str(i)): tuple(map(_number, turns)) for i, turns in pairs}
     return found
 
 
@@ -286,7 +268,7 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_text(item)}" for key, item in sorted(value.items()))
+        return plain(", ".join(f"{key} {_text(item)}" for key, item in sorted(value.items())))
     return plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 

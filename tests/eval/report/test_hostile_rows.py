@@ -166,7 +166,7 @@ def test_no_row_that_is_read_breaks_what_prints_it(number: int, tmp_path: Path) 
 
 def test_every_field_meets_every_text() -> None:
     """What the rounds sample: no combination is an error that nobody expects."""
-    said = []
+    said: list[str] = []
     for name, value in itertools.product(FIELDS, VALUES):
         data = json.loads(json.dumps({**base(), name: value}))
         try:
