@@ -18,13 +18,17 @@ from kvpress.modes import undisturbed
 from tests.helpers import COMPOSED, EXACT, QUANTIZED, decode, gap, kept
 from tests.models import build, left_padded, shared, tokens
 
-EVERY = [*{**EXACT, **COMPOSED, **QUANTIZED}.values(), "minicache", "think(0.5)"]
+EVERY = [*{**EXACT, **COMPOSED, **QUANTIZED}.values(), "think(0.5)"]
 SAMPLE = [
     *("full", "h2o(keep=0.4)", "snapkv(keep=0.4, window=5)", "ada | snapkv(keep=0.4, window=5)"),
     *("criticalkv | h2o(keep=0.4)", "pooled | h2o(keep=0.4)", "expected_attention(keep=0.4, sinks=2)"),
     *("kvzip(keep=0.4, sinks=2, chunk=9)", "leverage(keep=0.4, sketch=7)", "streaming_llm(keep=0.4, sinks=2)"),
     *("kivi(bits=4, group=4, residual=5)", "gear(bits=4, group=4, block=8, residual=5)", "fp8(block=4, residual=3)"),
-    *("minicache", "think(0.5) | snapkv(keep=0.4, window=5)", "h2o(keep=0.4) | kivi(bits=4, group=4, residual=5)"),
+    *(
+        "minicache(start=0, block=6, retained=0.1)",
+        "think(0.5) | snapkv(keep=0.4, window=5)",
+        "h2o(keep=0.4) | kivi(bits=4, group=4, residual=5)",
+    ),
 ]
 
 

@@ -24,7 +24,7 @@ PRESSES = [
     "criticalkv | h2o(keep=16)",
     "streaming_llm(keep=16, sinks=2)",
     "kivi(bits=4, group=8, residual=8)",
-    "minicache",
+    "minicache(start=0, block=6, retained=0.1)",
 ]
 SERVERS = 6
 

@@ -31,7 +31,7 @@ MAKERS = {
     *("arange", "range", "linspace", "logspace", "eye", "tril_indices", "triu_indices", "empty_strided"),
     *("rand", "randn", "randint", "randperm", "normal", "hann_window", "hamming_window", "complex"),
 }
-PRESSES = [*{**EXACT, **COMPOSED, **QUANTIZED}.values(), "minicache", "think(0.5)", "knorm(keep=0.4, skip=1)"]
+PRESSES = [*{**EXACT, **COMPOSED, **QUANTIZED}.values(), "think(0.5)", "knorm(keep=0.4, skip=1)"]
 
 
 def implicit(source: str) -> Iterator[tuple[int, str]]:
@@ -134,7 +134,12 @@ def test_no_operation_falls_back_on_the_default_type(text: str) -> None:
 
 _SAMPLE = {
     "auto": [
-        *("full", "kvzip(keep=0.4, chunk=9)", "leverage(keep=0.4, sketch=7)", "minicache"),
+        *(
+            "full",
+            "kvzip(keep=0.4, chunk=9)",
+            "leverage(keep=0.4, sketch=7)",
+            "minicache(start=0, block=6, retained=0.1)",
+        ),
         *("pooled | criticalkv | h2o(keep=0.4)", "kivi(bits=4, group=8, residual=8)"),
     ],
     "reference": ["h2o(keep=0.4)", "kivi(bits=4, group=8, residual=8)"],
