@@ -54,7 +54,7 @@ def forced(
         return [None] * len(golds)
     # what is right of a row's gold is read after it and never looked at, so any id will do
     padded = [[*gold, *[0] * (width - len(gold))] for gold in golds]
-    ids = torch.tensor(padded, device=logits.device)
+    ids = torch.tensor(padded, dtype=torch.int64, device=logits.device)
     sums, hits = [0.0] * len(golds), [True] * len(golds)
     start, before = 0, logits[:, None]
     while True:

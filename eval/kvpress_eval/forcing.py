@@ -63,7 +63,9 @@ class Head:
         if any(getattr(config, name, None) not in (None, 1, 1.0) for name in _AFTER):
             return False  # of small logits a cap changes nothing: what is tried below may not show it
         size = int(config.vocab_size)
-        ids = torch.tensor([[size // 3, size // 2]], device=self.model.device)  # not the padding, whose states are 0
+        ids = torch.tensor(
+            [[size // 3, size // 2]], dtype=torch.int64, device=self.model.device
+        )  # not the padding, whose states are 0
         with self.watched() as seen:
             logits = self.model(input_ids=ids, use_cache=False).logits
         return len(seen) == 1 and seen[0].shape[:2] == (1, 2) and torch.equal(self._embedded(seen[0]), logits)
@@ -113,14 +115,16 @@ def force(head: Head, session: Session, passage: Passage, step: int, chunk: int)
     """
     model, answers = head.model, Answers(ids=[[]], stopped=[True])
     clock = Clock(model.device)
-    cache = session.prefill(torch.tensor([passage.prefix], device=model.device), chunk=chunk or None)
+    cache = session.prefill(torch.tensor([passage.prefix], dtype=torch.int64, device=model.device), chunk=chunk or None)
     answers.prefill_s = answers.first_s = clock.seconds()
     answers.read_tokens = int(cache.get_seq_length())
     measure(answers, cache)
     answers.step_bytes, answers.decode_lengths = [step_bytes(cache)], [answers.read_tokens]
     assert cache.next_logits is not None
     first, rows = cache.next_logits[0].clone(), list[Tensor]()
-    fed = torch.tensor([passage.ids[:-1]], device=model.device)  # the last one is predicted and not read
+    fed = torch.tensor(
+        [passage.ids[:-1]], dtype=torch.int64, device=model.device
+    )  # the last one is predicted and not read
     again = session.press.recipe.schedule.continuous and step > 1
     clock = Clock(model.device)
     for ids in fed.split(step or max(1, fed.shape[1]), dim=1) if fed.shape[1] else ():
@@ -137,7 +141,7 @@ def force(head: Head, session: Session, passage: Passage, step: int, chunk: int)
 @torch.no_grad()
 def compare(head: Head, full: States, press: States, tokens: Sequence[int]) -> Divergence:
     """What a press changes in the predictions of the tokens that were forced."""
-    ids = torch.tensor(tokens, device=full.first.device)
+    ids = torch.tensor(tokens, dtype=torch.int64, device=full.first.device)
     found = [divergence(full.first[None], press.first[None], ids[:1])]
     rows = max(1, _CHUNK // (8 * full.first.shape[0]))
     for start in range(0, len(tokens) - 1, rows):

@@ -140,7 +140,7 @@ def test_a_report_is_whole_or_not_there(
 
         def full(handle: int) -> None:
             calls.append(handle)
-            if len(calls) == 3:
+            if len(calls) == 2:  # README and the page of the new row change; the other page stays as it is
                 raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr(files.os, "fsync", full)
