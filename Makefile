@@ -1,12 +1,13 @@
 # make run    set up .venv, run the main sweep on the bundled model, write runs/README.md, runs/index.html and a page a suite
 # make real   fetch a pretrained model once (93 MB), run a small sweep on it, write runs/real/README.md and a page
 # make test   set up .venv, lint, types, tests
+# make test-all  the same with every method x family x mode of the contracts, where make test takes a covering sample
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: run real test lint type fmt bench report docs clean
+.PHONY: run real test test-all lint type fmt bench report docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +26,9 @@ real: $(STAMP)
 
 test: lint type
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+
+test-all: lint type
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile -m "not gpu"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

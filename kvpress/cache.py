@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache
 
-from kvpress.errors import CropError, SessionError
+from kvpress.errors import CropError, SessionError, short
 from kvpress.hf import own_layer
 from kvpress.modes import steady
 from kvpress.press import Press
@@ -176,7 +176,9 @@ class PressCache(Cache):  # type: ignore[misc]
             return False
         session = self.session() if self.session is not None else None
         if session is None or not session.open:
-            raise SessionError(f"{self.press} reads the prompt a second time. Enter it and session.compress(cache).")
+            raise SessionError(
+                f"{short(self.press)} reads the prompt a second time. Enter it and session.compress(cache)."
+            )
         return True
 
     @contextlib.contextmanager

@@ -30,11 +30,13 @@ def budget(recipe: Recipe, lengths: Tensor) -> Tensor:
     floor(keep * length) for a fraction, `keep` for a count, which a row shorter than that may still grow to;
     never fewer than the protected slots and one beside the sinks (which matters for short prompts).
     """
-    if isinstance(recipe.keep, int):
-        total = torch.full_like(lengths, recipe.keep)
-    else:
-        total = (lengths.double() * recipe.keep + 1e-9).floor().long()
-    return total.clamp(min=_least(recipe))
+    return (asked(recipe, lengths) + 1e-9).floor().long()
+
+
+def asked(recipe: Recipe, lengths: Tensor) -> Tensor:
+    """(B,) fp64: as `budget`, with the part of a slot that a fraction leaves."""
+    keep, real = recipe.keep, lengths.double()
+    return (torch.full_like(real, keep) if isinstance(keep, int) else real * keep).clamp(min=_least(recipe))
 
 
 def _least(recipe: Recipe) -> int:
@@ -49,9 +51,10 @@ def fits(layer: StoreLayer) -> bool:
 
 
 def totals(layers: Sequence[StoreLayer]) -> list[Tensor]:
-    """(B,) int64 slots per KV head for each of `layers`, which are all layers of a cache where they share a budget.
+    """(B,) slots per KV head on average for each of `layers`, which are all of a cache where they share a budget.
 
-    Each is on the device of its layer; what is measured in the layers meets on that of the first.
+    int64; fp64 where layers share slots and heads are compared, H times which is a whole number. Each is on the device
+    of its layer; what is measured in the layers meets on that of the first.
     """
     recipe, lengths = layers[0].recipe, layers[0].lengths()
     total = budget(recipe, lengths)
@@ -66,11 +69,15 @@ def totals(layers: Sequence[StoreLayer]) -> list[Tensor]:
         measured.append(needed.to(total.device))
     fixed = recipe.sinks + (recipe.recent if isinstance(recipe.recent, int) else 0)
     least = lengths.clamp(max=_least(recipe))
-    weights = recipe.layers.weights(measured, total, total.clamp(max=fixed), lengths)
+    wanted = total if recipe.layers.exact else asked(recipe, lengths)
+    weights = recipe.layers.weights(measured, wanted, total.clamp(max=fixed), lengths)
     shape = (len(lengths), len(layers))
     low, high = least[:, None].expand(shape), lengths[:, None].expand(shape)
     if recipe.layers.exact:
-        shares = apportion(weights.T, total * len(layers), low, high)
+        # Where heads are compared too, a layer holds any number of slots: one order of all slots is kept whole.
+        unit = layers[0].tail.k.shape[1] if recipe.heads.compares else 1
+        shares = apportion(weights.T, total * len(layers) * unit, low * unit, high * unit)
+        shares = shares if unit == 1 else shares.double() / unit
     else:
         shares = weights.T.floor().long().clamp(low, high)
     # A row that is shorter than its slots has nothing to spread, and may still grow to them.
@@ -87,9 +94,9 @@ def protected(recipe: Recipe, rank: Tensor, lengths: Tensor, total: Tensor, coun
     None = total in every head. No more are protected than stay: recent tokens give way to sinks, the oldest first, and
     sinks give way only to the newest token, which is protected wherever recent tokens are asked for.
     """
-    room = (total.unsqueeze(1) if counts is None else counts).to(total.device)
-    share = recipe.recent
-    wanted = (total.double() * share).floor().long() if isinstance(share, float) else torch.full_like(total, share)
+    whole, share = total.floor().long(), recipe.recent  # where heads are compared an average may lie between two
+    room = (whole.unsqueeze(1) if counts is None else counts).to(total.device)
+    wanted = (total.double() * share).floor().long() if isinstance(share, float) else torch.full_like(whole, share)
     wanted = wanted.clamp(min=int(share > 0)).unsqueeze(1)
     recent = torch.minimum(wanted, (room - recipe.sinks).clamp(min=1))
     sinks = (room - recent).clamp(min=0, max=recipe.sinks)

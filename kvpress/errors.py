@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 __all__ = [
     "BudgetError",
     "CacheFileError",
@@ -13,6 +16,8 @@ __all__ = [
     "SessionError",
     "UnsupportedError",
 ]
+
+_LIST = 120  # characters: a list of names this long is read at a glance, a longer one by a command
 
 
 class KVPressError(Exception):
@@ -52,3 +57,27 @@ class CacheFileError(KVPressError, ValueError):
 
 class PremiseWarning(UserWarning):
     """What a method takes for granted was measured on this model, and is not there (see kvpress.premise)."""
+
+
+def short(value: object, limit: int = 80) -> str:
+    """The text of a value for a message; what exceeds `limit` characters is cut out of its middle."""
+    text = str(value)
+    half = (limit - 5) // 2
+    return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
+
+
+def nearest(word: str, known: Iterable[str], listing: str) -> str:
+    """``did you mean 'a', 'b' or 'c'?`` for a wrong name, at most three of them, and what lists all names.
+
+    Where none is near: all names if they are few, else their number. listing: a command such as `kvpress list`, "" =
+    there is none.
+    """
+    names = sorted(known)
+    near = [repr(name) for name in difflib.get_close_matches(word[:_LIST], names, n=3, cutoff=0.5)]
+    if near:
+        told = f"did you mean {', '.join(near[:-1])}{' or ' if near[1:] else ''}{near[-1]}?"
+    elif len(everything := ", ".join(names)) <= _LIST:
+        return f"choose from {everything}"
+    else:
+        told = f"none of the {len(names)} names is near."
+    return f"{told} `{listing}` lists all." if listing else told

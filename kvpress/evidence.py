@@ -26,12 +26,13 @@ class Repeat:
     """A prompt is read a second time, see kvpress.repeat.
 
     chunk: tokens of a part. overlap: tokens before it that lead into it. skip: first tokens of a row that are not
-    repeated, and that every part attends to.
+    repeated, and that every part attends to. whole: they are repeated too, and later parts attend to them.
     """
 
     chunk: int
     overlap: int
     skip: int
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,15 @@ class Needs:
 
 @dataclass(frozen=True)
 class Rule:
-    """How this model turns q and k into attention: scale, soft cap of the logits, learned sink logit (Hq,)."""
+    """How this model turns q and k into attention: scale, soft cap of the logits, learned sink logit (Hq,).
+
+    group: query heads of a KV head.
+    """
 
     scale: float
     cap: float | None = None
     sink: Tensor | None = None
+    group: int = 1
 
 
 @dataclass(frozen=True)

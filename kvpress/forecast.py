@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from kvpress import hf
-from kvpress.errors import BudgetError
+from kvpress.errors import BudgetError, short
 from kvpress.meter import Meter
 from kvpress.peak import Peak, Plan, Shape, chunk_sizes, estimate
 from kvpress.solve import bytes_of
@@ -94,7 +94,6 @@ class Forecast:
             needs = "fits" if other[best] <= allowed else "would need"
             advice += f" with between=False; between=True, chunk={best} {needs} ({other[best]:,} bytes)"
         raise BudgetError(
-            f"{self.press} needs up to {wanted.total:,} bytes to read {rows} x {tokens} tokens in chunks of {chosen} "
-            f"with between={between}: {wanted.held:,} in the cache and {wanted.work:,} of temporaries. peak={peak!r} "
-            f"allows {allowed:,}; {advice}."
+            f"{short(self.press, 60)} needs up to {wanted.total:,} bytes for {rows} x {tokens} tokens in chunks of "
+            f"{chosen} with between={between}, and peak={peak!r} allows {allowed:,}; {advice}."
         )

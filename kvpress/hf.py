@@ -29,11 +29,14 @@ from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, CacheLayerMixin
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from kvpress.errors import SessionError, UnsupportedError
+from kvpress.errors import SessionError, UnsupportedError, short
 from kvpress.evidence import Rule
+from kvpress.inputs import empty
+from kvpress.masks import only_causal
 from kvpress.modes import undisturbed
 from kvpress.output import Projection, projections
 from kvpress.rope import rotary_embedding
+from kvpress.served import inside, why_not
 from kvpress.store import TAG, StoreLayer
 
 NAME = "kvpress"  # neutral on purpose: names with flash, sdpa or flex in them take special paths
@@ -94,7 +97,14 @@ def _mask(**arguments: Any) -> Any:
         )
     plain = arguments.get("mask_function") in (None, causal_mask_function)
     if not plain or arguments.get("local_size") is not None or arguments.get("use_vmap"):
-        if getattr(_local, "pressed", False) and arguments.get("local_size") is None:
+        if not getattr(_local, "pressed", False) or arguments.get("local_size") is not None:
+            return _base_mask(base.name, arguments)
+        # Made of functions of its own, it may be meant for sliding layers (gemma3): a full one refuses it.
+        slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+        own = _base_mask(base.name, arguments) if slides and arguments.get("use_vmap") else None
+        if isinstance(own, Tensor) and own.dim() == 4:
+            return own
+        if arguments.get("use_vmap") or not only_causal(arguments):
             raise UnsupportedError(
                 "This forward adds its own rule to the causal mask (packed sequences or image blocks), which a "
                 "press cannot serve. Run it without a press."
@@ -147,7 +157,7 @@ def _attention(
     if bad := [name for name in _REFUSED if kwargs.get(name) is not None]:
         raise UnsupportedError(f"{type(module).__name__} passes {bad[0]} to attention, which a press cannot serve.")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    rule = Rule(scale, kwargs.get("softcap"), kwargs.get("s_aux"))
+    rule = Rule(scale, kwargs.get("softcap"), kwargs.get("s_aux"), query.shape[1] // key.shape[1])
     _check_given(module, layer, value)
     if layer.staged is None:  # a layer that shares the keys of an earlier one
         with undisturbed():
@@ -236,9 +246,11 @@ def own_layer(kind: str, arguments: dict[str, Any]) -> CacheLayerMixin:
 
 def check_model(model: Any) -> None:
     """Raise UnsupportedError, with the reason and what to do, for a model no press can serve exactly."""
-    if not isinstance(model, PreTrainedModel):
-        raise UnsupportedError(f"A press is entered on a transformers model, not on {type(model).__name__}.")
     name = type(model).__name__
+    if not isinstance(model, PreTrainedModel):
+        inner = inside(model)
+        told = f"; use what it wraps: with press(model.{inner}), and call that" if inner else ""
+        raise UnsupportedError(f"A press is entered on a transformers model, not on {short(name)}{told}.")
     if getattr(model.config, "is_encoder_decoder", False):
         raise UnsupportedError(f"{name} is an encoder-decoder; presses serve decoder-only models.")
     if not model._can_set_attn_implementation():
@@ -252,13 +264,39 @@ def check_model(model: Any) -> None:
             f"{name} uses multi-head latent attention: it caches a latent and expands it to keys afterwards, so "
             "the slots are not keys. Its cache is small by itself; use it without a press."
         )
-    if "full_attention" not in layer_types(model)[0]:
-        raise UnsupportedError(f"{name} has no full-attention layer; its cache does not grow with the context.")
+    if getattr(config, "cross_attention_layers", None):
+        raise UnsupportedError(
+            f"{name} attends to images in layers of their own (cross-attention), and looks into the cache for what "
+            "they keep there, which a press does not show. Use it without a press."
+        )
+    types = set(layer_types(model)[0])
+    if "full_attention" not in types:
+        raise UnsupportedError(
+            f"{name} has no full-attention layer that a press can serve: {why_not(types)}. Use it without a press."
+        )
     if shares_keys(model) and len(places := sorted(map(str, set(layer_devices(model).values())))) > 1:
         raise UnsupportedError(
             f"{name} has layers that read the keys of earlier ones, and its layers are on {', '.join(places)}. A press "
             "cannot follow keys from one device to another. Load the model on one device."
         )
+
+
+def check_call(model: PreTrainedModel, given: dict[str, Any]) -> None:
+    """Raise before a forward that would not run through the press, or not over what it caches alone."""
+    name, config = type(model).__name__, text_config(model)
+    if config._attn_implementation_internal != NAME:
+        raise SessionError(
+            f"The attention implementation of {name} was set to {config._attn_implementation_internal!r} after a press "
+            "was entered. Call set_attn_implementation before `with press(model):`, which keeps it and restores it."
+        )
+    if other := next((key for key in _OTHER if not empty(given.get(key))), None):
+        raise UnsupportedError(
+            f"{name} was given {other}, another sequence that it attends to by cross-attention, and a press serves "
+            "self-attention only. Leave it out, or use the model without a press."
+        )
+
+
+_OTHER = ("encoder_hidden_states", "encoder_outputs")
 
 
 def _layer_config(model: PreTrainedModel, index: int) -> Any:
@@ -352,6 +390,8 @@ def generation_of(
             raise UnsupportedError(
                 "generate(use_cache=False) keeps no cache that a press could compress. Leave it out."
             )
+        if config.is_assistant:
+            guessing()
         given = model_kwargs.get("past_key_values")
         out = prepare(config, model_kwargs, *args, **kwargs)
         made = model_kwargs.get("past_key_values")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from kvpress import hf
 from kvpress.codec import ChannelPacked, Dense, ScaledPacked
-from kvpress.errors import CacheFileError, KVPressError
+from kvpress.errors import CacheFileError, KVPressError, short
 from kvpress.evidence import Rule
 from kvpress.modes import steady
 from kvpress.press import Press
@@ -101,7 +102,9 @@ def _describe(layer: StoreLayer) -> dict[str, Any]:
         "segments": [
             {"rows": h.segment.rows, "heads": h.segment.heads, "slabs": len(h.segment.slabs)} for h in layer.held
         ],
-        "rule": None if layer.rule is None else {"scale": layer.rule.scale, "cap": layer.rule.cap},
+        "rule": None
+        if layer.rule is None
+        else {"scale": layer.rule.scale, "cap": layer.rule.cap, "group": layer.rule.group},
     }
 
 
@@ -166,9 +169,11 @@ def _press(header: dict[str, str], path: Path) -> Press:
     except KVPressError as error:
         raise CacheFileError(f"{path} was made by a press that this version cannot read: {error}") from error
     if press.spec() != header["spec"]:
+        then, now = (set(re.split(r"[(),|]\s*", text)) for text in (header["spec"], press.spec()))
+        old, new = (short(", ".join(sorted(more)) or "less", 40) for more in (then - now, now - then))
         raise CacheFileError(
-            f"{path} was made by {header['spec']}, and in this version {press} is {press.spec()}. "
-            "Read the prompt again, or use the version that saved the file."
+            f"{short(path)} was made by {short(press, 60)} with {old}, where this version has {new}. Read the prompt "
+            "again, or use the version that saved the file."
         )
     return press
 
@@ -201,7 +206,9 @@ def _restore(layer: StoreLayer, meta: dict[str, Any], tensors: dict[str, Tensor]
     for name in layer.witness.NAMES:
         setattr(layer.witness, name, tensors.get(name))
     if meta["rule"] is not None:
-        layer.rule = Rule(meta["rule"]["scale"], meta["rule"]["cap"], tensors.get("rule.sink"))
+        layer.rule = Rule(
+            meta["rule"]["scale"], meta["rule"]["cap"], tensors.get("rule.sink"), meta["rule"].get("group", 1)
+        )
     for number, described in enumerate(meta["segments"]):
         prefix = f"segment{number}."
         own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

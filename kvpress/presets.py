@@ -65,6 +65,11 @@ __all__ = [
 ]
 
 
+_NEIGHBOURS = 1023  # slots that pooling reaches over
+_WIDEST = 4096  # channels, more than any head has
+_AHEAD = 1 << 16  # positions
+
+
 def _schedule(name: str) -> Schedule:
     if name not in ("every_step", "after_prefill"):
         raise PressSyntaxError(f'schedule={name!r}: slots are chosen at "every_step" or once "after_prefill".')
@@ -107,9 +112,16 @@ def tova(keep: float | int = 0.25, recent: int = 0, schedule: str = "every_step"
 
 
 @preset("h2o")
-def h2o(keep: float | int = 0.25, recent: float | int = 0.5, sinks: int = 0, schedule: str = "every_step") -> Decisions:
+def h2o(
+    keep: float | int = 0.25,
+    recent: float | int = 0.5,
+    sinks: int = 0,
+    schedule: str = "every_step",
+    average: bool = False,
+) -> Decisions:
     """Heavy hitters by accumulated attention, and the recent half of the budget, at every step (2306.14048)."""
-    return {"keep": keep, "scorer": HeavyHitters(), "sinks": sinks, "recent": recent, "schedule": _schedule(schedule)}
+    scorer, chosen = HeavyHitters(average), _schedule(schedule)
+    return {"keep": keep, "scorer": scorer, "sinks": sinks, "recent": recent, "schedule": chosen}
 
 
 @preset("snapkv")
@@ -122,8 +134,11 @@ def snapkv(
     every_prompt: bool = False,
 ) -> Decisions:
     """Slots the end of the prompt attends to, pooled over neighbours (2404.14469)."""
-    if window < 1 or kernel_size < 1 or kernel_size % 2 == 0:
-        raise PressSyntaxError(f"window={window} must be positive and kernel_size={kernel_size} odd.")
+    if window < 1 or not 1 <= kernel_size <= _NEIGHBOURS or kernel_size % 2 == 0:
+        raise PressSyntaxError(
+            f"window={window} must be positive, and kernel_size={kernel_size} odd and at most {_NEIGHBOURS}: pooled "
+            "over more neighbours, all slots score alike."
+        )
     if pooling not in ("max", "avg") or reduce not in ("mean", "max", "sum"):
         raise PressSyntaxError(f'pooling={pooling!r} is "max" or "avg", reduce={reduce!r} is "mean", "max" or "sum".')
     schedule: Schedule = AfterPrefill(every_prompt)
@@ -140,11 +155,11 @@ def ada(alpha: float = 0.2, mode: str = "interpolate") -> Decisions:
 
 
 @preset("criticalkv")
-def criticalkv(ratio: float = 0.5, epsilon: float = 1e-4, protected: bool = False) -> Decisions:
+def criticalkv(ratio: float = 0.5, epsilon: float = 1e-4, protected: bool = False, share: bool = True) -> Decisions:
     """Attention first, then attention weighted by what values add to the output (2502.03805). Compose with a scorer."""
     if not 0 <= ratio <= 1 or epsilon < 0:
         raise PressSyntaxError(f"ratio={ratio} lies in [0, 1] and epsilon={epsilon} is not negative.")
-    return {"refine": OutputPerturbation(ratio, epsilon, protected)}
+    return {"refine": OutputPerturbation(ratio, epsilon, protected, share)}
 
 
 @preset("minicache")
@@ -167,11 +182,11 @@ def minicache(
 
 
 @preset("pyramid")
-def pyramid(beta: float = 20.0, exact: bool = True) -> Decisions:
+def pyramid(beta: float = 20.0, exact: bool = True, whole: bool = False) -> Decisions:
     """Slots fall linearly from the first layer to the last (2406.02069). Compose with an eviction press."""
     if beta < 1:
         raise PressSyntaxError(f"beta={beta} must be at least 1: the last layer gets 1 / beta of the average.")
-    return {"layers": Pyramid(beta, exact)}
+    return {"layers": Pyramid(beta, exact, whole)}
 
 
 @preset("zigzag")
@@ -214,8 +229,10 @@ def leverage(
     seed: int = 0,
 ) -> Decisions:
     """Slots whose keys the other keys cannot stand for: the leverage scores of Compactor (2507.08143)."""
-    if sketch < 0 or ridge < 0:
-        raise PressSyntaxError(f"sketch={sketch} and ridge={ridge} cannot be negative; sketch=0 is exact.")
+    if not 0 <= sketch <= _WIDEST or ridge < 0:
+        raise PressSyntaxError(
+            f"sketch={sketch} is a width from 0 (exact) to {_WIDEST}, and ridge={ridge} cannot be negative."
+        )
     if keys not in ("unrotated", "rotated"):
         raise PressSyntaxError(f'keys={keys!r}: use "unrotated" (the paper) or "rotated" (as they are cached).')
     scorer = Leverage(sketch, ridge, keys, seed)  # type: ignore[arg-type]
@@ -235,8 +252,10 @@ def cur(
     """Slots whose keys and values are large among their neighbours: CurDKV (2509.15038)."""
     if combine not in ("product", "mean", "key", "value"):
         raise PressSyntaxError(f'combine={combine!r}: use "product", "mean", "key" or "value".')
-    if window < 0 or sketch < 0:
-        raise PressSyntaxError(f"window={window} and sketch={sketch} cannot be negative; 0 does without.")
+    if window < 0 or not 0 <= sketch <= _WIDEST:
+        raise PressSyntaxError(
+            f"window={window} cannot be negative, and sketch={sketch} is a width up to {_WIDEST}; 0 does without."
+        )
     scorer = ValueGuided(combine, window, sketch, seed)  # type: ignore[arg-type]
     return {"keep": keep, "scorer": scorer, "sinks": sinks, "recent": recent, "schedule": AfterPrefill()}
 
@@ -266,15 +285,21 @@ def expected_attention(
     values: bool = True,
 ) -> Decisions:
     """Slots that queries still to come are expected to attend to, by their statistics (2510.00636)."""
-    if future < 1 or epsilon < 0:
-        raise PressSyntaxError(f"future={future} must be positive and epsilon={epsilon} not negative.")
+    if not 1 <= future <= _AHEAD or epsilon < 0:
+        raise PressSyntaxError(f"future={future} lies in [1, {_AHEAD}], and epsilon={epsilon} cannot be negative.")
     scorer = ExpectedAttention(future, sinks, epsilon, covariance, values)
     return {"keep": keep, "scorer": scorer, "sinks": sinks, "recent": recent, "schedule": AfterPrefill()}
 
 
 @preset("kvzip")
 def kvzip(
-    keep: float | int = 0.25, sinks: int = 4, recent: int = 0, chunk: int = 2000, overlap: int = 8, spread: str = "all"
+    keep: float | int = 0.25,
+    sinks: int = 4,
+    recent: int = 0,
+    chunk: int = 2000,
+    overlap: int = 8,
+    spread: str = "all",
+    whole: bool = False,
 ) -> Decisions:
     """Slots the model attends to when it repeats the prompt, which is read a second time (2505.23416)."""
     if chunk < 1 or overlap < 0 or spread not in ("all", "layer", "even"):
@@ -282,7 +307,7 @@ def kvzip(
             f'chunk={chunk} must be positive, overlap={overlap} not negative, and spread={spread!r} is "all" (the best '
             'slots of all layers and heads stay), "layer" (those of all heads of a layer) or "even".'
         )
-    chosen: dict[str, Any] = {"keep": keep, "scorer": Reconstruction(chunk, overlap, sinks), "sinks": sinks}
+    chosen: dict[str, Any] = {"keep": keep, "scorer": Reconstruction(chunk, overlap, sinks, whole), "sinks": sinks}
     if spread != "even":
         chosen["heads"] = AdaptiveHeads(alpha=0.0)
     if spread == "all":

@@ -126,7 +126,7 @@ class Recipe:
         if self.compares and self.scorer is not None and not getattr(self.scorer, "comparable", False):
             raise PressConflictError(
                 f"{type(self.scorer).__name__} scores mean nothing across heads, so {self.compares} cannot compare "
-                "heads by them. Use it with a press that scores by attention (snapkv, h2o, tova)."
+                "heads by them. Use it with a press that scores by attention (snapkv, h2o, expected_attention)."
             )
         if self.refine is not None and self.scorer is not None and not getattr(self.scorer, "attention", False):
             raise PressConflictError(
@@ -167,6 +167,12 @@ class Recipe:
                     f"keep={self.keep} slots leaves no choice: {fixed} are always kept (sinks {self.sinks}, "
                     f"recent {self.recent}). Keep more than {fixed}, or protect fewer."
                 )
+
+    def serves(self, layers: int) -> None:
+        """Raise PressConflictError where a decision would change nothing in a model of so many full layers."""
+        for decision in (self.sharer, self.layers if self.evicts else None):
+            if check := getattr(decision, "check_layers", None):
+                check(layers)
 
     def fits(self, key: int, value: int | None = None) -> None:
         """Raise PressConflictError where keys of `key` channels and values of `value` (as many) cannot be stored."""
@@ -218,7 +224,11 @@ def _load_presets() -> None:
 
 
 PRESETS: Registry[Preset] = Registry(
-    "press", origin=lambda preset: preset.build.__module__, more=load_plugins, first=_load_presets
+    "press",
+    origin=lambda preset: preset.build.__module__,
+    more=load_plugins,
+    first=_load_presets,
+    listing="kvpress list presses",
 )
 
 
@@ -307,7 +317,10 @@ class Press:
         owner: dict[str, str] = {}
         names = {f.name for f in fields(Recipe)}
         for part in self.parts:
-            for name, value in part.decisions().items():
+            decided = part.decisions()
+            if not decided and len(self.parts) > 1:
+                raise PressConflictError(f"{part.name} decides nothing, so it is a press by itself only; leave it out.")
+            for name, value in decided.items():
                 assert name in names, name
                 if name == "residual" and name in chosen:  # slots that stay dense: the larger wish holds for both
                     value = max(value, chosen[name])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import threading
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from kvpress.errors import KVPressError
+from kvpress.errors import KVPressError, nearest, short
 
 T = TypeVar("T")
 
@@ -17,6 +16,7 @@ class Registry(Generic[T]):
 
     origin: the module an item comes from, for errors. more: called when a name is not known, and may register it.
     first: called once before the first look, and registers what is always there.
+    listing: the command that lists all names.
     """
 
     def __init__(
@@ -25,8 +25,9 @@ class Registry(Generic[T]):
         origin: Callable[[T], str] | None = None,
         more: Callable[[Registry[T]], None] | None = None,
         first: Callable[[], None] | None = None,
+        listing: str = "",
     ) -> None:
-        self.kind = kind
+        self.kind, self.listing = kind, listing
         self._origin, self._more, self._first = origin, more, first
         self._complete, self._lock, self._filling = first is None, threading.RLock(), False
         self._items: dict[str, T] = {}
@@ -82,6 +83,4 @@ class Registry(Generic[T]):
             self._more(self)
         if key in self._items:
             return self._items[key]
-        close = difflib.get_close_matches(key, self._items, n=3, cutoff=0.5)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise KVPressError(f"Unknown {self.kind} {name!r}.{hint} Known: {', '.join(self)}.")
+        raise KVPressError(f"Unknown {self.kind} {short(name, 60)!r}; {nearest(key, self, self.listing)}")

@@ -6,14 +6,14 @@ them where the session has one. What a part adds to the cache is taken out again
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from kvpress.errors import SessionError, UnsupportedError
+from kvpress.errors import SessionError, UnsupportedError, short
 from kvpress.evidence import Repeat, Rule
 from kvpress.modes import undisturbed
 from kvpress.partial import soft_cap
@@ -21,11 +21,9 @@ from kvpress.rope import length_dependent
 
 if TYPE_CHECKING:
     from kvpress.cache import PressCache
-    from kvpress.press import Press
     from kvpress.session import Session
 
 _TILE_BYTES = 16 << 20
-_TEXT = ("input_ids", "attention_mask", "position_ids", "cache_position", "logits_to_keep", "labels", "token_type_ids")
 
 
 @dataclass(frozen=True)
@@ -43,26 +41,31 @@ class Repetition:
 
 
 def parts(
-    prompt: Tensor, mask: Tensor | None, plan: Repeat, instructions: tuple[Sequence[int], Sequence[int]]
+    prompt: Tensor, mask: Tensor | None, plan: Repeat, instructions: Sequence[Sequence[int]]
 ) -> Iterator[Repetition]:
-    """The prompt (B, n) int64 cut as if each row were alone; mask (B, n) bool, False = padding, None = none is."""
+    """The prompt (B, n) int64 cut as if each row were alone; mask (B, n) bool, False = padding, None = none is.
+
+    instructions: what comes before the first part, before a later one with the tokens that lead into it, and what
+    comes between those and the part itself.
+    """
     there = torch.ones_like(prompt) if mask is None else mask
     rows = [row.nonzero().flatten() for row in there]
     longest = max(len(row) for row in rows)
-    for start in range(plan.skip, longest, plan.chunk):
+    begin = 0 if plan.whole else plan.skip
+    for start in range(begin, longest, plan.chunk):
         fed = []
         for number, row in enumerate(rows):
             here = row[start : start + plan.chunk]
-            again = row[max(0, start - plan.overlap) : start] if start > plan.skip else row[:0]
-            told = instructions[0 if start == plan.skip else 1] if len(here) else []
-            fed.append([*told, *prompt[number, torch.cat([again, here])].tolist()])
+            again = row[max(0, start - plan.overlap) : start] if start > begin else row[:0]
+            told, then = (instructions[0 if start == begin else 1], instructions[2]) if len(here) else ((), ())
+            fed.append([*told, *prompt[number, again].tolist(), *then, *prompt[number, here].tolist()])
         width = max(len(ids) for ids in fed)
         flags = [[True] * len(ids) + [False] * (width - len(ids)) for ids in fed]
         real = torch.tensor(flags, dtype=torch.bool, device=prompt.device)
         filled = [ids + [0] * (width - len(ids)) for ids in fed]
         ids = torch.tensor(filled, dtype=torch.int64, device=prompt.device)
-        columns, before = [row[start : start + plan.chunk] for row in rows], [row[: plan.skip] for row in rows]
-        yield Repetition(ids, real, columns, before)
+        columns = [row[start : start + plan.chunk] for row in rows]
+        yield Repetition(ids, real, columns, [row[: min(plan.skip, start)] for row in rows])
 
 
 @torch.no_grad()
@@ -78,8 +81,8 @@ def read_again(session: Session, cache: PressCache) -> None:
     limit = session.positions
     if limit is not None and longest > limit:
         raise UnsupportedError(
-            f"{session.press} repeats a prompt of {length} tokens at positions up to {longest}, and this model has "
-            f"learned {limit}. Give it a smaller chunk, or use a press that reads the prompt once."
+            f"{short(session.press)} repeats a prompt of {length} tokens at positions up to {longest}, and this model "
+            f"has learned {limit}. Give it a smaller chunk, or use a press that reads the prompt once."
         )
     with undisturbed():
         for layer in cache.stores:
@@ -100,32 +103,22 @@ def check_model(session: Session) -> None:
     if kind := length_dependent(session.model):
         raise UnsupportedError(
             f"{type(session.model).__name__} uses {kind} RoPE, whose angles depend on the longest position seen, and "
-            f"{session.press} makes the model repeat its prompt beyond its end. Use a press that reads the prompt once."
+            f"{short(session.press)} makes the model repeat its prompt beyond its end. Use a press that reads the "
+            "prompt once (snapkv, h2o)."
         )
 
 
-def check_text(press: Press, given: Mapping[str, Any]) -> None:
-    """Raise UnsupportedError where a prompt is more than the tokens that can be fed again."""
-    if not isinstance(given.get("input_ids"), Tensor) or given.get("inputs_embeds") is not None:
-        raise UnsupportedError(f"{press} reads the prompt a second time and needs input_ids, not inputs_embeds.")
-    other = [name for name, value in given.items() if isinstance(value, Tensor) and name not in _TEXT]
-    if other:
-        raise UnsupportedError(
-            f"{press} reads the prompt a second time, as tokens alone, and this one has {', '.join(other)} too. Use a "
-            "press that reads the prompt once."
-        )
-
-
-def checked_instructions(value: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Two sequences of token ids, or SessionError."""
+def checked_instructions(value: Any) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Three sequences of token ids, the last of which may be missing; or SessionError."""
     try:
-        first, later = ([int(token) for token in tokens] for tokens in value)
+        first, later, *more = [[int(token) for token in tokens] for tokens in value]
+        (end,) = more or ([],)
     except (TypeError, ValueError):
         raise SessionError(
-            f"instructions={value!r} must be two lists of token ids: what comes before the first part of a prompt that "
-            "is repeated, and before each later one."
+            f"instructions={short(repr(value))} must be lists of token ids: what comes before the first part of a "
+            "prompt that is repeated, what comes before each later one, and, if anything, what follows either."
         ) from None
-    return tuple(first), tuple(later)
+    return tuple(first), tuple(later), tuple(end)
 
 
 def strongest(q: Tensor, k: Tensor, rule: Rule, part: Repetition, out: Tensor) -> None:

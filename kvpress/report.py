@@ -27,7 +27,8 @@ class Report:
     """What a press made of a cache.
 
     logical: tokens seen. bytes: held, everything included. dense_bytes: the same tokens dense. by_kind: the
-    ledger. fired: how often the press was applied.
+    ledger. fired: how often the press was applied. kept_all: it changed nothing yet: no slot was dropped and none
+    stored in another form, because the prompt is shorter than the budget, the protected slots or the dense window.
     """
 
     press: str
@@ -37,6 +38,7 @@ class Report:
     by_kind: dict[str, int]
     fired: int
     layers: tuple[LayerReport, ...]
+    kept_all: bool = False
 
     @property
     def ratio(self) -> float:
@@ -51,7 +53,7 @@ class Report:
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in self.by_kind.items())
         return (
             f"{self.press}: {self.logical} tokens in {self.bytes:,} bytes, {self.ratio:.3f} of dense "
-            f"({self.dense_bytes:,}); {kinds}"
+            f"({self.dense_bytes:,}); {kinds}" + ("; kept everything" if self.kept_all else "")
         )
 
 
@@ -80,4 +82,17 @@ def report_of(cache: PressCache) -> Report:
         ledger.by_kind(),
         max((layer.fired for layer in cache.stores), default=0),
         tuple(layers),
+        kept_all(cache),
     )
+
+
+def kept_all(cache: PressCache) -> bool:
+    """Whether a press that decides something has dropped no slot and packed none."""
+    recipe = cache.press.recipe
+    packs = recipe.block > 0 or recipe.channels is not None
+    for layer in cache.stores:
+        if not layer.is_initialized or (packs and layer.held):
+            return False
+        if recipe.evicts and bool((layer.counts() < layer.lengths().cpu()[:, None]).any()):
+            return False
+    return str(cache.press) != "full"

@@ -15,8 +15,9 @@ from transformers import PreTrainedModel
 
 from kvpress import compact, hf
 from kvpress.cache import PressCache
-from kvpress.errors import SessionError, UnsupportedError
+from kvpress.errors import SessionError, UnsupportedError, short
 from kvpress.forecast import Forecast, chooses
+from kvpress.inputs import check_text
 from kvpress.io import fingerprint
 from kvpress.masks import check_mask, check_prompt_mask, seen_mask
 from kvpress.meter import Meter
@@ -25,7 +26,7 @@ from kvpress.peak import Peak
 from kvpress.premise import Finding, Survey, warn
 from kvpress.press import Press
 from kvpress.probe import move, moves
-from kvpress.repeat import check_model, check_text, checked_instructions, read_again
+from kvpress.repeat import check_model, checked_instructions, read_again
 from kvpress.report import Report, report_of
 from kvpress.rope import Rotate
 from kvpress.running import Call, Gate, runs
@@ -53,7 +54,7 @@ class Session:
         # Models within models, which run as parts of a forward: of the language model, its decoder.
         takers = [module for module in model.modules() if hf.takes_cache(module)]
         self._parts = {id(m): {id(part) for part in m.modules() if part is not m} for m in takers}
-        self._instructions: tuple[Sequence[int], Sequence[int]] = ((), ())
+        self._instructions: tuple[Sequence[int], ...] = ((), (), ())
         self.positions = hf.learned_positions(model)
         self.premises: tuple[Finding, ...] | None = None if press.recipe.premises else ()
         if press.recipe.needs.repeat is not None:
@@ -62,14 +63,17 @@ class Session:
         self.open = True
 
     @property
-    def instructions(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Token ids that come before the first and before each later part of a prompt that a press (kvzip) makes the
-        model repeat, without a begin token; see kvpress.policies.kvzip.instructions. Empty unless they are set.
+    def instructions(self) -> Sequence[Sequence[int]]:
+        """Token ids around the parts of a prompt that a press (kvzip) makes the model repeat, without a begin token.
+
+        Three lists: what comes before the first part, what comes before each later one and the last tokens of the part
+        before it, and what comes after either (the end of the user's turn; may be left out). See
+        kvpress.policies.kvzip.instructions. Empty unless they are set.
         """
         return self._instructions
 
     @instructions.setter
-    def instructions(self, value: tuple[Sequence[int], Sequence[int]]) -> None:
+    def instructions(self, value: Sequence[Sequence[int]]) -> None:
         self._instructions = checked_instructions(value)
 
     def new_cache(self) -> PressCache:
@@ -127,6 +131,7 @@ class Session:
         if between:
             self._check_between(compress)
         cache = self.new_cache() if cache is None else _ours(cache)
+        cache.state.check_free()
         past, new = cache.get_seq_length(), ids.shape[1]
         self._check_rows(cache, ids.shape[0])
         if attention_mask is not None:
@@ -139,7 +144,7 @@ class Session:
         limit = None
         if peak is not None:
             chunk, limit = self._forecast.within(peak, cache, ids.shape, chunk, compress, between)
-        with self._measured(cache, limit):
+        with cache.state.claimed(), self._measured(cache, limit):
             if between:
                 if attention_mask is None:
                     lengths = torch.full((ids.shape[0],), past + new, dtype=torch.int64, device=ids.device)
@@ -183,8 +188,8 @@ class Session:
             )
         if why := self.press.recipe.waits:
             raise UnsupportedError(
-                f"{self.press} cannot be applied between the chunks of a prompt: {why}. Read with between=False, which "
-                "keeps everything dense until the end of the prompt, or use another press (knorm, keydiff, h2o, kivi)."
+                f"{short(self.press)} cannot be applied between the chunks of a prompt: {why}. Read it "
+                "with between=False, or use another press (knorm, keydiff, h2o, kivi)."
             )
 
     def peak(self, tokens: int, rows: int = 1, chunk: int | None = None, between: bool = False) -> Peak:
@@ -229,7 +234,7 @@ class Session:
         if self.press.recipe.evicts:
             raise UnsupportedError(
                 "Assisted generation and prompt lookup take guessed tokens back, and what "
-                f"{self.press} evicted for their sake cannot come back. Generate without them, or use a press "
+                f"{short(self.press)} evicted for their sake cannot come back. Generate without them, or use a press "
                 "that keeps every token (full, kivi)."
             )
 
@@ -247,21 +252,20 @@ class Session:
         """Fire the press now where it has not fired since the last prompt."""
         self._check_open()
         _ours(cache)
-        cache.state.check_free()
-        self._check_made_here(cache)
-        first = cache.stores[0]
-        if self.press.recipe.needs.repeat is not None and first.pending and not compact.fits(first):
-            chunked, self._call.chunked = self._call.chunked, None
-            try:
-                read_again(self, cache)
-            finally:
-                self._call.chunked = chunked
-        for layer in cache.stores:
-            layer.hold = False
-            layer.rotate = move(self._rotate, self._still, layer.index)  # a loaded cache has not met this session yet
-            layer.output = self._outputs.get(layer.index)
-        _fire(cache)
-        self._conclude(cache)
+        with cache.state.claimed():
+            self._check_made_here(cache)
+            first = cache.stores[0]
+            if self.press.recipe.needs.repeat is not None and first.pending and not compact.fits(first):
+                chunked, self._call.chunked = self._call.chunked, None
+                try:
+                    read_again(self, cache)
+                finally:
+                    self._call.chunked = chunked
+            for layer in cache.stores:  # a loaded cache has not met this session yet
+                layer.hold, layer.rotate = False, move(self._rotate, self._still, layer.index)
+                layer.output = self._outputs.get(layer.index)
+            _fire(cache)
+            self._conclude(cache)
 
     def report(self, cache: PressCache) -> Report:
         """Slots and bytes of a cache, by layer and by kind."""
@@ -281,7 +285,7 @@ class Session:
         if call.module is not None:
             if self._within(module, given):
                 return None
-            call.module = call.cache = None  # that forward was broken off, by an interrupt
+            call.module = call.cache = None  # that forward was broken off by an interrupt, after which no hook runs
             self._gate.forget()
         if not self._gate.enter():
             return None
@@ -295,13 +299,12 @@ class Session:
 
     def _within(self, module: torch.nn.Module, given: dict[str, Any]) -> bool:
         """`module` runs as a part of the model whose forward this thread has called."""
-        running = self._call.module
-        assert running is not None
-        if id(module) not in self._parts.get(id(running), ()):
-            return id(running) not in self._parts  # a replica of the model: its parts are not known
-        cache = given.get("past_key_values")
+        running, cache = self._call.module, given.get("past_key_values")
+        if running is None or module is running:
+            return False
         same = cache is self._call.cache and (cache is not None or not self._uses_cache(given))
-        return same or runs(running)
+        known = id(module) in self._parts.get(id(running), ())
+        return (known and same) or runs(running)  # what is not plain is looked up
 
     def _cache_for(self, given: dict[str, Any]) -> PressCache | None:
         """The cache of this forward, ready to be filled; None where the forward keeps no cache."""
@@ -315,6 +318,7 @@ class Session:
                 "the session keeps the cache. Leave it out, or pass session.new_cache(); what a cache of another kind "
                 "holds already has to be read again, with session.prefill(ids)."
             )
+        hf.check_call(self.model, given)
         if given.get("output_attentions"):
             raise UnsupportedError("output_attentions=True asks for what a press does not build. Leave it out.")
         cache = self.new_cache() if cache is None else cache
@@ -342,7 +346,7 @@ class Session:
         first = cache.stores[0]
         if first.fired:
             return
-        check_text(self.press, given)
+        check_text(self.press, given, self.model.config)
         reads = first.hold and self._call.chunked is not False  # a prompt's chunk may be one token
         if given["input_ids"].shape[1] == 1 and first.pending and not reads:
             self.compress(cache)
@@ -361,7 +365,9 @@ class Session:
 
     def _check_made_here(self, cache: PressCache) -> None:
         if cache.press != self.press:
-            raise SessionError(f"This cache was made by {cache.press}, the press entered is {self.press}.")
+            raise SessionError(
+                f"This cache was made by {short(cache.press)}, the press entered is {short(self.press)}."
+            )
         if cache.broken:
             raise SessionError("A forward on this cache failed half-way, so its layers disagree. Make a new cache.")
         if len(cache.layers) != len(self._types):
@@ -384,7 +390,6 @@ class Session:
         if chunked is not None:
             self._when(cache, hold=chunked, eager=not chunked)
             self._call.read = cache
-        cache.state.claim()  # a second reading of the prompt, which came before, has let go of it
         cache.state.before = cache.get_seq_length()
         cache.state.live = cache.broken = True
         hf.set_pressed(True)
@@ -402,6 +407,7 @@ class Session:
                 self._complete(cache, kwargs)
         finally:
             if cache is not None:
+                cache.state.live = False
                 cache.state.release()
             self._gate.leave()
 
@@ -432,7 +438,7 @@ def _instead(press: Press) -> str:
     """What to do where keys cannot be moved."""
     if press.recipe.positions == "slots":
         return 'use positions="keep" (original positions)'
-    return f'{press} scores what was there before RoPE; use snapkv, keydiff, leverage(keys="rotated") or another'
+    return f'{short(press)} scores what was there before RoPE; use snapkv, keydiff, leverage(keys="rotated") or another'
 
 
 def _fire(cache: PressCache) -> None:
@@ -453,6 +459,7 @@ def open_session(press: Press, model: PreTrainedModel) -> Iterator[Session]:
     hf.check_model(model)
     for key, value in {*hf.widths(model).values()}:
         press.recipe.fits(key, value)
+    press.recipe.serves(hf.layer_types(model)[0].count("full_attention"))
     gate = Gate()
     try:
         with hf.attention_of(model) as forget_masks:

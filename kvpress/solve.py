@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from kvpress.cache import PressCache
-from kvpress.errors import BudgetError
+from kvpress.errors import BudgetError, short
 from kvpress.press import PRESETS, Part, Press
 from kvpress.search import STEPS, Search
 
@@ -75,11 +75,11 @@ def solve(press: Press, model: PreTrainedModel, length: int, target: str | float
         best = None if best is None else _nearer(at, sizes, best, wanted, length)
     if best is None or sizes[best] < (1 - _CLOSE) * wanted:
         raise BudgetError(
-            f"{press} cannot hold {wanted:,} bytes ({wanted / ruler.dense:.1%} of the dense cache of {length} tokens) "
+            f"{short(press)} cannot hold {wanted:,} bytes ({wanted / ruler.dense:.1%} of {length} tokens dense) "
             f"by its {name}: it reaches {_reach(at, sizes, ruler.dense)}"
-            + (f", in steps ({', '.join(map(str, _CHOICES[name]))} bits)" if name in _CHOICES else "")
-            + (f"; {sizes[best] / ruler.dense:.1%} is what fits" if best is not None and best != max(sizes) else "")
-            + ". Ask for another share, or compose it with another press."
+            + (f" in steps of {_CHOICES[name]}" if name in _CHOICES else "")
+            + (f"; {sizes[best] / ruler.dense:.1%} fits" if best is not None and best != max(sizes) else "")
+            + ". Ask for another share, or compose it."
         )
     return Solved(presses[best], sizes[best], ruler.dense)
 
@@ -155,7 +155,7 @@ def _free(press: Press) -> tuple[int, str]:
             if name in PRESETS[part.name].signature.parameters and name not in dict(part.given):
                 return number, name
     raise BudgetError(
-        f"{press} leaves nothing to solve for: leave out keep, keep_channels or bits, and its value is found."
+        f"{short(press)} leaves nothing to solve for: leave out keep, keep_channels or bits, and its value is found."
     )
 
 

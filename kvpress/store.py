@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from copy import copy
@@ -62,7 +63,7 @@ class State:
     live: a forward of a session that knows this cache is running. part: what of the prompt it repeats, if it does.
     meter: measures while a prompt is read. reading: a prompt that is compressed between its chunks. survey: what
     the press takes for granted is measured when it fires, None = it is known or there is nothing to know. owner: the
-    thread of that forward. before: logical length when it began.
+    thread that works on the cache, and how many of its calls do. before: logical length when the forward began.
     """
 
     live: bool = False
@@ -72,11 +73,12 @@ class State:
     survey: Survey | None = None
     layers: list[StoreLayer] = field(default_factory=list)
     owner: threading.Thread | None = None
+    claims: int = 0
     before: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def check_free(self) -> None:
-        """Raise SessionError while a forward of another thread runs on the cache."""
+        """Raise SessionError while another thread works on the cache."""
         owner = self.owner
         if owner is not None and owner is not threading.current_thread() and owner.is_alive():
             raise SessionError(
@@ -85,14 +87,27 @@ class State:
             )
 
     def claim(self) -> None:
-        """The calling thread runs a forward on the cache. Raises SessionError where another one does."""
+        """The calling thread works on the cache until as many `release`. SessionError where another one does."""
         with self.lock:
             self.check_free()
-            self.owner = threading.current_thread()
+            me = threading.current_thread()
+            self.owner, self.claims = me, self.claims + 1 if self.owner is me else 1
 
     def release(self) -> None:
-        """No forward runs on the cache any more."""
-        self.live, self.owner = False, None
+        """Undo one `claim`."""
+        with self.lock:
+            self.claims -= 1
+            if self.claims <= 0:
+                self.owner = None
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Within, the calling thread works on the cache."""
+        self.claim()
+        try:
+            yield
+        finally:
+            self.release()
 
 
 class StoreLayer(CacheLayerMixin):  # type: ignore[misc]

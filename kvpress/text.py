@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kvpress.errors import PressSyntaxError
+from kvpress.numbers import check_number
 
 __all__ = ["Value", "arguments", "clean", "split"]
 
@@ -89,6 +90,7 @@ def clean(name: str, parameters: Mapping[str, str], given: Mapping[str, Any]) ->
                 + (" and keep is given too; give one." if "keep" in given else ", which this press does not have.")
             )
         ratio = given.pop("compression_ratio")
+        check_number(name, "compression_ratio", ratio)
         if not _fits(ratio, "float | int"):
             raise PressSyntaxError(f"{name}: compression_ratio={ratio!r} must be a fraction such as 0.75.")
         given["keep"] = round(1.0 - ratio, 9)
@@ -98,6 +100,7 @@ def clean(name: str, parameters: Mapping[str, str], given: Mapping[str, Any]) ->
             raise PressSyntaxError(f"{name} has no argument {argument!r}; it takes: {known}.")
         if not isinstance(value, bool | int | float | str | type(None)):
             raise PressSyntaxError(f"{name}: {argument}={value!r} must be a number, a string or true/false.")
+        check_number(name, argument, value)
         wanted = parameters[argument]
         if argument != "keep" and not _fits(value, wanted):
             raise PressSyntaxError(f"{name}: {argument}={value!r} must be {wanted.replace(' | ', ' or ')}.")

@@ -76,6 +76,15 @@ variant(
 )
 variant(
     h2o,
+    "kvpress",
+    "ObservedAttention of NVIDIA's kvpress: the average over the queries that see a slot, once after the prompt.",
+    keep=0.5,
+    recent=0,
+    schedule="after_prefill",
+    average=True,
+)
+variant(
+    h2o,
     "factory",
     "H2O as in KVCache-Factory's tables: once after the prompt, a window of 8, no eviction while decoding.",
     keep=128,
@@ -135,9 +144,22 @@ variant(
     keep=0.3,
 )
 
+variant(
+    kvzip,
+    "kvpress",
+    "KVzip as in NVIDIA's kvpress: parts of 2048 tokens, the 4 sinks repeated too; set session.instructions.",
+    keep=0.5,
+    chunk=2048,
+    whole=True,
+)
+
 variant(criticalkv, "paper", "CriticalKV with half of each budget by attention alone.", ratio=0.5)
 variant(
-    criticalkv, "kvpress", "CriticalKV of NVIDIA's kvpress: protected slots use up the first stage.", protected=True
+    criticalkv,
+    "kvpress",
+    "CriticalKV of NVIDIA's kvpress: protected slots use up the first stage, scores are taken as they come.",
+    protected=True,
+    share=False,
 )
 
 # How slots are spread
@@ -152,6 +174,13 @@ variant(
     "authors",
     "PyramidKV in the authors' integers: for 128 slots 242 in the first of 32 layers, 25 in the last, 133.5 a layer.",
     exact=False,
+)
+variant(
+    pyramid,
+    "kvpress",
+    "PyramidKV's sequence as in NVIDIA's kvpress: the window is part of it; even where the last layer would be less.",
+    exact=False,
+    whole=True,
 )
 
 # How slots are stored

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from kvpress.reach import storages
+from kvpress.report import kept_all
 
 from .clock import Clock
 from .config import RunConfig
@@ -52,6 +53,7 @@ class Answers:
     steps: int = 0
     nbytes: int = 0
     dense_nbytes: int = 0
+    kept_all: bool = False
     by_kind: dict[str, int] = field(default_factory=dict)
     logical: int = 0
     read_tokens: int = 0
@@ -121,6 +123,7 @@ def measure(answers: Answers, cache: PressCache) -> None:
     answers.by_kind = dict(cache.ledger().by_kind())
     answers.nbytes, answers.dense_nbytes = cache.nbytes(), cache.dense_nbytes()
     answers.logical = int(cache.get_seq_length())
+    answers.kept_all = kept_all(cache)
     claimed, held = sum(answers.by_kind.values()), sum(storages(cache).values())
     if not claimed == answers.nbytes == held:
         raise RuntimeError(f"claimed bytes {claimed}, in all {answers.nbytes}, are not the {held} held")

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from rich.table import Table as Grid
 from rich.text import Text
 
+from kvpress.errors import nearest, short
+
 from . import stats
 from .config import amount
 from .console import Console
@@ -87,7 +89,8 @@ class Asked:
         if targets:
             raise UsageError(f"no finished row of {self}; it was solved for --bytes {' or '.join(targets)}")
         known = sorted({named(row.asked, row.target) for row in rows if row.ok})
-        raise UsageError(f"no finished row of {self}; there are: {', '.join(known) or 'none'}")
+        told = nearest(str(self), known, "kvpress report") if known else "there is none of any press"
+        raise UsageError(f"no finished row of {short(self)}; {told}")
 
 
 def spelled(text: str, rows: Sequence[Row]) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
-from kvpress.errors import KVPressError
+from kvpress.errors import KVPressError, nearest, short
 
 __all__ = ["CellError", "EpisodeError", "StorageError", "TooShortError", "UsageError", "choose", "suggest"]
 
@@ -41,11 +40,12 @@ class StorageError(KVPressError, OSError):
     """There is no room for a file: says where, and that what is there is kept."""
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
-    """``"did you mean 'x'?"`` for the nearest of ``known``, else the list of them."""
-    names = sorted(known)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else "choose from " + ", ".join(names)
+_LISTED = {"task": "kvpress list tasks", "press": "kvpress list presses", "model": "kvpress list models"}
+
+
+def suggest(word: str, known: Iterable[str], what: str = "") -> str:
+    """``"did you mean 'x'?"`` for the names nearest to ``word``; see ``kvpress.errors.nearest``."""
+    return nearest(word, known, _LISTED.get(what, ""))
 
 
 def choose(what: str, word: str, known: Iterable[str]) -> str:
@@ -56,5 +56,5 @@ def choose(what: str, word: str, known: Iterable[str]) -> str:
     """
     names = list(known)
     if word not in names:
-        raise UsageError(f"unknown {what} {word!r}; {suggest(str(word), names)}")
+        raise UsageError(f"unknown {what} {short(word, 60)!r}; {suggest(str(word), names, what)}")
     return word

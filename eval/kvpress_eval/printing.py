@@ -105,6 +105,9 @@ def print_row(console: Console, row: Row, path: Path, against: str) -> None:
         console.print(Text(name, style="bold").append(value, style="not bold"), soft_wrap=True)
 
 
+KEPT_ALL = "no prompt is long enough for this press to change anything: it was measured as the full cache"
+
+
 def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
     yield "press", row.press_spec
     if row.target:
@@ -144,6 +147,8 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
         kinds = ", ".join(f"{kind} {bytes_text(n)}" for kind, n in row.bytes_by_kind.items())
         share = f"{100 * row.bytes_ratio:.1f} % of dense {bytes_text(row.bytes_dense)}"
         yield "cache", f"{bytes_text(row.bytes)}, {share} ({kinds})"
+        if row.kept_all:
+            yield "kept everything", KEPT_ALL
         yield "while answering", _loading(row)
         if row.save_s is not None and row.load_s is not None:
             same = "exact" if row.reload_exact else "NOT the same afterwards"
@@ -216,7 +221,8 @@ def row_line(row: Row, ran: bool) -> Text:
         return Text.assemble((row.status, "red" if row.status == "failed" else "yellow"), f" {what}: {row.error or ''}")
     state = f"{row.seconds:5.1f} s{DISTURBED if row.quiet is False else ''}" if ran else "present"
     kl = f"  KL {nats(_mean(row.measures['kl'])):>8}" if "kl" in row.measures else ""
-    return Text(f"{state}  {100 * row.score:5.1f}{kl}  {100 * row.bytes_ratio:5.1f} % bytes  {what}")
+    line = Text(f"{state}  {100 * row.score:5.1f}{kl}  {100 * row.bytes_ratio:5.1f} % bytes  {what}")
+    return line.append("  kept everything", style="yellow") if row.kept_all else line
 
 
 def two_columns(console: Console, title: str, items: Mapping[str, str]) -> None:

@@ -48,6 +48,9 @@ class Row:
     ``peak_kind`` says what ``peak_memory`` is: "rss above loaded model" or "cuda allocated above
     model".
 
+    ``kept_all`` says that the press changed nothing in any session's first prompt: it was shorter than the budget,
+    the protected slots or the dense window.
+
     ``scorer`` made ``session_scores``; ``reference_scores`` are those of the released scorer for the same
     answers, where there is one. ``turn_tasks`` names the sub-task of every turn of a mixed task, ``subtasks``
     their mean scores. ``extras`` are means of what is measured beside the score, over the turns that have it (see
@@ -113,6 +116,7 @@ class Row:
     bytes_ratio: float = 0.0
     bytes_by_kind: dict[str, int] = field(default_factory=dict)
     logical_length: float = 0.0
+    kept_all: bool = False
     peak_memory: int | None = None
     peak_kind: str | None = None
     ttft_s: float = 0.0

@@ -197,6 +197,7 @@ def _costs(row: Row, answers: list[Answers]) -> None:
     row.bytes_by_kind = {k: round(sum(a.by_kind.get(k, 0) for a in answers) / n) for k in kinds}
     row.bytes = sum(row.bytes_by_kind.values())  # so that rounded means still add up
     row.logical_length = sum(a.logical for a in answers) / n
+    row.kept_all = all(a.kept_all for a in answers)
     row.prefill_s = sum(a.prefill_s for a in answers) / n
     row.prefill_tps = sum(a.read_tokens for a in answers) / max(1e-9, sum(a.prefill_s for a in answers))
     row.fired = 0.0 if row.press == "full" else sum(a.fired for a in answers) / n

@@ -165,6 +165,21 @@ def _same_twice(case: Case) -> str:
     return "the same twice, with another prompt in between"
 
 
+def _another_default(case: Case) -> str:
+    ids, follow = case.rows[0][None], tokens(1, 3, 1)
+    with case.press(case.model) as session:
+        wanted, cache = rollout(session, ids, follow)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float16)
+        try:
+            found, other = rollout(session, ids, follow)
+        finally:
+            torch.set_default_dtype(before)
+    if gap(found, wanted) or kept(cache) != kept(other):
+        raise BrokenError("logits or slots kept are others under torch.set_default_dtype(torch.float16)")
+    return "the same under another default type of torch"
+
+
 def _questions(case: Case) -> str:
     answers = []
     with case.press(case.model) as session:
@@ -208,6 +223,11 @@ TRIALS = [
     Trial("I4 a second turn", _turns, "Use positions and seen.rank, not the number of slots held."),
     Trial("I4 forks", _forks, _PURE),
     Trial("I6 model restored", _restored, "A method never touches the model or settings of the process."),
+    Trial(
+        "I11 another default type",
+        _another_default,
+        "Give every new tensor its dtype= and device=; int / int and int * 0.5 take the default type: .float() before.",
+    ),
     Trial("I7 the same twice", _same_twice, _PURE),
     Trial("I7 order of questions", _questions, _PURE),
 ]

@@ -36,7 +36,7 @@ class AdaptiveHeads:
             scores = scores.masked_fill((rank < sure[:, None, None]) & (scores > -torch.inf), torch.inf)
         best = scores.flatten(1).argsort(dim=-1, descending=True, stable=True)
         rank = torch.arange(heads * slots, dtype=torch.int64, device=scores.device).expand_as(best)
-        wanted = (total * heads).minimum(there.sum(-1))
+        wanted = (total * heads).round().long().minimum(there.sum(-1))
         chosen = torch.zeros_like(best).scatter_(1, best, (rank < wanted[:, None]).long())
         counts = chosen.view(batch, heads, slots).sum(-1)
         if self.mode == "floor":

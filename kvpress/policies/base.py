@@ -40,8 +40,9 @@ class HeadBudget(Protocol):
     compares: bool
 
     def __call__(self, total: Tensor, scores: Tensor) -> Tensor:
-        """total (B,) int64 slots per head on average, scores (B, H, n) -> (B, H) int64, rows sum to H * total.
+        """total (B,) slots per head on average, scores (B, H, n) -> (B, H) int64, rows sum to H * total.
 
+        total is int64; for a budget that compares it may be fp64, with H * total whole (a layer budget chose it).
         Scores of protected slots are +inf and those of slots that do not exist are -inf.
         """
         ...
@@ -66,7 +67,8 @@ class LayerBudget(Protocol):
 
     compares: scores of different layers are compared, so they must be on one scale. exact: shares are proportions,
     made whole so that they sum to layers * total; otherwise each is taken as it is, rounded down and bounded by the
-    layer's slots, whatever they sum to. waits: as for a scorer.
+    layer's slots, whatever they sum to. waits: as for a scorer. A method `check_layers(layers: int)`, where there is
+    one, raises PressConflictError for a model with so many layers that the budget means nothing.
     """
 
     needs: Needs
@@ -84,14 +86,18 @@ class LayerBudget(Protocol):
     def weights(self, measured: Sequence[Tensor], total: Tensor, fixed: Tensor, lengths: Tensor) -> Tensor:
         """(L, B) shares from what was measured in every layer.
 
-        total: (B,) slots per head on average, fixed: (B,) of them protected, lengths: (B,) real tokens of each row. All
-        tensors are on one device, whatever devices the layers are on.
+        total: (B,) slots per head on average, whole ones (int64) where shares are exact, else as asked for (fp64).
+        fixed: (B,) of them protected, lengths: (B,) real tokens of each row. All tensors are on one device, whatever
+        devices the layers are on.
         """
         ...
 
 
 class Sharer(Protocol):
-    """Which layers store something in common, and what. block: slots are merged in multiples of this."""
+    """Which layers store something in common, and what. block: slots are merged in multiples of this.
+
+    `check_layers`: as for a LayerBudget.
+    """
 
     block: int
 

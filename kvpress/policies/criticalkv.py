@@ -5,10 +5,11 @@ idea      dropping slots moves the output by at most sum_j A_j |W_o v_j|_1: boun
 formula   the ratio b best of the b slots of a head by A_j, the others by (A_j + epsilon) |W_o v_j|_1
 cost      one more output projection of the prompt, in fp32 tiles; where slots go one by one, of each new token, and
           8 bytes a slot and KV head to remember the norms
-deviates  A_j is its share of the head's attention, so that epsilon is one thing for sums and for means; the ratio is
-          of the slots there is a choice of, sinks and recent tokens left out (protected=true: of all, as in the
-          authors' code, where the window fills the first stage); with ada as there: head budgets by A alone; a gate
-          on what attention gives (qwen3_next) is taken to be open; layers that share a cache go by its owner's W_o
+deviates  A_j is its share of the head's attention, so that epsilon is one thing for sums and for means (share=false:
+          the scores as they come); the ratio is of the slots there is a choice of, sinks and recent tokens left out
+          (protected=true: of all, as in the authors' code, where the window fills the first stage); with ada as
+          there: head budgets by A alone; a gate on what attention gives (qwen3_next) is taken to be open; layers that
+          share a cache go by its owner's W_o
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ from kvpress.evidence import Needs
 class OutputPerturbation:
     """Two stages over a scorer's attention.
 
-    ratio: of the slots that are chosen, how many by attention alone. epsilon: added to the share of attention before
-    it is weighted. protected: sinks and recent tokens count as chosen by attention.
+    ratio: of the slots that are chosen, how many by attention alone. epsilon: added to attention before it is
+    weighted. protected: sinks and recent tokens count as chosen by attention. share: attention is taken as a share of
+    what the head's slots get together.
     """
 
     ratio: float = 0.5
     epsilon: float = 1e-4
     protected: bool = False
+    share: bool = True
     needs = Needs(output=True)
 
     def __call__(self, scores: Tensor, added: Tensor, pos: Tensor, counts: Tensor, protected: Tensor) -> Tensor:
@@ -41,6 +44,7 @@ class OutputPerturbation:
         first = (chosen.clamp(min=0).double() * self.ratio + 1e-9).floor().long()
         safe = torch.maximum(first, sure) if self.protected else first + sure
         attention = scores.float().masked_fill(pos < 0, 0.0)
-        share = attention / attention.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        if self.share:
+            attention = attention / attention.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
         by_attention = choose(scores, pos, safe, protected)
-        return torch.where(by_attention, torch.inf, (share + self.epsilon) * added)
+        return torch.where(by_attention, torch.inf, (attention + self.epsilon) * added)

@@ -4,7 +4,8 @@ paper     Zhang et al. 2023, H2O: Heavy-Hitter Oracle for Efficient Generative I
 idea      keep the heaviest tokens and the most recent ones; evict greedily, one a decoded token
 formula   score_j = sum over queries i >= j of softmax(q_i k)_j, prompt and decoded queries alike
 cost      prefill about one more QK^T in tiles, O(n) memory; decode one more row of logits a step
-deviates  causal sums (the authors' lm-eval masks look ahead); summed over the query heads of a KV head (GQA)
+deviates  causal sums (the authors' lm-eval masks look ahead); summed over the query heads of a KV head (GQA);
+          average=true divides by the number of queries that could see the slot: NVIDIA's ObservedAttention, and no H2O
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ from kvpress.evidence import Evidence, Needs
 
 @dataclass(frozen=True)
 class HeavyHitters:
-    """Accumulated attention mass of each slot."""
+    """Accumulated attention mass of each slot. average: over the queries and query heads it could have come from."""
 
+    average: bool = False
     needs = Needs(mass=True)
     comparable = True
     attention = True
     waits = ""  # what a slot received before it was evicted is forgotten with it
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
-        return seen.mass()
+        if not self.average:
+            return seen.mass()
+        length = seen.rank.amax((1, 2)) + 1
+        return seen.mass() / (length[:, None, None] - seen.rank).clamp(min=1) / seen.rule.group

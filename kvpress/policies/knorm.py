@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from kvpress.block import Block
+from kvpress.errors import PressConflictError
 from kvpress.evidence import Evidence, Needs
 from kvpress.policies.base import rounded
 
@@ -43,6 +44,14 @@ class FirstWhole:
     needs = Needs()
     compares = False
     exact = False
+
+    def check_layers(self, layers: int) -> None:
+        """Raise PressConflictError where no layer is left to compress."""
+        if self.skip >= layers:
+            raise PressConflictError(
+                f"skip={self.skip} leaves all {layers} layers of this model whole, so nothing is evicted. Skip fewer "
+                f"than {layers}."
+            )
 
     def measure(self, block: Block, seen: Evidence, scores: Callable[[], Tensor]) -> Tensor:
         return torch.zeros(block.pos.shape[0], dtype=torch.float64, device=block.pos.device)

@@ -5,8 +5,9 @@ idea      the prompt is fed a second time, after "repeat the previous context"; 
 formula   score_j = max over the queries of the repetition and the query heads of softmax over [first tokens, slots of
           the part, the repetition itself]_j; the best slots of all heads and layers stay
 cost      one more prefill, O(n chunk) attention for the scores; all layers stay dense until it is done
-deviates  fp32 and exact totals (the authors' threshold drops ties); layers hold whole slots per head on average; the
-          instruction is optional (`session.instructions`): a press has no tokenizer
+deviates  fp32 and exact totals (the authors' threshold drops ties); the instruction is optional
+          (`session.instructions`): a press has no tokenizer; sinks always stay and are not repeated (whole=true: they
+          are, as in NVIDIA's kvpress, which repeats all but a chat template's first words)
 """
 
 from __future__ import annotations
@@ -27,32 +28,35 @@ _LATER = "\n\nRepeat the part of the previous context exactly, starting with "
 @dataclass(frozen=True)
 class Reconstruction:
     """Largest attention each slot gets while the prompt is repeated. chunk: tokens repeated at once; overlap: last
-    tokens of the part before that lead into the next; skip: first tokens, not repeated and seen by every part.
+    tokens of the part before that lead into the next; skip: first tokens, not repeated and seen by every part; whole:
+    they are repeated too.
     """
 
     chunk: int = 2000
     overlap: int = 8
     skip: int = 4
+    whole: bool = False
     comparable = True
     attention = True
     waits = "kvzip reads the whole prompt a second time"
 
     @property
     def needs(self) -> Needs:
-        return Needs(repeat=Repeat(self.chunk, self.overlap, self.skip))
+        return Needs(repeat=Repeat(self.chunk, self.overlap, self.skip, self.whole))
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         return seen.strongest()
 
 
-def instructions(tokenizer: Any, chat: bool = True) -> tuple[list[int], list[int]]:
+def instructions(tokenizer: Any, chat: bool = True) -> tuple[list[int], list[int], list[int]]:
     """The paper's two instructions as token ids, for `session.instructions`: to repeat all, and a later part.
 
-    With a chat template they end the user's turn and begin the model's answer. chat: False for raw text.
+    The third list ends the user's turn and begins the model's answer, where there is a chat template. chat: False for
+    raw text.
     """
     end = ""
     if chat and getattr(tokenizer, "chat_template", None):
         turn = [{"role": "user", "content": _MARK}]
         end = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True).split(_MARK)[-1]
-    first, later = (tokenizer(text + end, add_special_tokens=False)["input_ids"] for text in (_FIRST, _LATER))
-    return list(first), list(later)
+    first, later, after = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (_FIRST, _LATER, end))
+    return list(first), list(later), list(after)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kvpress.block import Block
+from kvpress.errors import PressConflictError
 from kvpress.evidence import Evidence
 from kvpress.premise import spread
 
@@ -48,6 +49,15 @@ class SlerpPairs:
         """(lower, upper) of `layers` layers."""
         first = math.ceil(self.start * layers)
         return [(low, low + 1) for low in range(first, layers - 1, 2)]
+
+    def check_layers(self, layers: int) -> None:
+        """Raise PressConflictError where no two layers share."""
+        if not self.pairs(layers):
+            advice = "Start earlier (start=0), or leave" if layers > 1 else "Leave"
+            raise PressConflictError(
+                f"start={self.start} leaves no two neighbouring layers of the {layers} of this model that could share. "
+                f"{advice} minicache out."
+            )
 
     def keep_whole(self, angle: Tensor, there: Tensor) -> Tensor:
         """(B, H) int64 slots that stay whole: angle (B, H, n) in units of pi, of the slots `there` (B, H, n) bool."""

@@ -17,10 +17,11 @@ class Partitions:
 
     def __init__(self, rank: Tensor, first: int, size: int) -> None:
         at = rank.long() - first
-        self.size = size
-        self.count = max(1, int(at.amax()) // size + 1)
-        self._place = torch.where(at >= 0, at, self.count * size)
-        self.number = self._place // size
+        longest = max(1, int(at.amax()) + 1)
+        self.size = min(size, longest)  # one partition holds what there is, and tables are no larger
+        self.count = -(-longest // self.size)
+        self._place = torch.where(at >= 0, at, self.count * self.size)
+        self.number = self._place // self.size
 
     def table(self, values: Tensor, fill: float) -> Tensor:
         """Values (B, H, n) of the slots as (B, H, count, size), `fill` where a token has no slot."""

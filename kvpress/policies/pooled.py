@@ -4,7 +4,7 @@ paper     the global threshold of KVzip (2505.23416); Ada-KV (2407.11550) does t
 idea      where scores of different layers are on one scale, no share has to be fixed beforehand
 formula   n_l = slots of layer l among the best L H C of all heads and layers; heads of a layer then share n_l
 cost      scores of all layers, twice, and one sort of them; all layers stay dense until the last one is scored
-deviates  a layer holds a whole number of slots per head on average, so its share is rounded to a multiple of H
+deviates  with even budgets of heads a layer's share is rounded to a multiple of H
 """
 
 from __future__ import annotations

@@ -5,7 +5,9 @@ idea      low layers attend broadly, high layers concentrate, so slots are moved
 formula   past slots of layer l of L: max - l (max - min) / (L - 1), min = (C - W) / beta, max = 2 (C - W) - min
 cost      none
 deviates  exact sums, and what exceeds the prompt is redistributed; exact=False is the authors' code, whose whole steps
-          add up to 4 % more at C = 128, and which gives every layer the same for prompts under 2 (C - W) tokens
+          add up to 4 % more at C = 128, and which gives every layer the same for prompts under 2 (C - W) tokens;
+          whole=True lets protected slots be part of the sequence, which with exact=False is NVIDIA's kvpress: rounded
+          to the nearest, and the same for every layer where the last would get less than is protected
 """
 
 from __future__ import annotations
@@ -24,11 +26,13 @@ from kvpress.evidence import Evidence, Needs
 class Pyramid:
     """Budgets that fall linearly from the first layer to the last.
 
-    beta: how steeply, at least 1. exact: sums are exact; otherwise the integer arithmetic of the authors' code.
+    beta: how steeply, at least 1. exact: sums are exact; otherwise the arithmetic of the authors' code, in integers,
+    or with `whole` of NVIDIA's, in fractions. whole: protected slots are part of the sequence, and do not come on top.
     """
 
     beta: float = 20.0
     exact: bool = True
+    whole: bool = False
     needs = Needs()
     compares = False
     waits = "pyramid spreads slots over layers once all of them have been read"
@@ -38,14 +42,20 @@ class Pyramid:
 
     def weights(self, measured: Sequence[Tensor], total: Tensor, fixed: Tensor, lengths: Tensor) -> Tensor:
         layers = len(measured)
-        past = (total - fixed).clamp(min=0).double()
+        top = fixed.new_zeros(fixed.shape) if self.whole else fixed  # what comes on top of the sequence
+        past = (total - top).clamp(min=0).double()
+        past = past if self.exact or self.whole else past.floor()
         number = torch.arange(layers, dtype=torch.float64, device=total.device)[:, None]
         if layers == 1:
-            return (fixed + past)[None]
-        low = past / self.beta if self.exact else past // self.beta
+            return (top + past.round())[None]
+        low = past // self.beta if not (self.exact or self.whole) else past / self.beta
         high = 2 * past - low
         if self.exact:
-            return fixed + high - (high - low) * number / (layers - 1)
-        top = torch.minimum(high, (lengths - fixed).double())
-        step = (top - (2 * past - top)) // (layers - 1)
-        return fixed + torch.where(lengths < 2 * past, past, top - step * number)
+            return top + high - (high - low) * number / (layers - 1)
+        high = torch.minimum(high, (lengths - fixed).double())
+        if self.whole:
+            low = 2 * past - high
+            falls = (high >= low) & (low >= fixed)
+            return torch.where(falls, high - (high - low) * number / (layers - 1), past).round()
+        step = (high - (2 * past - high)) // (layers - 1)
+        return fixed + torch.where(lengths < 2 * past, past, high - step * number)

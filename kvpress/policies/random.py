@@ -30,7 +30,7 @@ class Random:
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         head = torch.arange(block.pos.shape[1], dtype=torch.int64, device=block.pos.device).view(1, -1, 1)
-        x = (self.seed * 1_000_003 + seen.layer) * 8191 + head
+        x = ((self.seed * 1_000_003 + seen.layer) * 8191 & 0xFFFFFFFF) + head
         x = (x * 2_654_435_761 + seen.rank.long()) & 0xFFFFFFFF
         for shift, factor in ((16, 0x45D9F3B), (16, 0x45D9F3B)):  # a 32-bit mixer with full avalanche
             x = ((x ^ (x >> shift)) * factor) & 0xFFFFFFFF

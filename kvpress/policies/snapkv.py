@@ -2,7 +2,7 @@
 
 paper     Li et al. 2024, SnapKV: LLM Knows What You are Looking for Before Generation
 idea      the attention of the last `window` prompt tokens votes; votes are pooled so that neighbours survive
-formula   s = pool_k(sum over the window of softmax(q k)), reduced over the query heads of a KV head
+formula   s = pool_k(mean over the window of softmax(q k)), reduced over the query heads of a KV head
 cost      O(window * n) a layer, once after the prompt; peak memory of the prompt itself is unchanged
 deviates  one set per KV head (the authors repeat K to query heads and keep a set for each: G times the bytes)
 """
@@ -61,7 +61,8 @@ class WindowVotes:
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         assert seen.query_pos is not None
-        votes = seen.window(block, self.window).sum(3)  # (B, H, G, n)
+        there = (seen.query_pos[:, -self.window :] >= 0).sum(1).clamp(min=1)  # a prompt may be shorter than the window
+        votes = seen.window(block, self.window).sum(3) / there.view(-1, 1, 1, 1)  # (B, H, G, n)
         # The window is not a candidate: zeroed, so that pooling does not carry its columns into their neighbours.
         begin = torch.where(seen.query_pos >= 0, seen.query_pos, _NEVER)[:, -self.window :].amin(1)
         before = block.valid & (block.pos < begin[:, None, None])

@@ -92,6 +92,8 @@ class Affine:
             raise PressSyntaxError(f"axis={self.axis!r} is unknown; use 'channel' or 'token'.")
         if self.group < 2 or self.group & (self.group - 1):
             raise PressSyntaxError(f"group={self.group} must be a power of two, for example 32.")
+        if self.group * self.bits % 8:
+            raise PressSyntaxError(f"group={self.group} codes of {self.bits} bits do not fill a byte; use group=4.")
 
     @property
     def name(self) -> str:
@@ -107,7 +109,7 @@ class Affine:
 
     def check(self, head_dim: int) -> None:
         if head_dim * self.bits % 8:
-            raise PressConflictError(f"{self.bits}-bit codes of {head_dim} channels do not fill whole bytes.")
+            raise PressConflictError(f"{self.bits}-bit codes of {head_dim} channels do not fill whole bytes; use int8.")
         if self.axis == "token" and head_dim % min(self.group, head_dim):
             fits = [g for g in (16, 8, 4) if head_dim % g == 0]
             raise PressConflictError(

@@ -39,6 +39,7 @@ def failed(target: object) -> dict[str, Check]:
         ("Listed", "scores", "a list was returned"),
         ("Draws", "I7 deterministic", "global random numbers"),
         ("DrawsInPython", "I7 deterministic", "global random numbers"),
+        ("ByDefault", "I11 another default type", "float16"),
         ("Writes", "I9 slots are not written to", "writes into what it is given: k"),
         ("Raises", "scores", r"IndexError: .* \(methods.py:\d+, in __call__\)"),
         ("Undeclared", "scores", r"Needs\(mass=True\). \(methods.py:\d+, in __call__\)"),

@@ -56,7 +56,7 @@ def test_the_rule_finds_what_it_should() -> None:
 @pytest.mark.parametrize("package", [kvpress, kvpress_eval])
 def test_every_tensor_names_its_type_and_its_device(package: Any) -> None:
     root = Path(package.__file__).parent
-    allowed = {("conformance/sessions.py", "torch.get_default_dtype()")}  # which checks that a press leaves it alone
+    allowed = {("conformance/sessions.py", "torch.get_default_dtype()")}  # what a press has to leave alone
     found = [
         f"{path.relative_to(root)}:{line}: {text}"
         for path in sorted(root.rglob("*.py"))

@@ -9,6 +9,7 @@ from kvpress.lowrank.gear import Gear
 from kvpress.policies.ada import AdaptiveHeads
 from kvpress.policies.criticalkv import OutputPerturbation
 from kvpress.policies.expected_attention import ExpectedAttention
+from kvpress.policies.h2o import HeavyHitters
 from kvpress.policies.kvzip import Reconstruction
 from kvpress.policies.minicache import SlerpPairs
 from kvpress.policies.pyramid import Pyramid
@@ -26,6 +27,7 @@ WHICH = {
     "tova@kvpress": (0.5, 0, 1, ONCE, "keep"),
     "h2o@paper": (0.2, 0, 0.5, ALWAYS, "keep"),
     "h2o@authors": (2048, 0, 0.5, ALWAYS, "keep"),
+    "h2o@kvpress": (0.5, 0, 0, ONCE, "keep"),
     "h2o@factory": (128, 0, 8, ONCE, "keep"),
     "snapkv@paper": (1024, 0, 32, ONCE, "keep"),
     "snapkv@authors": (1024, 0, 32, ONCE, "keep"),
@@ -36,6 +38,7 @@ WHICH = {
     "cur@random": (0.25, 4, 0, ONCE, "keep"),
     "lagkv@authors": (0.5, 16, 0, ONCE, "keep"),
     "kvzip@paper": (0.3, 4, 0, ONCE, "keep"),
+    "kvzip@kvpress": (0.5, 4, 0, ONCE, "keep"),
     "expected_attention@paper": (0.5, 4, 0, ONCE, "keep"),
     "expected_attention@leaderboard": (0.25, 4, 0, ONCE, "keep"),
 }
@@ -45,14 +48,17 @@ HOW = {
     "snapkv@kvpress": ("scorer", WindowVotes(64, 5, "avg", "mean")),
     "snapkv@factory": ("scorer", WindowVotes(8, 7, "max", "mean")),
     "kvzip@paper": ("scorer", Reconstruction(2000, 8, 4)),
+    "kvzip@kvpress": ("scorer", Reconstruction(2048, 8, 4, whole=True)),
+    "h2o@kvpress": ("scorer", HeavyHitters(average=True)),
     "expected_attention@paper": ("scorer", ExpectedAttention(512, 4, 0.0)),
     "expected_attention@leaderboard": ("scorer", ExpectedAttention(512, 4, 0.01)),
     "ada@paper": ("heads", AdaptiveHeads(0.2, "interpolate")),
     "ada@kvpress": ("heads", AdaptiveHeads(0.2, "floor")),
     "criticalkv@paper": ("refine", OutputPerturbation(0.5, 1e-4)),
-    "criticalkv@kvpress": ("refine", OutputPerturbation(0.5, 1e-4, protected=True)),
+    "criticalkv@kvpress": ("refine", OutputPerturbation(0.5, 1e-4, protected=True, share=False)),
     "pyramid@paper": ("layers", Pyramid(20.0)),
     "pyramid@authors": ("layers", Pyramid(20.0, exact=False)),
+    "pyramid@kvpress": ("layers", Pyramid(20.0, exact=False, whole=True)),
     "think@paper": ("channels", Channels(0.6, 1.0, 32)),
     "think@kvpress": ("channels", Channels(0.5, 1.0, 32)),
     "minicache@paper": ("sharer", SlerpPairs(0.5, 0.6, 0.05, "range", 0.05)),

@@ -225,7 +225,7 @@ def test_a_scorer_that_says_nothing_is_refused_and_so_is_no_scorer() -> None:
 
 
 def test_text_variant_and_forks() -> None:
-    assert Press.parse("criticalkv@kvpress | snapkv").recipe.refine == OutputPerturbation(protected=True)
+    assert Press.parse("criticalkv@kvpress | snapkv").recipe.refine == OutputPerturbation(protected=True, share=False)
     press = Press.parse(f"criticalkv(ratio=0.25) | {SNAPKV}")
     assert Press.parse(str(press)) == press and Press.parse(press.spec()).recipe == press.recipe
     model = shared("llama")

@@ -12,11 +12,12 @@ from transformers import DynamicCache, PreTrainedModel
 
 from kvpress import Press, kvzip, snapkv
 from kvpress.errors import SessionError, UnsupportedError
+from kvpress.evidence import Repeat
 from kvpress.policies.base import EveryStep
 from kvpress.policies.kvzip import Reconstruction, instructions
 from kvpress.policies.pooled import Pooled
 from kvpress.press import Recipe
-from kvpress.repeat import read_again
+from kvpress.repeat import parts, read_again
 from tests.helpers import forward, gap, kept, positions_of
 from tests.models import build, left_padded, shared, tokens
 
@@ -216,12 +217,26 @@ class Tokenizer:
 
 
 def test_instructions_close_the_turn_of_the_user() -> None:
-    first, later = instructions(Tokenizer())
-    assert first[0] == "Repeat" and first[-2:] == ["<end>", "<model>"]
-    assert "part" in later and later[-2:] == ["<end>", "<model>"]
+    first, later, end = instructions(Tokenizer())
+    assert first[0] == "Repeat" and "part" in later and end == ["<end>", "<model>"]
     plain = Tokenizer()
     plain.chat_template = ""
-    assert instructions(plain)[0][-1] == "exactly."
+    assert instructions(plain)[0][-1] == "exactly." and instructions(plain)[2] == []
+
+
+def test_the_turn_ends_after_the_tokens_that_lead_into_a_part() -> None:
+    """As in the authors' code: words, the end of the part before, the end of the turn, the part."""
+    told = ([91], [92, 93], [94])
+    found = [part.ids.tolist() for part in parts(torch.arange(10, 19)[None], None, Repeat(3, 2, 2), told)]
+    assert found == [
+        [[91, 94, 12, 13, 14]],
+        [[92, 93, 13, 14, 94, 15, 16, 17]],
+        [[92, 93, 16, 17, 94, 18]],
+    ]
+    whole = list(parts(torch.arange(10, 17)[None], None, Repeat(4, 2, 3, whole=True), told))
+    assert [part.ids.tolist() for part in whole] == [[[91, 94, 10, 11, 12, 13]], [[92, 93, 12, 13, 94, 14, 15, 16]]]
+    assert [part.before[0].tolist() for part in whole] == [[], [0, 1, 2]]
+    assert [part.columns[0].tolist() for part in whole] == [[0, 1, 2, 3], [4, 5, 6]]
 
 
 def test_positions_of_a_repetition_follow_each_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +303,7 @@ def test_what_is_refused_leaves_the_prompt_as_it_was() -> None:
         session.instructions = ([], [])
         session.compress(cache)
         assert kept(cache) == kept(session.prefill(ids))
-        with pytest.raises(SessionError, match="two lists of token ids"):
+        with pytest.raises(SessionError, match="lists of token ids"):
             session.instructions = [7, 9]  # type: ignore[assignment]
 
 

@@ -127,6 +127,7 @@ def parse_row(data: Any, path: str) -> Row:
         disturbance=_means(data, "disturbance") if ok else {},
         quiet=quiet if ok and isinstance(quiet, bool) else None,
         answers=_answers(data) if ok else {},
+        kept_all=ok and data.get("kept_all") is True,
         reload_exact=exact if ok and isinstance(exact, bool) else None,
         **values,
     )

@@ -67,6 +67,7 @@ def render_markdown(analysis: Analysis, gates: Sequence[Gate]) -> str:
                 parts += [_subtasks(analysis, table), _depths(analysis, table)]
     parts += [
         _premises(analysis.rows),
+        _kept_all(analysis.rows),
         "## Failed cells",
         _failed([row for row in analysis.rows if row.failed]),
         "## Amounts that cannot be reached",
@@ -359,6 +360,18 @@ def _premises(rows: Sequence[Row]) -> str:
     lines = [f"- {text(model)}: {text(said[0])}" for (model, _), said in unmet(rows).items()]
     about = "What a method builds on was measured on the first prompt of a cell; where it is not there, expect a loss."
     return "\n\n".join(["## Premises that do not hold", about, "\n".join(lines)]) if lines else ""
+
+
+def _kept_all(rows: Sequence[Row]) -> str:
+    """Runs that measured the full cache under another name."""
+    lines = [
+        [text(row.model), _name(row.asked, row.target), text(row.task), text(row.mode), f"{row.length:,}"]
+        for row in rows
+        if row.kept_all and not row.twin
+    ]
+    grid = markdown_table(("model", "press", "task", "mode", "length"), 5, lines)
+    about = "No prompt of these runs is long enough for the press to change anything: they measured the full cache."
+    return f"## Presses that kept everything\n\n{about}\n\n{grid}" if lines else ""
 
 
 def _failed(rows: Sequence[Row]) -> str:

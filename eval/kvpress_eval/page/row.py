@@ -111,6 +111,7 @@ class Row:
     forced_step: int = 0
     disturbance: Mapping[str, float] = field(default_factory=dict)
     quiet: bool | None = None
+    kept_all: bool = False
 
     @property
     def model_label(self) -> str:

@@ -5,7 +5,7 @@ any tokenizer).
 from __future__ import annotations
 
 from ..episode import Episode, Request
-from ..errors import EpisodeError, choose
+from ..errors import EpisodeError, choose, suggest
 from . import (
     choice_eng,
     kv,
@@ -78,10 +78,10 @@ def build(request: Request) -> Episode:
     """
     task = get_task(request.task)
     if request.rendering not in task.build:
-        able = ", ".join(name for name, other in TASKS.items() if request.rendering in other.build)
+        able = [name for name, other in TASKS.items() if request.rendering in other.build]
         raise EpisodeError(
-            f"task {task.name!r} has no {request.rendering} rendering, which is what this model reads; choose "
-            f"from {able}, or another --model"
+            f"task {task.name!r} has no {request.rendering} rendering, which is what this model reads; give another "
+            f"--model, or another task: {suggest(task.name, able, 'task')}"
         )
     episode = task.build[request.rendering](request)
     for turn in episode.turns:
