@@ -55,7 +55,7 @@ def check(text: str) -> None:
 def glimpses() -> Registry[Glimpse] | None:
     """Every press of this package, and of those that declare some; None where their source does not tell of all."""
     own = sorted(Path(__file__).parent.rglob("*.py"))
-    found: Registry[Glimpse] = Registry("press")
+    found: Registry[Glimpse] = Registry("press", listing="kvpress list presses")
     if not _read(own, __name__.partition(".")[0], found):
         return None  # installed without source
     for point in entry_points(group=GROUP):

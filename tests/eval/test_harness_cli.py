@@ -68,7 +68,7 @@ def test_run_writes_a_row_and_finds_it_again(
         (["merge", "/no/such/folder", "--into", "RESULTS"], "no such folder"),
         (["diff", "/no/such/folder", "RESULTS"], "no such folder"),
         (["report", "--results", "/no/such/folder"], "no such folder"),
-        (["compare", "full", "h2o", "--results", "RESULTS"], "no finished row of full; there are: none"),
+        (["compare", "full", "h2o", "--results", "RESULTS"], "no finished row of full; there is none of any press"),
         (["compare", "full", "h2o", "--results", "/no/such/folder"], "no such folder"),
         (["report", "--results", "RESULTS"], "no rows in"),
         (["bench", "--presses", "snapkvv"], "did you mean 'snapkv'"),
@@ -290,7 +290,10 @@ def test_compare_takes_presses_as_asked_for_bytes(
     for words, message in (
         (["random", "knorm"], "no finished row of random; it was solved for --bytes 50%"),
         (["random", "knorm", "--bytes", "12%"], "no finished row of random at 12 %; it was solved for --bytes 50%"),
-        (["h2o", "knorm", "--bytes", "50%"], "no finished row of h2o at 50 %; there are: full, knorm at 50 %, random"),
+        (
+            ["h2o", "knorm", "--bytes", "50%"],
+            "no finished row of h2o at 50 %; did you mean 'knorm at 50 %' or 'random at 50 %'?",
+        ),
         (["knorm | kivi(bits=2)", "knorm", "--bytes", "90%"], "cannot hold"),
     ):
         assert main(["compare", *words, "--results", str(tmp_path)]) == 2

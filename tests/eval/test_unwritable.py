@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from kvpress_eval import commands, files, models, report
+from kvpress_eval import commands, files, report, tiny
 from kvpress_eval.cli import main
 from kvpress_eval.errors import StorageError
 from kvpress_eval.files import check_folder, write_all, write_out
@@ -50,7 +50,7 @@ COMMANDS = {
 def test_a_place_that_cannot_be_is_one_line(
     command: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "load", lambda *args, **options: pytest.fail("a model is loaded before it is said"))
+    monkeypatch.setattr(tiny, "load", lambda *args, **options: pytest.fail("a model is loaded before it is said"))
     (tmp_path / "sweep.yaml").write_text("presses: [full]\n")
     made.write_rows(tmp_path / "rows", [made.make_row("full", "kv")])
     place = places(tmp_path)[kind]
