@@ -89,7 +89,9 @@ class Asked:
         if targets:
             raise UsageError(f"no finished row of {self}; it was solved for --bytes {' or '.join(targets)}")
         known = sorted({named(row.asked, row.target) for row in rows if row.ok})
-        listed = ", ".join(known) or "none"
+        if not known:
+            raise UsageError(f"no finished row of {short(self)}; there is none of any press")
+        listed = ", ".join(known)
         told = f"there are: {listed}" if len(listed) <= 120 else nearest(str(self), known, "kvpress report")
         raise UsageError(f"no finished row of {short(self)}; {told}")
 

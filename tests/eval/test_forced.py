@@ -127,7 +127,17 @@ def test_nothing_else_of_a_row_changes(loaded: Loaded, press: str, mode: str, mo
     without = run_cell(cell)
     assert (row.status, without.measures) == ("ok", {})
     assert [len(session) for session in row.measures["gold_logprob"]] == [3, 3]
-    other = ("measures", "answers", "seconds", "started", "threads", "peak_memory", "prefill_tps")
+    other = (
+        "measures",
+        "disturbance",
+        "quiet",
+        "answers",
+        "seconds",
+        "started",
+        "threads",
+        "peak_memory",
+        "prefill_tps",
+    )
 
     def judged(row: Row) -> dict[str, Any]:
         return {k: v for k, v in row.to_dict().items() if k not in other and not k.endswith("_s")}
