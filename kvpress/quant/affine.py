@@ -92,7 +92,8 @@ class Affine:
             raise PressSyntaxError(f"axis={self.axis!r} is unknown; use 'channel' or 'token'.")
         if self.group < 2 or self.group & (self.group - 1):
             raise PressSyntaxError(f"group={self.group} must be a power of two, for example 32.")
-        if self.group * self.bits % 8:
+        # Codes are packed along channels: a group along a token has to fill bytes, one along a channel need not.
+        if self.axis == "token" and self.group * self.bits % 8:
             raise PressSyntaxError(f"group={self.group} codes of {self.bits} bits do not fill a byte; use group=4.")
 
     @property

@@ -24,7 +24,7 @@ PRESSES = [
     "snapkv(keep=0.5, window=5)",
     "kivi(bits=4)",
     "snapkv(keep=0.5, window=5) | kivi(bits=2)",
-    "minicache",
+    "minicache(start=0)",
 ]
 SLOT = 2 * 2 * 2 * 32 * 4  # bytes of a token: layers, KV heads, K and V, channels, fp32
 
@@ -99,7 +99,7 @@ def test_a_row_tells_the_life_of_its_cache(loaded: Loaded, press: str, mode: str
     assert row.session_bytes >= row.bytes * 0.99
     if press == "full":
         assert row.step_bytes == pytest.approx(row.decode_length * SLOT, rel=0.01)
-    elif press != "minicache":  # layers that share a storage read it twice
+    elif not press.startswith("minicache"):  # layers that share a storage read it twice
         assert row.step_bytes < 0.8 * row.decode_length * SLOT
 
 
@@ -119,7 +119,7 @@ def test_the_largest_batch_fits_and_one_row_more_does_not(loaded: Loaded, press:
     with parsed(loaded.model) as session:
         held = [session.prefill(prompt_ids(123).expand(rows, -1)).nbytes() for rows in (3, 4)]
     assert held[0] <= memory < held[1]
-    if press not in ("full", "minicache"):  # minicache finds little to share in a random model
+    if press != "full" and not press.startswith("minicache"):  # minicache finds little to share in a random model
         assert found.pressed > found.dense
 
 
