@@ -95,11 +95,12 @@ def test_a_row_tells_the_life_of_its_cache(loaded: Loaded, press: str, mode: str
     assert row.fired == (press != "full")
     assert row.prefill_tps * row.prefill_s == pytest.approx(row.logical_length, rel=0.01)
     assert row.logical_length < row.decode_length < 333
-    assert 0 < row.step_bytes <= row.session_bytes
+    shares = press.startswith("minicache")  # its layers read what they share, once each
+    assert 0 < row.step_bytes <= row.session_bytes * (2 if shares else 1)
     assert row.session_bytes >= row.bytes * 0.99
     if press == "full":
         assert row.step_bytes == pytest.approx(row.decode_length * SLOT, rel=0.01)
-    elif not press.startswith("minicache"):  # layers that share a storage read it twice
+    elif not shares:
         assert row.step_bytes < 0.8 * row.decode_length * SLOT
 
 
