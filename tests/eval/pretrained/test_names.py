@@ -97,7 +97,7 @@ def test_the_listing_is_readable_at_80_columns(
         (["bench", "--model", "small", "--layers", "3"], "--layers is of the random model"),
         (["show", "--model", "no/such.gguf", "--press", "knorm(keep=0.5)"], "no such file"),
         (["show", "--model", __file__, "--press", "knorm(keep=0.5)"], "a file, but no .gguf"),
-        (["run", "--model", "smollm2-135n", *CELL], "(did you mean 'smollm2-135m'), and HF_HUB_OFFLINE"),
+        (["run", "--model", "smollm2-135n", *CELL], "(did you mean 'smollm2-135m'?), and HF_HUB_OFFLINE"),
     ],
 )
 def test_mistakes(words: list[str], told: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
