@@ -109,7 +109,6 @@ def _mask(**arguments: Any) -> Any:
                 "This forward adds its own rule to the causal mask (packed sequences or image blocks), which a "
                 "press cannot serve. Run it without a press."
             )
-        return _base_mask(base.name, arguments)
     base.late = LateMask(base.name, arguments)
     mask = arguments.get("attention_mask")
     # One owned copy for all layers: what the user gave may be a view of something larger.

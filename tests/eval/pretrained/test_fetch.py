@@ -273,7 +273,8 @@ def test_a_damaged_model_is_fetched_again(home: Path, capsys: pytest.CaptureFixt
 
 
 SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may start deaf to it
 from dataclasses import replace
 from kvpress_eval.cli import main
 from kvpress_eval.models.pretrained import PRETRAINED
