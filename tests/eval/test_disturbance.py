@@ -50,8 +50,9 @@ def test_another_program_on_the_same_core_is_seen(one_core: int) -> None:
     assert found["cpu"] < 0.8, "it took about half of the core"
     assert found["switches"] > 1
     if "waited" in found:  # else the kernel keeps no such count
-        assert 0.2 < found["waited"] < 1.2
-        assert found["waited"] + found["cpu"] == pytest.approx(1, abs=0.25), "either it computes or it waits"
+        assert found["waited"] > 0.2
+        # every thread of this process counts, and a test runner has some of its own
+        assert found["waited"] + found["cpu"] > 0.75, "it computes or it waits"
     assert quiet(found) is False
 
 

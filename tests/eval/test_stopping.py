@@ -22,6 +22,7 @@ def blow(number: signal.Signals) -> None:
     ("number", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGHUP, 129, "hung up")]
 )
 def test_a_cell_that_is_stopped_leaves_no_row_and_no_lock(
+    request: pytest.FixtureRequest,
     number: signal.Signals,
     code: int,
     word: str,
@@ -30,6 +31,8 @@ def test_a_cell_that_is_stopped_leaves_no_row_and_no_lock(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    before = signal.signal(number, signal.SIG_DFL)  # a job in the background may have been started deaf to it
+    request.addfinalizer(lambda: signal.signal(number, before))
     monkeypatch.setattr(runner, "ask", lambda *args: blow(number))
     cell = ["run", "--model", dialect_model, "--length", "300", "--sessions", "2", "--turns", "2"]
     assert main([*cell, "--results", str(tmp_path)]) == code
