@@ -45,6 +45,13 @@ def poison_empty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that a test (or a command it runs) lets torch compute with are its own."""
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
 def same_presses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Presses that a test registers (plug-ins, the evidence oracle) are forgotten after it."""
     monkeypatch.setattr(plugins, "_tried", set(plugins._tried))

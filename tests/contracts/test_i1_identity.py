@@ -73,12 +73,14 @@ def test_session_prefill_in_chunks(family: str, chunk: int) -> None:
     everything = torch.cat([ids, follow], 1)
     full_mask = torch.cat([mask, torch.ones(2, 4, dtype=torch.long)], 1)
     wanted = forward(model, everything, None, full_mask)[:, 24:]
-    if family == "qwen3_next":  # read in chunks, its linear layers round otherwise without any press too
+    most = 3e-5
+    if family == "qwen3_next":  # in chunks its linear layers round otherwise without any press: that much, and no more
         wanted = in_chunks(model, everything, full_mask, [*range(0, 25, chunk), *range(25, 30)])[:, -5:]
+        most = 3e-6
     for press in map(Press.parse, KEEP_ALL.values()):
         with press(model) as session:
             got, cache = rollout(session, ids, follow, mask, chunk)
-        assert gap(got, wanted) < 3e-5, press
+        assert gap(got, wanted) < most, press
         assert cache.get_seq_length() == 29
 
 

@@ -74,11 +74,12 @@ def test_chat_pieces_concatenate_to_the_rendered_conversation(text_model: str) -
 @pytest.mark.parametrize("chat", ["on", "off"])
 def test_a_session_fits_its_length(text_model: str, chat: str) -> None:
     prompter = Prompter(tokenizer_of(text_model), "natural", chat)
-    for task in ("vt", "needle", "qa_eng"):
+    for task in ("kv", "vt", "needle", "qa_eng"):
         episode = make(prompter, task=task)
         prompt = prompter.prompt(episode)
         asked = sum(map(len, prompt.questions)) + 2 * episode.max_new_tokens
-        assert 0.99 * 2500 <= len(prompt.context) + asked <= 2500
+        least = 0.9 if task == "kv" else 0.99  # its entries are large: up to one of them is missing
+        assert least * 2500 <= len(prompt.context) + asked <= 2500
 
 
 def test_two_begin_tokens_are_refused(text_model: str) -> None:
