@@ -23,6 +23,7 @@ from .page.numbers import fixed, points
 from .page.presses import named
 from .page.row import Row
 from .rows import answers_path
+from .stored import is_row
 
 __all__ = ["answers"]
 
@@ -65,7 +66,7 @@ def _rows(options: argparse.Namespace) -> tuple[Path, list[Row]]:
     """The folder of the rows, that of a row's file where one is named; and its rows, each run once."""
     folder = options.results
     if (file := _file(options.row)) is not None:
-        if not file.is_file():
+        if not is_row(file):
             raise UsageError(f"no such file: {file}; name the .json file of a row, its run id, or a press")
         folder = file.resolve().parent.parent
     if not folder.is_dir():

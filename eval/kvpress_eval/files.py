@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import StorageError
+from .stored import is_row
 
 __all__ = ["Owner", "check_folder", "clean_parts", "host", "storage_errors", "write_all", "write_out", "write_whole"]
 
@@ -215,7 +216,7 @@ def clean_parts(results: Path) -> int:
     for path in results.glob("*/*.answers.jsonl.gz"):
         row = path.with_name(path.name.removesuffix(".answers.jsonl.gz") + ".json")
         with suppress(OSError):
-            if not row.exists() and time.time() - path.stat().st_mtime > _DAY:
+            if not is_row(row) and time.time() - path.stat().st_mtime > _DAY:
                 path.unlink()
                 removed += 1
     for path in results.glob("*/.*.part"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -11,10 +13,12 @@ from typing import Any
 
 from .answers import read_answers, state
 from .errors import UsageError
-from .files import check_folder
-from .rows import Row, answers_path, write_pair
+from .files import check_folder, write_all
+from .page.row import SCBENCH
+from .rows import Row, answers_path, load_row, write_pair
+from .stored import PACKED, packed_lines, row_files, row_text
 
-__all__ = ["MEASURED", "Merged", "compared", "merge", "same_results"]
+__all__ = ["MEASURED", "Merged", "compared", "merge", "pack", "same_results"]
 
 _NEAR = 1e-3
 """Log-probabilities of two runs count as the same this near: another machine, or number of threads, rounds them in
@@ -61,7 +65,7 @@ def merge(sources: Sequence[Path], into: Path) -> Merged:
     check_folder(into, "--into")
     found = Merged()
     for source in sources:
-        for path in _files(source):
+        for path in row_files(source):
             target = into / path.parent.name / path.name
             try:
                 text, _, row = _read(path)
@@ -77,7 +81,7 @@ def merge(sources: Sequence[Path], into: Path) -> Merged:
             if there is not None and _rank(row) <= _rank(there):
                 found.kept += 1
                 if there.answers == row.answers and _answers(target, there) is None and (held := _answers(path, row)):
-                    write_pair(target, target.read_bytes(), held, True)
+                    write_pair(target, row_text(target).encode("utf-8"), held, True)
                 continue
             held = _answers(path, row) or _answers(target, row)  # another run of the cell may have said the same
             if row.answers and held is None:
@@ -90,6 +94,40 @@ def merge(sources: Sequence[Path], into: Path) -> Merged:
     return found
 
 
+def pack(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Bring the rows of each model and suite under ``folder`` into one file, and say which it was and how many rows it
+    holds now.
+
+    Files that are no rows, and answers, stay where they are; so does a row that is written meanwhile.
+
+    Raises:
+        UsageError: for what is no folder.
+        StorageError: where a file cannot be written; then no row of its suite is gone.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"no such folder: {folder}; name a folder that holds <model>/<run_id>.json files")
+    for model in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        loose: dict[str, dict[Path, str]] = defaultdict(dict)
+        for path in sorted(model.glob("[!.]*.json")):
+            row = load_row(path)
+            if row is not None and f"{row.run_id}.json" == path.name:
+                loose[_suite(row.suite)][path] = path.read_text(encoding="utf-8")
+        for suite, texts in loose.items():
+            packed = model / f"{suite}{PACKED}"
+            lines = dict(packed_lines(packed)) if packed.exists() else {}
+            lines |= {path.name: json.dumps(json.loads(text), ensure_ascii=False) + "\n" for path, text in texts.items()}
+            write_all([(packed, "".join(lines[name] for name in sorted(lines)).encode("utf-8"))])
+            for path, text in texts.items():
+                if path.read_text(encoding="utf-8") == text:
+                    path.unlink()
+            yield packed, len(lines)
+
+
+def _suite(name: str) -> str:
+    """The name of its file; rows of before say "core" for SCBench."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "" if name == "core" else name).strip(".")[:100] or SCBENCH
+
+
 def _answers(path: Path, row: Row) -> bytes | None:
     """The file of a row's answers; None where it claims none, or they are gone or damaged."""
     if not row.answers:
@@ -100,13 +138,9 @@ def _answers(path: Path, row: Row) -> bytes | None:
         return None
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*/*.json") if not path.name.startswith("."))
-
-
 def _read(path: Path) -> tuple[str, Any, Row]:
     """Its text, what that is as JSON, and as a row."""
-    text = path.read_text(encoding="utf-8")
+    text = row_text(path)
     data = json.loads(text)
     if not isinstance(data, dict):
         raise UsageError("not a JSON object")
@@ -137,7 +171,7 @@ def same_results(first: Path, second: Path) -> list[str]:
 
 
 def _differences(first: Path, second: Path) -> Iterator[str]:
-    ours, theirs = ({_name(path): path for path in _files(folder)} for folder in (first, second))
+    ours, theirs = ({_name(path): path for path in row_files(folder)} for folder in (first, second))
     for name in sorted({*ours, *theirs}):
         if name not in ours or name not in theirs:
             yield f"{name}: only in {first if name in ours else second}"
@@ -217,4 +251,4 @@ def _rounded(value: Any) -> Any:
 
 def compared(first: Path, second: Path) -> int:
     """How many cells have a row in either folder."""
-    return len({_name(path) for folder in (first, second) for path in _files(folder)})
+    return len({_name(path) for folder in (first, second) for path in row_files(folder)})

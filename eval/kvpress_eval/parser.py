@@ -32,6 +32,11 @@ _MERGE = """example:
   kvpress merge /mnt/a/results /mnt/b/results --into runs/results
 Of two rows of a cell a finished one wins over a failed, then the later one.
 """
+_PACK = """example:
+  kvpress pack --results leaderboards/results
+<model>/<suite>.jsonl then holds a row a line; every command reads it as it reads files of one row. Answers stay
+beside it, a file each. To get files again: kvpress merge leaderboards/results --into runs/results
+"""
 _DIFF = """example:
   kvpress diff runs/results /mnt/a/results
 Exit code 0: the same cells with the same answers; times, memory, versions and commit are not compared.
@@ -115,6 +120,8 @@ def build_parser() -> argparse.ArgumentParser:
     merge = add("merge", "bring the rows of several folders into one", _MERGE)
     merge.add_argument("sources", nargs="+", type=Path, help="folders of rows, for example from other machines")
     merge.add_argument("--into", type=Path, default=RESULTS, help=f"folder that gets them ({RESULTS})")
+    packing = add("pack", "bring the rows of a suite into one file, to be published", _PACK)
+    packing.add_argument("--results", type=Path, default=RESULTS, help=f"folder of rows ({RESULTS})")
     diff = add("diff", "say where the rows of two folders differ, but for times", _DIFF)
     diff.add_argument("first", type=Path, help="a folder of rows")
     diff.add_argument("second", type=Path, help="another one")

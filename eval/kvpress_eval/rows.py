@@ -16,6 +16,7 @@ from .files import write_all
 from .page.loading import parse_row
 from .plain import cut
 from .shapes import misfit
+from .stored import row_files, row_text
 
 __all__ = [
     "FORMAT",
@@ -259,11 +260,11 @@ def answers_path(row: Path) -> Path:
 
 
 def load_row(path: Path) -> Row | None:
-    """The row of a file, or None where there is none (also for a damaged file: its cell is simply
-    run again).
+    """The row of a name (see ``stored``), or None where there is none (also for a damaged one: its cell is simply run
+    again).
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(row_text(path))
         return Row.from_dict(data) if isinstance(data, dict) else None
     except (OSError, ValueError, RecursionError, UsageError):
         return None
@@ -271,5 +272,5 @@ def load_row(path: Path) -> Row | None:
 
 def load_rows(results: Path) -> list[Row]:
     """All rows under ``results``, in the order of their paths."""
-    rows = (load_row(path) for path in sorted(results.glob("*/*.json")) if not path.name.startswith("."))
+    rows = (load_row(path) for path in row_files(results))
     return [row for row in rows if row is not None]

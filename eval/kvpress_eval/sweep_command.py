@@ -1,4 +1,4 @@
-"""``kvpress sweep``, ``study``, ``merge`` and ``diff``: what they print; every function returns an exit code."""
+"""``kvpress sweep``, ``study``, ``merge``, ``pack`` and ``diff``: what they print; every function returns an exit code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .estimate import Estimator, Remaining, time_text
 from .files import check_folder, write_out
 from .launch import launcher
 from .launch.worker import be_quiet
-from .merge import compared, merge, same_results
+from .merge import compared, merge, pack, same_results
 from .plan import print_plan, print_too_many, print_unbuildable
 from .printing import cell_text, row_line
 from .rows import Row, load_rows
@@ -153,6 +153,16 @@ def _merge(options: argparse.Namespace) -> int:
     return 1 if found.invalid else 0
 
 
+def _pack(options: argparse.Namespace) -> int:
+    out, none = console(), True
+    for path, rows in pack(options.results):
+        out.print(f"{rows} rows in {path}", soft_wrap=True)
+        none = False
+    if none:
+        out.print(f"no row has a file of its own in {options.results}", soft_wrap=True)
+    return 0
+
+
 def _diff(options: argparse.Namespace) -> int:
     lines = same_results(options.first, options.second)
     out = console()
@@ -170,5 +180,6 @@ ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
     "sweep": _sweep,
     "study": _study,
     "merge": _merge,
+    "pack": _pack,
     "diff": _diff,
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..plain import plain
+from ..stored import PACKED, row_files, row_text
 from .row import CORRECTED, GENERATED, SCBENCH, Ignored, Row, usual_scorer
 
 __all__ = ["FORMAT", "Ignored", "Row", "parse_row", "read_rows"]
@@ -32,15 +33,17 @@ def read_rows(results_dir: Path) -> tuple[list[Row], list[Ignored]]:
         )
     rows: list[Row] = []
     ignored: list[Ignored] = []
-    files = [path for path in results_dir.rglob("*") if path.is_file()]
+    packed = set(results_dir.glob(f"*/*{PACKED}"))
+    files = {path for path in results_dir.rglob("*") if path.is_file() and path not in packed}
+    files.update(row_files(results_dir))
     for path in sorted(files, key=lambda path: path.relative_to(results_dir).as_posix()):
         name = path.relative_to(results_dir).as_posix()
         if any(part.startswith(".") for part in name.split("/")) or _is_output(name):
             continue
         try:
-            if path.suffix != ".json":
+            if path.suffix != ".json" and PACKED not in path.name:
                 raise ValueError("not a .json file")
-            row = parse_row(json.loads(path.read_text(encoding="utf-8")), plain(name))
+            row = parse_row(json.loads(row_text(path)), plain(name))
             rows += [row, twin] if (twin := row.by_reference()) else [row]
         except (json.JSONDecodeError, UnicodeDecodeError):
             ignored.append(Ignored(plain(name), "not valid JSON"))  # the decoder's words vary with Python
