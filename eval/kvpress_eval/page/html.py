@@ -34,7 +34,7 @@ _ROW_FIELDS = (
     *("logical_length", "peak_memory", "peak_kind", "ttft_s", "tpot_s", "press_s", "prefill_s", "seconds"),
     *("device", "dtype", "attn", "threads", "versions", "commit", "started", "command", "path"),
     *("depth", "twin", "cut", "evidence_cut", "prefill_tps", "fired", "fork_s", "save_s", "load_s", "file_bytes"),
-    *("reload_exact", "step_bytes", "decode_length", "session_bytes", "not_measured", "quiet"),
+    *("reload_exact", "step_bytes", "decode_length", "session_bytes", "not_measured", "quiet", "kept_all"),
 )
 
 
@@ -201,6 +201,7 @@ def _row(row: Row, analysis: Analysis, answers: Told) -> dict[str, Any]:
         "extras": _named(row.extras),
         "disturbance": "; ".join(f"{name} {value:g}" for name, value in row.disturbance.items()),
         "measures": _measured(analysis.measures.get(row.path, {})),
+        "unmet": "; ".join(row.unmet),
         "kinds": "; ".join(f"{kind} {size:,}" for kind, size in row.bytes_by_kind.items()),
     }
 

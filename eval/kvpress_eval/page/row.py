@@ -106,7 +106,6 @@ class Row:
     session_bytes: int | None = None
     not_measured: str = ""
     unmet: tuple[str, ...] = ()
-    measures: Mapping[str, Mapping[str, tuple[float | None, ...]]] = field(default_factory=dict, repr=False)
     forced: int = 0
     forced_step: int = 0
     disturbance: Mapping[str, float] = field(default_factory=dict)

@@ -210,6 +210,18 @@ def test_details_say_why_something_was_not_measured(browser: Any, tmp_path: Path
     assert "not measuredfiles: no room" in js(browser, "document.querySelector('#rows .detail').textContent")
 
 
+def test_details_say_what_a_press_did_not_do(browser: Any, tmp_path: Path) -> None:
+    from kvpress_eval.report import write
+
+    premise = {"method": "minicache", "says": "layers agree", "measures": "mean cosine", "figure": -0.02, "bound": 0.5}
+    row = made.make_row("full", "kv", kept_all=True, premises=[{**premise, "holds": False}])
+    browser.get(write(made.write_rows(tmp_path / "r", [row]), tmp_path).page.as_uri())
+    browser.execute_script("document.querySelector('#rows .expand').click()")
+    told = js(browser, "document.querySelector('#rows .detail').textContent")
+    assert "kept everythingyes: the press changed nothing" in told
+    assert "does not hold hereminicache: layers agree does not hold (mean cosine -0.02, at least 0.50)" in told
+
+
 def test_colours_of_a_method_agree_everywhere(page: Any) -> None:
     seen = page.execute_script(_COLOURS)
     assert len(seen) > 6
