@@ -109,7 +109,8 @@ class _Asking:
         self.answers.golds += forced(self.model, cache.fork(), logits, golds, mask)
 
     def after_decoding(self, cache: PressCache) -> None:
-        """What the session holds with this answer, and how often the press was applied by now."""
+        """What the session holds with this answer, how often the press was applied by now, and whether in vain."""
+        self.answers.kept_all = self.answers.kept_all and kept_all(cache)
         self.answers.session_bytes = max(self.answers.session_bytes, cache.nbytes())
         self.answers.fired = max([self.answers.fired, *(layer.fired for layer in cache.stores)])
 

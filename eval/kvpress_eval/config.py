@@ -175,6 +175,7 @@ class RunConfig:
         if self.continues:
             late -= {"forced", "forced_step"}
         own = {k: v for k, v in asdict(self).items() if k not in late or v != _DEFAULTS[k]}
+        own.pop("text", None)  # it is resolved to what the files hold, not where they lie
         return {
             **own,
             **resolved,
@@ -291,9 +292,14 @@ class SweepConfig:
         """Cells with every value of every list, one list at a time, but of ``vary`` the first values only."""
         lists = ("models", "lengths", "seeds", "tasks", "modes", "depths")
         firsts = {name: values[:1] for name, values in self.vary.items()}
-        one = replace(self, vary=firsts, **{name: getattr(self, name)[:1] for name in lists})
+        first = suite(self.tasks[0]) or self.tasks[:1]
+        unused = set.intersection(*(self._unused(task, self._tasks) for task in first))
+        own = {name: getattr(self, name) for name in unused}  # of tasks that come later
+        one = replace(
+            self, vary=firsts, **{name: getattr(self, name)[:1] for name in lists}, **{n: _DEFAULTS[n] for n in unused}
+        )
         full = replace(one, presses=("full",), vary={}, bytes=())
-        longer = (replace(full, **{name: getattr(self, name)}) for name in lists)
+        longer = (replace(full, **{name: getattr(self, name)}, **(own if name == "tasks" else {})) for name in lists)
         return [config for sweep in (one, *longer) for config in sweep.cells()]
 
     def cells(self) -> list[RunConfig]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,7 +57,11 @@ def run_passages(
     for passage, ours in zip(passages.found, states, strict=True):
         full = cell.loaded.bases.get(_key(cell, passage), partial(_full, cell, head, passage, ours))
         values = compare(head, full, ours, passage.ids)
-        for name, value in means({name: getattr(values, name) for name in MEASURES}).items():
+        measured = means({name: getattr(values, name) for name in MEASURES})
+        if not all(map(math.isfinite, measured.values())):
+            dtype = cell.loaded.dtype
+            raise ValueError(f"of {passage.id} the model predicts what is no number in {dtype}; try another dtype")
+        for name, value in measured.items():
             found.measures.setdefault(name, []).append([value])
     return found
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from kvpress.report import kept_all
+
 from .asking import Answers, measure
 from .clock import Clock
 from .life import step_bytes
@@ -134,6 +136,7 @@ def force(head: Head, session: Session, passage: Passage, step: int, chunk: int)
     if step == 1:
         answers.decode_s, answers.steps = clock.seconds(), fed.shape[1]
     answers.session_bytes = cache.nbytes()
+    answers.kept_all = answers.kept_all and kept_all(cache)
     answers.fired = max([0, *(layer.fired for layer in cache.stores)])
     return States(first, torch.cat(rows) if rows else first.new_zeros(0, 1)), answers
 

@@ -75,7 +75,7 @@ class PressedLM(HFLM):  # type: ignore[misc]  # the harness is not typed
         super().__init__(pretrained=pretrained, **options)
         self._held: list[tuple[int, int]] = []
         # what a press says that makes the model repeat the prompt; the bundled one reads no English
-        self._instructions = None if bundled else instructions(self.tokenizer)
+        self._instructions = None if bundled else instructions(self.tokenizer, chat=False)
         with self._entered():
             pass  # what cannot work is refused now, and not after the data has been loaded
 
@@ -100,6 +100,12 @@ class PressedLM(HFLM):  # type: ignore[misc]  # the harness is not typed
             "press_spec": self.press.spec(),
             "kv_bytes_ratio": sum(ratios) / len(ratios) if ratios else None,
         }
+
+    def apply_chat_template(self, *args: Any, **options: Any) -> str:
+        """As the harness does, which does so where it was asked to; then a prompt that is repeated is a user's turn."""
+        if self._instructions is not None:
+            self._instructions = instructions(self.tokenizer)
+        return str(super().apply_chat_template(*args, **options))
 
     @contextmanager
     def _entered(self) -> Iterator[Session]:

@@ -115,7 +115,9 @@ def pack(folder: Path) -> Iterator[tuple[Path, int]]:
         for suite, texts in loose.items():
             packed = model / f"{suite}{PACKED}"
             lines = dict(packed_lines(packed)) if packed.exists() else {}
-            lines |= {path.name: json.dumps(json.loads(text), ensure_ascii=False) + "\n" for path, text in texts.items()}
+            lines |= {
+                path.name: json.dumps(json.loads(text), ensure_ascii=False) + "\n" for path, text in texts.items()
+            }
             write_all([(packed, "".join(lines[name] for name in sorted(lines)).encode("utf-8"))])
             for path, text in texts.items():
                 if path.read_text(encoding="utf-8") == text:

@@ -1,6 +1,6 @@
 """The picture in README: what presses cost on a pretrained model, from the committed rows.
 
-    python -m kvpress_eval.picture            # leaderboards/results -> docs/smollm2.svg; needs the extra `picture`
+python -m kvpress_eval.picture            # leaderboards/results -> docs/smollm2.svg; needs the extra `picture`
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ def draw(rows: Sequence[Row]) -> str:
     rows = [row for row in rows if row.model == MODEL and row.ok and not row.twin]
     text, asked = points(rows), answers(rows)
     if not text or not asked:
-        raise UsageError(f"no rows of {MODEL} with all genres of text and with {' and '.join(TASKS)}; measure them first")
+        raise UsageError(
+            f"no rows of {MODEL} with all genres of text and with {' and '.join(TASKS)}; measure them first"
+        )
     try:
         import altair as alt
         import vl_convert
@@ -116,14 +118,23 @@ def _text(alt: Any, data: list[dict[str, Any]]) -> Any:
     """KL against bytes, both by powers; the amounts of a press share a line, which is named at its left end."""
     base = alt.Chart(alt.Data(values=data))
     bytes_axis = alt.Axis(values=[5, 10, 15, 25, 50, 80], format="d")
-    x = alt.X("bytes:Q", scale=alt.Scale(type="log", domain=[4, 100]), axis=bytes_axis, title="bytes held, % of the full cache")
+    x = alt.X(
+        "bytes:Q",
+        scale=alt.Scale(type="log", domain=[4, 100]),
+        axis=bytes_axis,
+        title="bytes held, % of the full cache",
+    )
     ticks = alt.Axis(values=[0.0001, 0.001, 0.01, 0.1, 1], format="~g")
-    y = alt.Y("KL:Q", scale=alt.Scale(type="log"), axis=ticks, title="KL to the full cache, nats a token (lower is better)")
+    y = alt.Y(
+        "KL:Q", scale=alt.Scale(type="log"), axis=ticks, title="KL to the full cache, nats a token (lower is better)"
+    )
     lines = base.mark_line(strokeWidth=1.2, opacity=0.5).encode(x=x, y=y, color=_colour(alt), detail="line:N")
     marks = base.mark_point(filled=True, size=45, opacity=0.9).encode(x=x, y=y, color=_colour(alt))
     named = [{**one, "name": NAMES[one["press"]]} for one in _ends(data) if one["press"] in NAMES]
     words = alt.Chart(alt.Data(values=named)).mark_text(align="right", dx=-7, fontSize=11)
-    title = alt.Title("Text: what the next 256 tokens lose", subtitle=f"{MODEL}, 1,024 tokens compressed, mean over genres")
+    title = alt.Title(
+        "Text: what the next 256 tokens lose", subtitle=f"{MODEL}, 1,024 tokens compressed, mean over genres"
+    )
     shown = lines + marks + words.encode(x=x, y=y, text="name:N", color=_colour(alt))
     return shown.properties(width=470, height=380, title=title)
 
@@ -152,7 +163,12 @@ def _answers(alt: Any, data: list[dict[str, Any]]) -> Any:
     """A bar a press, the best first, with the bytes it holds."""
     data = [{**one, "told": f"{one['score']:.0f}   ({one['bytes']:.0f} % of bytes)"} for one in data]
     order = [one["press"] for one in sorted(data, key=lambda one: (-one["score"], one["bytes"]))]
-    x = alt.X("score:Q", scale=alt.Scale(domain=[0, 125]), axis=alt.Axis(values=[0, 25, 50, 75, 100]), title="right answers, %")
+    x = alt.X(
+        "score:Q",
+        scale=alt.Scale(domain=[0, 125]),
+        axis=alt.Axis(values=[0, 25, 50, 75, 100]),
+        title="right answers, %",
+    )
     y = alt.Y("press:N", sort=order, title=None, axis=alt.Axis(labelLimit=260, labelFontSize=11))
     base = alt.Chart(alt.Data(values=data)).encode(x=x, y=y, color=_colour(alt))
     title = alt.Title("Retrieval: needle and passkey", subtitle="asked after the cache was compressed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,7 @@ __all__ = [
     "answers_path",
     "load_row",
     "load_rows",
+    "not_numbers",
     "row_path",
     "run_id",
     "write_pair",
@@ -49,8 +51,8 @@ class Row:
     ``peak_kind`` says what ``peak_memory`` is: "rss above loaded model" or "cuda allocated above
     model".
 
-    ``kept_all`` says that the press changed nothing in any session's first prompt: it was shorter than the budget,
-    the protected slots or the dense window.
+    ``kept_all`` says that the press changed nothing in any session: what was read and answered was shorter than the
+    budget, the protected slots or the dense window.
 
     ``scorer`` made ``session_scores``; ``reference_scores`` are those of the released scorer for the same
     answers, where there is one. ``turn_tasks`` names the sub-task of every turn of a mixed task, ``subtasks``
@@ -203,6 +205,19 @@ def _hints(cls: type[Row]) -> dict[str, Any]:
 def _premises(found: list[dict[str, Any]]) -> str:
     hints = {"says": str, "measures": str, "figure": float, "bound": float, "holds": bool}
     return "" if all(hints.keys() <= one.keys() and not misfit(hints, one) for one in found) else "premises lack a part"
+
+
+def not_numbers(row: Row) -> str:
+    """The first field that holds a number that JSON cannot (an infinite one, or what is none); empty where none does."""
+    return next((name for name, value in row.to_dict().items() if not _finite(value)), "")
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def run_id(config: Mapping[str, Any]) -> str:

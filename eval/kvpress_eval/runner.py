@@ -21,7 +21,7 @@ from .life import live
 from .metrics import exact, score
 from .places import known_tokens
 from .prepare import Cell, reason
-from .rows import Row
+from .rows import Row, not_numbers
 from .sources import Passages
 from .tasks import get_task
 from .tasks.extras import extras
@@ -101,6 +101,9 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
             _fill(row, sessions, answers)
         row.disturbance |= disturbance.read()
         row.quiet = quiet(row.disturbance)
+        if strange := not_numbers(row):
+            row = blank_row(cell)
+            raise ValueError(f"{strange} is no number")
     except Exception as error:  # whatever it is, it is this cell's result
         row.status, row.error = "failed", reason(error)
     row.seconds = time.perf_counter() - clock

@@ -203,6 +203,9 @@ def test_a_count_is_that_of_the_cells() -> None:
         ),
         SweepConfig(presses=("knorm", "snapkv"), bytes=("25%", "50%"), depths=(-1, 50), seeds=(0, 1), lengths=(64, 65)),
         SweepConfig(models=("tiny", "tiny-outlier"), modes=("multi-turn",)),
+        SweepConfig(tasks=("kv", "lm_dialect"), forced=16),
+        SweepConfig(tasks=("lm_dialect", "kv"), forced=16, forced_step=1),
+        SweepConfig(tasks=("lm_code", "lm_text"), text=(__file__,)),
     ):
         assert sweep.count() == len(sweep.cells())
         assert {config.task for config in sweep.examples()} == {config.task for config in sweep.cells()}

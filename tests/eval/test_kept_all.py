@@ -9,6 +9,7 @@ import pytest
 from kvpress_eval.config import RunConfig
 from kvpress_eval.models import load
 from kvpress_eval.page.analysis import analyse
+from kvpress_eval.page.gates import run_gates
 from kvpress_eval.page.loading import parse_row
 from kvpress_eval.page.markdown import render_markdown
 from kvpress_eval.prepare import prepare
@@ -42,6 +43,35 @@ def test_rows_say_so(rows: dict[str, Row]) -> None:
     assert Row.from_dict(row.to_dict()).kept_all
     assert parse_row(row.to_dict(), "a.json").kept_all
     assert not parse_row({**row.to_dict(), "kept_all": "yes"}, "a.json").kept_all
+
+
+def test_what_comes_after_the_prompt_counts(dialect_model: str) -> None:
+    """A window that the first prompt does not fill and later turns do: the press packs or drops by then."""
+    loaded = load(dialect_model)
+    asked = {"task": "kv", "length": 300, "sessions": 1, "turns": 4, "history": "own"}
+    short = run_cell(prepare(RunConfig(press="full", **asked), loaded))
+    window = int(short.logical_length) + 4
+    for press, schedule in (
+        (f"kivi(residual={window}, group=4)", "every_turn_prompt"),
+        (f"streaming_llm(keep={window})", "after_turn1_prompt"),
+    ):
+        row = run_cell(prepare(RunConfig(press=press, schedule=schedule, **asked), loaded))
+        assert row.status == "ok" and row.bytes_ratio >= 1.0 and not row.kept_all, press
+    text = {"task": "lm_dialect", "length": 40, "forced": 60, "sessions": 1, "press": "kivi(residual=64)"}
+    for step, kept in ((0, True), (1, False)):  # at once nothing is packed in between
+        row = run_cell(prepare(RunConfig(forced_step=step, **text), loaded))
+        assert (row.status, row.bytes_ratio, row.kept_all) == ("ok", 1.0, kept)
+
+
+def test_the_gate_of_bytes_passes_them_over() -> None:
+    rows = [make_row("full", "kv"), make_row("random(keep=0.5)", "kv", kept_all=True, bytes_ratio=1.0)]
+    for row in rows:
+        row["bytes_ratio"], row["bytes_by_kind"], row["bytes"] = 1.0, {"rows": row["bytes_dense"]}, row["bytes_dense"]
+    gates = {gate.name: gate for gate in run_gates(analyse([parse_row(row, "a") for row in rows], []))}
+    assert gates["a press saves bytes"].verdict == "not checked"
+    rows[1]["kept_all"] = False
+    gates = {gate.name: gate for gate in run_gates(analyse([parse_row(row, "a") for row in rows], []))}
+    assert gates["a press saves bytes"].verdict == "fail"
 
 
 def test_people_are_told(rows: dict[str, Row], tmp_path: Path) -> None:

@@ -141,3 +141,14 @@ def test_the_command_runs_a_local_task(
     assert 0 < config["kv_bytes_ratio"] < 1
     assert main([*words[:3], f"pretrained={text_model}", "press=snapkvv", "--tasks", "local_mc", *words[7:9]]) == 2
     assert "snapkvv" in capsys.readouterr().err
+
+
+def test_a_prompt_without_a_template_is_repeated_without_one(text_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """KVzip ends the user's turn only where the harness was asked for the chat template."""
+    lm = pressed(text_model, "kvzip(keep=0.5)")
+    monkeypatch.setattr(lm.tokenizer, "chat_template", "{% for m in messages %}<{{ m.content }}>{% endfor %}said:")
+    with lm._entered() as session:
+        assert list(session.instructions[2]) == []
+    assert lm.apply_chat_template([{"role": "user", "content": "hi"}]) == "<hi>said:"
+    with lm._entered() as session:
+        assert lm.tokenizer.decode(session.instructions[2]) == ">said:"

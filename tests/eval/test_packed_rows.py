@@ -91,7 +91,9 @@ def test_a_bad_line_is_named_and_the_others_count(tmp_path: Path) -> None:
     list(pack(tmp_path))
     packed = tmp_path / "tiny" / "scbench.jsonl"
     lines = packed.read_text(encoding="utf-8").splitlines()
-    packed.write_text("\n".join([lines[0], "{half", lines[0], '{"run_id": "../../x"}', lines[1]]) + "\n", encoding="utf-8")
+    packed.write_text(
+        "\n".join([lines[0], "{half", lines[0], '{"run_id": "../../x"}', lines[1]]) + "\n", encoding="utf-8"
+    )
     rows, ignored = read_rows(tmp_path)
     assert [row.run_id for row in rows] == [IDS[2], IDS[0], IDS[1], "cccccccccccc"]
     told = ["tiny/broken.json", "tiny/scbench.jsonl:2", "tiny/scbench.jsonl:4"]  # of a row twice the last counts
@@ -116,7 +118,9 @@ def test_no_row_is_lost_where_nothing_can_be_written(tmp_path: Path, monkeypatch
 
 
 def test_a_sweep_goes_on_from_packed_rows(tmp_path: Path) -> None:
-    configs = [RunConfig(press=press, task="kv", length=256, sessions=1, turns=1) for press in ("full", "knorm(keep=0.5)")]
+    configs = [
+        RunConfig(press=press, task="kv", length=256, sessions=1, turns=1) for press in ("full", "knorm(keep=0.5)")
+    ]
     run_sweep(configs, tmp_path)
     list(pack(tmp_path))
     before = names(tmp_path)

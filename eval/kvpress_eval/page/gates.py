@@ -43,7 +43,7 @@ def run_gates(analysis: Analysis) -> list[Gate]:
     """All gates, in the order they are shown. Imported rows claim scores only, and one run counts once."""
     done = [row for row in analysis.rows if row.ok]
     ours = [row for row in done if row.measured and not row.twin]
-    presses = [row for row in ours if not keeps_everything(row.press)]
+    presses = [row for row in ours if not (keeps_everything(row.press) or row.kept_all)]
     return [
         _full_is_best(analysis),
         _keep_all_is_full(analysis, ours),

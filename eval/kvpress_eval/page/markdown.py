@@ -371,7 +371,7 @@ def _kept_all(rows: Sequence[Row]) -> str:
         if row.kept_all and not row.twin
     ]
     grid = markdown_table(("model", "press", "task", "mode", "length"), 5, lines)
-    about = "No prompt of these runs is long enough for the press to change anything: they measured the full cache."
+    about = "No session of these runs is long enough for the press to change anything: they measured the full cache."
     return f"## Presses that kept everything\n\n{about}\n\n{grid}" if lines else ""
 
 

@@ -68,7 +68,7 @@ function drawRows() {
   fill("rows", sortable({
     key: "rows", label: "Every run", columns, records, tall: true, limit: 250, rowClass: (r) => (r.superseded ? "superseded" : null),
     detail: (r) => [["error", r.error], ["about", methodLinks(r.family)], ["asked", r.method], ["press", r.press], ["resolved", r.press_spec], ["compression fired", firing(r)], ["paired with", r.reference],
-      ["raw p", has(r.p) ? chance(r.p) : ""], ["sub-tasks", r.subtasks], ["beside the score", r.extras], ...MEASURES.map((m) => [m.title, has(m.mean(r)) ? [m.show(m.mean(r)), shiftText(m, r)].filter(Boolean).join("; minus full ") : ""]), ["bytes by kind", r.kinds], ["not measured", r.not_measured], ["kept everything", r.kept_all ? "yes: the press changed nothing in any first prompt" : ""], ["does not hold here", r.unmet], ["quiet", yes(r.quiet)], ["disturbance", r.disturbance], ["peak of", r.peak_kind], ["versions", r.versions], ["device", [r.device, r.dtype, r.threads && `${r.threads} threads`].filter(Boolean).join(", ")],
+      ["raw p", has(r.p) ? chance(r.p) : ""], ["sub-tasks", r.subtasks], ["beside the score", r.extras], ...MEASURES.map((m) => [m.title, has(m.mean(r)) ? [m.show(m.mean(r)), shiftText(m, r)].filter(Boolean).join("; minus full ") : ""]), ["bytes by kind", r.kinds], ["not measured", r.not_measured], ["kept everything", r.kept_all ? "yes: the press changed nothing in any session" : ""], ["does not hold here", r.unmet], ["quiet", yes(r.quiet)], ["disturbance", r.disturbance], ["peak of", r.peak_kind], ["versions", r.versions], ["device", [r.device, r.dtype, r.threads && `${r.threads} threads`].filter(Boolean).join(", ")],
       ["commit", r.commit], ["started", r.started], ["suite", r.suite], ["file", r.path], ["command", r.command]],
   }));
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from kvpress_eval import continuation
+from kvpress_eval import continuation, runner
 from kvpress_eval.bases import Bases
 from kvpress_eval.config import RunConfig
 from kvpress_eval.errors import UsageError
@@ -17,7 +18,7 @@ from kvpress_eval.metrics.divergence import bins, divergence, means
 from kvpress_eval.models import Loaded, load
 from kvpress_eval.page.loading import parse_row
 from kvpress_eval.prepare import prepare
-from kvpress_eval.rows import Row
+from kvpress_eval.rows import Row, load_row, write_row
 from kvpress_eval.runner import run_cell
 from kvpress_eval.sources import Passages
 from kvpress_eval.sources.passages import Passage
@@ -254,3 +255,21 @@ def test_bases_hold_a_bounded_number_of_bytes() -> None:
     bases.limit = 10
     get("e")
     assert not bases.kept
+
+
+def test_predictions_that_are_no_numbers_are_a_failed_row(story: str, loaded: Loaded, tmp_path: Path) -> None:
+    """As of a model that overflows in half precision: the cell fails, and its row can be written."""
+    broken = replace(loaded, model=deepcopy(loaded.model), bases=Bases())
+    with torch.no_grad():
+        broken.model.lm_head.weight[3] = torch.inf
+    for press in ("full", "knorm(keep=0.5)"):
+        row = run_cell(prepare(config(story, press=press), broken))
+        assert row.status == "failed" and "predicts what is no number in float32" in str(row.error)
+        assert load_row(write_row(row, tmp_path)) == row
+
+
+def test_no_number_of_a_row_is_infinite(story: str, loaded: Loaded, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(runner, "quiet", lambda found: found.update(waited=float("nan")))
+    row = run_cell(prepare(config(story), loaded))
+    assert (row.status, row.error) == ("failed", "ValueError: disturbance is no number")
+    assert load_row(write_row(row, tmp_path)) == row

@@ -101,9 +101,8 @@ def test_other_texts_are_other_sessions_and_cells(text: Loaded, tmp_path: Path) 
     moved = tmp_path / "elsewhere" / "a.txt"
     moved.parent.mkdir()
     moved.write_text("two texts. " * 90)
-    assert (
-        prepare(RunConfig(task="lm_text", text=[str(moved)], length=300, forced=40, sessions=2), text).id != before.id
-    )
+    there = prepare(RunConfig(task="lm_text", text=[str(moved)], length=300, forced=40, sessions=2), text)
+    assert there.id == after.id, "a cell is what its texts hold, not where they lie"
 
 
 def test_rows_of_a_data_set_are_texts(text: Loaded, tmp_path: Path) -> None:

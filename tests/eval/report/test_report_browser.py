@@ -218,7 +218,7 @@ def test_details_say_what_a_press_did_not_do(browser: Any, tmp_path: Path) -> No
     browser.get(write(made.write_rows(tmp_path / "r", [row]), tmp_path).page.as_uri())
     browser.execute_script("document.querySelector('#rows .expand').click()")
     told = js(browser, "document.querySelector('#rows .detail').textContent")
-    assert "kept everythingyes: the press changed nothing" in told
+    assert "kept everythingyes: the press changed nothing in any session" in told
     assert "does not hold hereminicache: layers agree does not hold (mean cosine -0.02, at least 0.50)" in told
 
 
