@@ -9,7 +9,7 @@ import argparse
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import UsageError
 from .files import write_whole
@@ -17,9 +17,6 @@ from .page.loading import read_rows
 from .page.measures import mean_of
 from .page.presses import family, sweep
 from .page.row import Row
-
-if TYPE_CHECKING:
-    import altair
 
 __all__ = ["draw", "main"]
 

@@ -208,7 +208,7 @@ def _premises(found: list[dict[str, Any]]) -> str:
 
 
 def not_numbers(row: Row) -> str:
-    """The first field that holds a number that JSON cannot (an infinite one, or what is none); empty where none does."""
+    """The first field that holds a number that JSON cannot write (infinite, or none at all); empty where none is."""
     return next((name for name, value in row.to_dict().items() if not _finite(value)), "")
 
 

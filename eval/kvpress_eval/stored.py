@@ -1,9 +1,9 @@
 """Where the rows of a folder are: each in a file of its own as it is made, or those of a suite in one once they are
 published.
 
-``<model>/<run_id>.json`` is a row. ``<model>/<suite>.jsonl`` holds a row a line, in the order of their ids (``kvpress
-pack``). Both have the same name, ``<model>/<run_id>.json``, and readers see no difference. Where a row has a file of its
-own and a line too, the file counts: it was written later.
+``<model>/<run_id>.json`` is a row. ``<model>/<suite>.jsonl`` holds a row a line, in the order of their ids
+(``kvpress pack``). Both have the same name, ``<model>/<run_id>.json``, and readers see no difference. Where a row has a
+file of its own and a line too, the file counts: it was written later.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``kvpress sweep``, ``study``, ``merge``, ``pack`` and ``diff``: what they print; every function returns an exit code."""
+"""``kvpress sweep``, ``study``, ``merge``, ``pack``, ``diff``: what they print; every function returns an exit code."""
 
 from __future__ import annotations
 
