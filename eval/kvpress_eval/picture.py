@@ -15,7 +15,7 @@ from .errors import UsageError
 from .files import write_whole
 from .page.loading import read_rows
 from .page.measures import mean_of
-from .page.presses import family, sweep
+from .page.presses import family, keeps_everything, sweep
 from .page.row import Row
 
 __all__ = ["draw", "main"]
@@ -59,7 +59,7 @@ def points(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "KL": mean_of(group, "kl"),
         }
         for (asked, target), group in sorted(found.items())
-        if {row.task for row in group} == genres
+        if {row.task for row in group} == genres and not keeps_everything(asked)
     ]
 
 
@@ -121,18 +121,18 @@ def _text(alt: Any, data: list[dict[str, Any]]) -> Any:
         axis=bytes_axis,
         title="bytes held, % of the full cache",
     )
-    ticks = alt.Axis(values=[0.0001, 0.001, 0.01, 0.1, 1], format="~g")
+    ticks = alt.Axis(values=[0.0001, 0.001, 0.01, 0.1, 1], format="~r")
     y = alt.Y(
         "KL:Q", scale=alt.Scale(type="log"), axis=ticks, title="KL to the full cache, nats a token (lower is better)"
     )
     lines = base.mark_line(strokeWidth=1.2, opacity=0.5).encode(x=x, y=y, color=_colour(alt), detail="line:N")
     marks = base.mark_point(filled=True, size=45, opacity=0.9).encode(x=x, y=y, color=_colour(alt))
-    named = [{**one, "name": NAMES[one["press"]]} for one in _ends(data) if one["press"] in NAMES]
+    named = _apart([{**one, "name": NAMES[one["press"]]} for one in _ends(data) if one["press"] in NAMES])
     words = alt.Chart(alt.Data(values=named)).mark_text(align="right", dx=-7, fontSize=11)
     title = alt.Title(
         "Text: what the next 256 tokens lose", subtitle=f"{MODEL}, 1,024 tokens compressed, mean over genres"
     )
-    shown = lines + marks + words.encode(x=x, y=y, text="name:N", color=_colour(alt))
+    shown = lines + marks + words.encode(x=x, y=alt.Y("place:Q"), text="name:N", color=_colour(alt))
     return shown.properties(width=470, height=380, title=title)
 
 
@@ -154,6 +154,15 @@ def _ends(data: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if one["line"] not in lines or one["bytes"] < lines[one["line"]]["bytes"]:
             lines[one["line"]] = one
     return list(lines.values())
+
+
+def _apart(named: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Names with a ``place`` of their own: those of marks above each other move up until no two touch."""
+    placed: list[dict[str, Any]] = []
+    for one in sorted(named, key=lambda one: one["KL"]):
+        beside = [other["place"] for other in placed if 0.8 < other["bytes"] / one["bytes"] < 1.25]
+        placed.append({**one, "place": max([one["KL"], *(1.42 * place for place in beside)])})  # 12 of 380 pixels
+    return placed
 
 
 def _answers(alt: Any, data: list[dict[str, Any]]) -> Any:
