@@ -5,7 +5,7 @@ both have beside the score.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 from rich.table import Table as Grid
 from rich.text import Text
@@ -17,18 +17,13 @@ from .config import amount
 from .console import Console
 from .errors import UsageError
 from .page.analysis import superseded
-from .page.beside import SHOWN, shown
+from .page.beside import MEASURES
 from .page.claims import Table, dtype_of, precedence, run_key, table_order
-from .page.measures import between
-from .page.numbers import nats, nats_span, percent, points, probability, span
+from .page.numbers import percent, points, probability, span
 from .page.presses import falling, named
 from .page.row import Row
-from .page.sessions import paired
+from .page.sessions import Shift, paired, shift
 
-MEANING = {
-    "kl": "divergence from the full cache, nats a token, lower is better",
-    "nll": "negative log-likelihood of the text, nats a token, lower is better",
-}
 TURNS: Mapping[str, slice] = {"all": slice(None), "first": slice(0, 1), "later": slice(1, None)}
 
 
@@ -43,17 +38,7 @@ class Comparison:
     bytes_ratio: tuple[float, float]
     difference: stats.Interval
     p: float
-    measure: str = ""  # "" is the score; else the name of a measure, which is in its own unit
-    measures: Mapping[str, Shift] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Shift:
-    """A measure beside the score in the same sessions and turns: means of both, and first minus second."""
-
-    means: tuple[float, float]
-    difference: stats.Interval
-    p: float
+    measures: Mapping[str, Shift]  # beside the score, where both have them in every task
 
 
 @dataclass(frozen=True)
@@ -136,7 +121,6 @@ def compare(rows: Sequence[Row], first: Asked, second: Asked, tasks: Sequence[st
             if (one := _compare(table, turns, part, pairs)) is not None:
                 found += 1
                 yield one
-                yield from _measures(one, pairs) if turns == "all" else ()
     if not found:
         raise UsageError(f"{first} and {second} share no session; run both with the same sessions and --seed")
 
@@ -146,48 +130,26 @@ def _compare(table: Table, turns: str, part: slice, pairs: Sequence[tuple[Row, R
     by_task: dict[str, list[tuple[Row, Row]]] = {}
     for pair in pairs:
         by_task.setdefault(pair[0].task, []).append(pair)
-    found = {task: one for task, mine in by_task.items() if (one := paired(mine, part)).differences.size}
-    if not found:
+    found = {task: mine for task, mine in by_task.items() if paired(mine, part).differences.size}
+    tasks = list(found.values())
+    score = shift(tasks, "", part)
+    if score is None:
         return None
-    strata = [one.differences for one in found.values()]
-    scores = [(float(one.ours.mean()), float(one.theirs.mean())) for one in found.values()]
 
     def ratio(side: int) -> float:
-        ratios = [[r for pair in by_task[task] if (r := pair[side].bytes_ratio) is not None] for task in found]
+        ratios = [[r for pair in mine if (r := pair[side].bytes_ratio) is not None] for mine in tasks]
         return _mean([_mean(of_task) for of_task in ratios if of_task])
 
     return Comparison(
         table,
         turns,
         tuple(found),
-        (_mean([ours for ours, _ in scores]), _mean([theirs for _, theirs in scores])),
+        score.means,
         (ratio(0), ratio(1)),
-        stats.bootstrap_interval(strata),
-        stats.sign_flip_p(strata),
-        measures=_shifts([by_task[task] for task in found], part),
+        score.difference,
+        score.p,
+        {name: one for name in MEASURES if (one := shift(tasks, name, part)) is not None},
     )
-
-
-def _measures(score: Comparison, pairs: Sequence[tuple[Row, Row]]) -> Iterator[Comparison]:
-    """The same of the measures of forced texts that both sides have."""
-    mine = [pair for pair in pairs if pair[0].task in score.tasks]
-    for name in MEANING:
-        if (found := between(mine, name)) is None:
-            continue
-        sides = (found.first, found.second)
-        yield replace(score, measures={}, scores=sides, difference=found.difference, p=found.p, measure=name)
-
-
-def _shifts(tasks: Sequence[Sequence[tuple[Row, Row]]], part: slice) -> dict[str, Shift]:
-    """What both sides measure beside the score in every task."""
-    found = {}
-    for name in shown(row for pairs in tasks for pair in pairs for row in pair):
-        both = [paired(pairs, part, name) for pairs in tasks]
-        if all(one.differences.size for one in both):
-            strata = [one.differences for one in both]
-            means = (_mean([float(one.ours.mean()) for one in both]), _mean([float(one.theirs.mean()) for one in both]))
-            found[name] = Shift(means, stats.bootstrap_interval(strata), stats.sign_flip_p(strata))
-    return found
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -197,7 +159,7 @@ def _mean(values: Sequence[float]) -> float:
 def print_comparisons(found: Sequence[Comparison], first: Asked, second: Asked, console: Console) -> None:
     """One table per model, length and dtype, one line per mode and choice of turns."""
     console.print(Text(f"{first}  minus  {second}", style="bold"))
-    whole = {one.table: len(one.tasks) for one in found if one.turns == "all" and not one.measure}
+    whole = {one.table: len(one.tasks) for one in found if one.turns == "all"}
     for key in dict.fromkeys(one.table._replace(mode="") for one in found):
         setting = [key.model, key.tokens, dtype_of(key, [one.table for one in found]), *key.special]
         console.print(Text(", ".join(part for part in setting if part)))
@@ -205,17 +167,6 @@ def print_comparisons(found: Sequence[Comparison], first: Asked, second: Asked, 
         for one in found:
             if one.table._replace(mode="") == key:
                 few = len(one.tasks) < whole[one.table]  # tasks of one question have no later turns
-                if one.measure:
-                    diff = one.difference
-                    grid.add_row(
-                        f"  {one.measure}",
-                        *map(nats, one.scores),
-                        nats(diff.mean, sign=True),
-                        nats_span(diff.low, diff.high, sign=True),
-                        probability(one.p),
-                        "",
-                    )
-                    continue
                 grid.add_row(
                     f"{one.table.mode}, {one.turns}"
                     + (f" ({len(one.tasks)} of {whole[one.table]} tasks)" if few else ""),
@@ -228,13 +179,13 @@ def print_comparisons(found: Sequence[Comparison], first: Asked, second: Asked, 
                 )
         console.print(grid)
         here = [one for one in found if one.table._replace(mode="") == key]
-        for name in [name for name in SHOWN if any(name in one.measures for one in here)]:
+        for name in [name for name in MEASURES if any(name in one.measures for one in here)]:
             console.print(_measured(name, here))
     tasks = ", ".join(dict.fromkeys(task for one in found for task in one.tasks))
     console.print(f"mean over {tasks}; paired by session, bootstrap over sessions, p by sign flips", style="dim")
-    told = {one.measure: MEANING[one.measure] for one in found if one.measure in MEANING}
+    told = [measure for name, measure in MEASURES.items() if any(name in one.measures for one in found)]
     if told:
-        console.print("; ".join(f"{name}: {what}" for name, what in told.items()), style="dim")
+        console.print("; ".join(f"{measure.title}: {measure.about}" for measure in told), style="dim")
 
 
 def _grid(first: str, names: Sequence[str]) -> Grid:
@@ -247,15 +198,15 @@ def _grid(first: str, names: Sequence[str]) -> Grid:
 
 def _measured(name: str, found: Sequence[Comparison]) -> Grid:
     """A measure beside the score, a line per mode and choice of turns."""
-    measure = SHOWN[name]
+    measure = MEASURES[name]
     grid = _grid(measure.title, ("first", "second", "diff.", "95 %", "p"))
     for one in found:
-        if (shift := one.measures.get(name)) is not None:
+        if (change := one.measures.get(name)) is not None:
             grid.add_row(
                 f"{one.table.mode}, {one.turns}",
-                *map(measure.text, shift.means),
-                measure.text(shift.difference.mean, sign=True),
-                measure.span(shift.difference, sign=True),
-                probability(shift.p),
+                *map(measure.text, change.means),
+                measure.text(change.difference.mean, sign=True),
+                measure.span(change.difference, sign=True),
+                probability(change.p),
             )
     return grid

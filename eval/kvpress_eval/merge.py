@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -20,11 +21,15 @@ from .stored import PACKED, packed_lines, row_files, row_text
 
 __all__ = ["MEASURED", "Merged", "compared", "merge", "pack", "same_results"]
 
-_NEAR = 1e-3
-"""Log-probabilities of two runs count as the same this near: another machine, or number of threads, rounds them in
-another way. So do the measures of a row, which are made of logits too.
+_NEAR = {"measures": 1e-3, "gold_logprob": 1e-3, "figure": 1e-3, "kl": 1e-4, "nll": 1e-4, "agree": 1e-4}
+"""How far floats of a name may be apart in two runs and count as the same: absolute, or relative to the larger where
+that is above 1. Those of another name follow what holds them, and are exact where nothing does.
+
+What is made of logits, and a premise's figure, is rounded in another way by another machine or number of threads. That
+moves the log-probability of a gold answer, which has few tokens, most. The measures of forced texts are means over many
+tokens, which it moves less, and they are told apart more finely: the KL of a good press is itself under 1e-3, and
+0.0002 nats against 0.0009 are no rounding.
 """
-_LOGITS = ("measures", "gold_logprob")
 
 MEASURED = frozenset(
     {"seconds", "started", "threads", "peak_memory", "peak_kind", "prefill_tps", "not_measured", "versions", "commit"}
@@ -160,8 +165,8 @@ def _rank(row: Row) -> tuple[bool, datetime]:
 def same_results(first: Path, second: Path) -> list[str]:
     """What differs between the rows of two folders, a line each; nothing where they agree.
 
-    Everything is compared but times, memory, versions and the commit (``MEASURED``), the answers included; measures
-    (log-probabilities) within ``_NEAR``. Files that are no rows differ, and so do answers that are gone or damaged.
+    Everything is compared but times, memory, versions and the commit (``MEASURED``), the answers included; what is
+    made of logits within ``_NEAR``. Files that are no rows differ, and so do answers that are gone or damaged.
 
     Raises:
         UsageError: for what is no folder.
@@ -184,7 +189,7 @@ def _differences(first: Path, second: Path) -> Iterator[str]:
             yield f"{name}: {' '.join(str(problem).split())[:200]}"
             continue
         left, right = (_judged(data) for _, data, _ in read)
-        keys = [key for key in sorted({*left, *right}) if not _same(left.get(key), right.get(key), key in _LOGITS)]
+        keys = [key for key in sorted({*left, *right}) if not _same(left.get(key), right.get(key), _NEAR.get(key, 0))]
         if keys:
             shown = _short(left.get(keys[0])), _short(right.get(keys[0]))
             yield f"{name}: {', '.join(keys)} ({keys[0]} is {shown[0]} and {shown[1]})"
@@ -207,21 +212,23 @@ def _other_answers(first: Path, ours: Row, second: Path, theirs: Row) -> str:
         return f"{len(left.questions)} and {len(right.questions)} questions"
     for number, (one, other) in enumerate(zip(left.questions, right.questions, strict=True), 1):
         for key in sorted({*one, *other}):
-            if not _same(one.get(key), other.get(key), key in _LOGITS):
+            if not _same(one.get(key), other.get(key), _NEAR.get(key, 0)):
                 return f"question {number}: {key} is {_short(one.get(key))} and {_short(other.get(key))}"
     return ""
 
 
-def _same(left: Any, right: Any, near: bool) -> bool:
-    """Whether two values are equal; ``near``: floats in them may be rounded in another way."""
-    if not near:
-        return bool(left == right)
+def _same(left: Any, right: Any, near: float) -> bool:
+    """Whether two values are equal, floats within ``near``, or what ``_NEAR`` has for the name that holds them: ``kl``
+    for ``kl@2-16``.
+    """
     if isinstance(left, float) and isinstance(right, float):
-        return left == right or abs(left - right) <= _NEAR * max(1.0, abs(left), abs(right))
+        return math.isclose(left, right, rel_tol=near, abs_tol=near)
     if isinstance(left, list) and isinstance(right, list):
         return len(left) == len(right) and all(_same(one, other, near) for one, other in zip(left, right, strict=True))
     if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(_same(left[key], right[key], near) for key in left)
+        return left.keys() == right.keys() and all(
+            _same(left[key], right[key], _NEAR.get(key.partition("@")[0], near)) for key in left
+        )
     return bool(left == right)
 
 
@@ -235,20 +242,10 @@ def _short(value: Any) -> str:
 
 
 def _judged(value: Any) -> Any:
-    """What two runs must share, nested objects included. Of measures four decimals: the rest is rounding."""
-    if isinstance(value, dict) and isinstance(value.get("measures"), dict):
-        value = {**value, "measures": _rounded(value["measures"])}
+    """What two runs must share, nested objects included."""
     if isinstance(value, dict):
         return {key: _judged(item) for key, item in value.items() if key not in _APART and not key.endswith("_s")}
     return [_judged(item) for item in value] if isinstance(value, list) else value
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    return round(value, 4) + 0.0 if isinstance(value, float) else value
 
 
 def compared(first: Path, second: Path) -> int:

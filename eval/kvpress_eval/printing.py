@@ -13,7 +13,7 @@ from rich.text import Text
 from . import disturbance
 from .config import RunConfig
 from .console import Console
-from .page.numbers import DISTURBED, nats, nats_span
+from .page.numbers import DISTURBED, nats
 from .page.presses import named, spaced
 from .rows import Row
 
@@ -44,17 +44,18 @@ def cell_text(config: RunConfig) -> str:
 
 
 def difference(row: Row, full: Row) -> str:
-    """The paired difference to the full cache with its 95 % interval, in points."""
+    """The paired difference to the full cache with its 95 % interval: in points; of forced texts that of NLL."""
     from .stats import bootstrap_interval, paired_differences
 
+    told, n = _change(row, full, "nll" if row.forced else "gold_logprob")
     if row.forced:
-        return _change_of_nll(row, full)
+        return f"{told} (95 %, {n} passages paired)" if n else "no passage in common with the full cache's row"
     ours = dict(zip(row.session_ids, row.session_scores, strict=True))
     theirs = dict(zip(full.session_ids, full.session_scores, strict=True))
     found = bootstrap_interval([paired_differences(ours, theirs)])
     if not found.n:
         return "no session in common with the full cache's row"
-    gold = _gold_difference(row, full)
+    gold = f"; {told}" if n else ""
     if math.isnan(found.low):
         return f"{100 * found.mean:+.1f} points (too few sessions for an interval){gold}"
     return (
@@ -63,33 +64,14 @@ def difference(row: Row, full: Row) -> str:
     )
 
 
-def _change_of_nll(row: Row, full: Row) -> str:
+def _change(row: Row, full: Row, name: str) -> tuple[str, int]:
+    """The paired difference of a measure, and of how many sessions: 0 where one of the rows does not have it."""
+    from .page.beside import MEASURES
     from .stats import bootstrap_interval, paired_differences
 
-    ours, theirs = (_by_session(one, "nll") for one in (row, full))
+    ours, theirs = (dict(zip(one.session_ids, one.measures.get(name, []), strict=False)) for one in (row, full))
     found = bootstrap_interval([paired_differences(ours, theirs)])
-    if not found.n:
-        return "no passage in common with the full cache's row"
-    span = nats_span(found.low, found.high, sign=True)
-    return f"NLL {nats(found.mean, sign=True)} {span} (95 %, {found.n} passages paired)"
-
-
-def _by_session(row: Row, name: str) -> dict[str, list[float]]:
-    values = zip(row.session_ids, row.measures[name], strict=True)
-    return {session: [value for value in known if value is not None] for session, known in values}
-
-
-def _gold_difference(row: Row, full: Row) -> str:
-    """The same of the log-probability of the gold answers; empty where one of the rows does not have it."""
-    from .page.beside import SHOWN
-    from .stats import bootstrap_interval, paired_differences
-
-    measure = SHOWN["gold_logprob"]
-    ours, theirs = (
-        dict(zip(one.session_ids, one.measures.get("gold_logprob", []), strict=False)) for one in (row, full)
-    )
-    found = bootstrap_interval([paired_differences(ours, theirs)])
-    return f"; {measure.title} {measure.difference(found)}" if found.n else ""
+    return f"{MEASURES[name].title} {MEASURES[name].difference(found)}", found.n
 
 
 def print_row(console: Console, row: Row, path: Path, against: str) -> None:

@@ -262,6 +262,51 @@ def test_measures_of_two_machines_are_near(tmp_path: Path) -> None:
     assert "measures" in same_results(tmp_path / "a", tmp_path / "c")[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "one", "other", "same"),
+    [
+        ("kl", 0.0002, 0.0009, False),
+        ("kl", 0.0002, 0.00028, True),
+        ("kl@2-16", 0.0002, 0.0009, False),
+        ("kl@2-16", 0.00085, 0.00094, True),
+        ("nll", 2.5, 2.5003, False),
+        ("nll", 2.5, 2.5002, True),
+        ("agree", 0.99, 0.9902, False),
+        ("agree@1", 0.99, 0.99009, True),
+        ("gold_logprob", -0.5, -0.5012, False),
+        ("gold_logprob", -0.5, -0.5009, True),
+        ("gold_logprob", -5.0, -5.004, True),
+    ],
+)
+def test_measures_are_told_apart_as_finely_as_they_are_known(
+    tmp_path: Path, name: str, one: float, other: float, same: bool
+) -> None:
+    for folder, value in (("a", one), ("b", other)):
+        write_row(whole_row(run_id="0123456789ab", measures={name: [[value]]}), tmp_path / folder)
+    found = same_results(tmp_path / "a", tmp_path / "b")
+    assert len(found) == (not same) and all("measures (measures is " in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"figure": 0.61234512}, True),
+        ({"figure": 0.6133}, True),
+        ({"figure": 0.6143}, False),
+        ({"bound": 0.5001}, False),
+        ({"holds": False}, False),
+        ({"says": "else"}, False),
+    ],
+)
+def test_the_figure_of_a_premise_is_near(tmp_path: Path, changes: dict[str, Any], same: bool) -> None:
+    premise = {"method": "snapkv", "says": "it does", "measures": "a share", "figure": 0.6123456, "bound": 0.5}
+    premise["holds"] = True
+    for folder, found in (("a", premise), ("b", {**premise, **changes})):
+        write_row(whole_row(run_id="0123456789ab", premises=[found]), tmp_path / folder)
+    lines = same_results(tmp_path / "a", tmp_path / "b")
+    assert len(lines) == (not same) and all("premises (premises is " in line for line in lines)
+
+
 def test_answers_whose_row_is_gone_go_after_a_day(tmp_path: Path) -> None:
     path = write_row(make_row(), tmp_path)
     file = answers_path(path)

@@ -1,6 +1,7 @@
 """What rows measure of every question beside its score, and how tables show it.
 
-A measure that tables are to show is an entry of `SHOWN`; all others are kept in the rows.
+A measure that tables are to show is an entry of `SHOWN`; those of forced texts, which have tables of their own, are
+entries of `FORCED`; all others are kept in the rows.
 """
 
 from __future__ import annotations
@@ -9,22 +10,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import stats
-from .numbers import fixed, snap
+from .numbers import fixed, nats, snap
 from .row import Row
 from .sessions import measured, paired
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How a measure is shown: `title` over its column, and `about`, what it is with its unit."""
+    """How a measure is shown: `title` over its column, and `about`, what it is with its unit. `digits` stand after the
+    point; None is for one that is written by its leading digits (`numbers.nats`).
+    """
 
     title: str
     about: str
-    digits: int = 3
+    digits: int | None = 3
 
     def text(self, value: float | None, *, sign: bool = False) -> str:
         """A value in its digits."""
-        return fixed(value, self.digits, sign=sign)
+        return nats(value, sign=sign) if self.digits is None else fixed(value, self.digits, sign=sign)
 
     def span(self, found: stats.Interval, *, sign: bool = False) -> str:
         """The interval in brackets; empty where there is none."""
@@ -40,6 +43,11 @@ class Measure:
 SHOWN: Mapping[str, Measure] = {
     "gold_logprob": Measure("gold log p", "log-probability of the gold answer, nats per token"),
 }
+FORCED: Mapping[str, Measure] = {
+    "kl": Measure("KL", "divergence from the full cache, nats a token, lower is better", None),
+    "nll": Measure("NLL", "negative log-likelihood of the text, nats a token, lower is better", None),
+}
+MEASURES: Mapping[str, Measure] = {**SHOWN, **FORCED}
 
 
 @dataclass(frozen=True)

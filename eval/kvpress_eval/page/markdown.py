@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from ..stats import Flips, Interval
 from .beside import SHOWN, shown
-from .claims import Analysis, Cell, Table, dtype_of, method_of
+from .claims import Analysis, Cell, Table, dtype_of, method_of, table_order
 from .equal import Entry, Matrix, matrices
 from .gates import Gate, tally
 from .legend import FORCED_TOLD, HOW_TO_READ
@@ -53,14 +53,13 @@ def render_markdown(analysis: Analysis, gates: Sequence[Gate]) -> str:
     equal = matrices(analysis)
     by_table = {found.table: found for found in continued}
     beside = {line.cell.table for found in by_table.values() for line in found.lines} - by_table.keys()
-    for suite, model in dict.fromkeys((table.suite, table.model) for table in analysis.tables):
+    tables = sorted({*analysis.tables, *by_table} - beside, key=table_order)  # ours may hold imported lines alone
+    for suite, model in dict.fromkeys((table.suite, table.model) for table in tables):
         notes = sorted({r.model_note for r in analysis.rows if r.model == model and r.model_note})
         parts += [f"## {text(title(suite))}: {text(model)}" if len(names) > 1 else f"## {text(model)}"]
         parts += [f"{text(note)}." for note in notes]
-        for table in analysis.tables:
+        for table in tables:
             if (table.suite, table.model) == (suite, model):
-                if table in beside:
-                    continue
                 body = _forced(by_table[table]) if table in by_table else _table(analysis, table)
                 parts += [f"### {_title(table, analysis.tables)}", body]
                 parts += [_equal(matrix) for matrix in equal if matrix.table == table]

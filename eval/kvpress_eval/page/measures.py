@@ -2,76 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .. import stats
 from .claims import Analysis, Cell, Table, run_key
 from .row import Row
-from .sessions import averaged
+from .sessions import Shift, measured, shift
 
-__all__ = ["Change", "Forced", "ForcedLine", "between", "change", "forced", "is_forced", "mean", "mean_of"]
-
-
-@dataclass(frozen=True)
-class Change:
-    """A measure on the sessions that two sides share: first minus second, tasks weighted equally."""
-
-    first: float
-    second: float
-    difference: stats.Interval
-    p: float
+__all__ = ["Forced", "ForcedLine", "change", "forced", "is_forced", "mean", "mean_of"]
 
 
 def mean(rows: Iterable[Row], name: str) -> stats.Interval:
-    """Mean of a measure with its interval, tasks weighted equally; no interval and NaN where no row has it."""
-    return stats.bootstrap_interval([averaged(_values(group, name)) for group in _by_task(rows)])
+    """Mean of a measure with its interval, tasks weighted equally; no interval and NaN where a task has no value."""
+    return stats.bootstrap_interval([measured(group, name) for group in _by_task(rows)])
 
 
 def mean_of(rows: Iterable[Row], name: str) -> float:
-    """The same without its interval."""
-    means = [values.mean() for group in _by_task(rows) if (values := averaged(_values(group, name))).size]
+    """The same without its interval, over the tasks that have a value; NaN where none has."""
+    means = [values.mean() for group in _by_task(rows) if (values := measured(group, name)).size]
     return float(sum(means) / len(means)) if means else float("nan")
 
 
-def change(analysis: Analysis, cell: Cell, name: str) -> Change | None:
+def change(analysis: Analysis, cell: Cell, name: str) -> Shift | None:
     """What a measure of a cell is against the full cache's; None for that itself, or where a row has no pair."""
-    pairs = [(row, other) for row in cell.rows if (other := _full(analysis, row)) is not None]
-    return between(pairs, name) if len(pairs) == len(cell.rows) and not cell.method.is_full else None
-
-
-def between(pairs: Sequence[tuple[Row, Row]], name: str) -> Change | None:
-    """The change of a measure from the second to the first of each pair; None where a task shares no value of it."""
-    firsts, seconds, differences = list[stats.Array](), list[stats.Array](), list[stats.Array]()
-    for task in sorted({row.task for row, _ in pairs}):
-        found = [
-            (row, session, both)
-            for row, other in pairs
-            if row.task == task
-            for session in sorted(row.measures.get(name, {}).keys() & other.measures.get(name, {}).keys())
-            if (both := _both(row.measures[name][session], other.measures[name][session]))
-        ]
-        if not found:
-            return None
-        for sides, value in ((firsts, 0), (seconds, 1)):
-            sides.append(averaged((row, s, sum(pair[value] for pair in both) / len(both)) for row, s, both in found))
-        differences.append(averaged((row, s, sum(a - b for a, b in both) / len(both)) for row, s, both in found))
-    if not differences:
+    full = {row.path: other for row in cell.rows if (other := _full(analysis, row)) is not None}
+    if cell.method.is_full or len(full) < len(cell.rows):
         return None
-    means = [sum(float(one.mean()) for one in side) / len(side) for side in (firsts, seconds)]
-    return Change(means[0], means[1], stats.bootstrap_interval(differences), stats.sign_flip_p(differences))
-
-
-def _both(ours: Sequence[float | None], theirs: Sequence[float | None]) -> list[tuple[float, float]]:
-    return [(a, b) for a, b in zip(ours, theirs, strict=False) if a is not None and b is not None]
-
-
-def _values(rows: Iterable[Row], name: str) -> Iterable[tuple[Row, str, float]]:
-    for row in rows:
-        for session, values in row.measures.get(name, {}).items():
-            known = [value for value in values if value is not None]
-            if known:
-                yield row, session, sum(known) / len(known)
+    return shift([[(row, full[row.path]) for row in group] for group in _by_task(cell.rows)], name)
 
 
 def _by_task(rows: Iterable[Row]) -> list[list[Row]]:
@@ -97,7 +55,7 @@ class ForcedLine:
 
     cell: Cell
     kl: stats.Interval
-    nll: Change | None
+    nll: Shift | None
     agree: stats.Interval
     bins: tuple[float, ...]
 

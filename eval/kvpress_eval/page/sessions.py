@@ -5,7 +5,8 @@ The depths of a session share its facts and its filler, so that their scores are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,17 @@ class Paired(NamedTuple):
     theirs: stats.Array
     differences: stats.Array
     answers: float
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A measure on the sessions and turns that two sides share: means of both, and first minus second; tasks weigh the
+    same.
+    """
+
+    means: tuple[float, float]
+    difference: stats.Interval
+    p: float
 
 
 def averaged(values: Iterable[tuple[Row, str, float]]) -> stats.Array:
@@ -76,3 +88,16 @@ def paired(pairs: Iterable[tuple[Row, Row]], part: slice = stats.ALL, measure: s
     ours = mean(lambda a, _: a)
     answers = sum(len(turns) for *_, turns in found) / ours.size if found else float("nan")
     return Paired(ours, mean(lambda _, b: b), mean(lambda a, b: a - b), answers)
+
+
+def shift(tasks: Sequence[Iterable[tuple[Row, Row]]], measure: str, part: slice = stats.ALL) -> Shift | None:
+    """The change of a measure ("" is the score) from the second to the first row of each pair, tasks weighted equally;
+    None where one of them shares no value of it.
+    """
+    both = [paired(pairs, part, measure) for pairs in tasks]
+    if not both or not all(one.differences.size for one in both):
+        return None
+    ours = sum(float(one.ours.mean()) for one in both) / len(both)
+    theirs = sum(float(one.theirs.mean()) for one in both) / len(both)
+    strata = [one.differences for one in both]
+    return Shift((ours, theirs), stats.bootstrap_interval(strata), stats.sign_flip_p(strata))

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from kvpress_eval import report
+from kvpress_eval import report, stats
 from kvpress_eval.cli import main
 from kvpress_eval.importers import import_results
 from kvpress_eval.page.html import page_data
 from kvpress_eval.page.loading import parse_row, read_rows
 from kvpress_eval.page.measures import forced
-from kvpress_eval.page.numbers import nats
+from kvpress_eval.page.numbers import nats, nats_span, probability
+from kvpress_eval.printing import difference
 from kvpress_eval.rows import load_rows
 from rich.console import Console
 
@@ -73,7 +76,7 @@ def test_the_macro_mean_weighs_texts_equally_and_pairs_by_passage(ran: tuple[Pat
     assert snap.nll.difference.mean == pytest.approx(
         sum(line.nll.difference.mean for line in mine if line.nll is not None) / 2
     )
-    assert snap.nll.first - snap.nll.second == pytest.approx(snap.nll.difference.mean)
+    assert snap.nll.means[0] - snap.nll.means[1] == pytest.approx(snap.nll.difference.mean)
 
 
 def test_two_presses_are_compared_by_divergence(
@@ -82,9 +85,30 @@ def test_two_presses_are_compared_by_divergence(
     first, second = "snapkv(keep=0.25, window=5)", "int8"
     assert main(["compare", first, second, "--task", "lm_reference", "--results", str(ran[0])]) == 0
     out = capsys.readouterr().out
-    assert "kl " in out
-    assert "nll " in out
-    assert "lower is better" in out
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = {row.press: row for row in load_rows(ran[0]) if row.task == "lm_reference"}
+    ours, theirs = (next(row for press, row in rows.items() if press.startswith(start)) for start in ("snapkv", "int8"))
+    for title, name in (("KL", "kl"), ("NLL", "nll")):
+        (at,) = (i for i, line in enumerate(lines) if line.split()[:1] == [title])
+        assert lines[at].split() == [title, "first", "second", "diff.", "95", "%", "p"]
+        mine, other = ([value[0] or 0.0 for value in row.measures[name]] for row in (ours, theirs))
+        shift = stats.bootstrap_interval([[a - b for _, a, b in sorted(zip(ours.session_ids, mine, other))]])
+        p = probability(stats.sign_flip_p([np.subtract(mine, other)]))
+        want = [nats(sum(mine) / 4), nats(sum(other) / 4), nats(shift.mean, sign=True)]
+        want += [nats_span(shift.low, shift.high, sign=True), p]
+        assert lines[at + 1].split() == ["continuation,", "all", *" ".join(want).split()]
+    assert "KL: divergence from the full cache, nats a token, lower is better; NLL: " in " ".join(out.split())
+
+
+def test_a_row_says_its_change_to_the_full_cache(ran: tuple[Path, list[str]]) -> None:
+    rows = [row for row in load_rows(ran[0]) if row.task == "lm_code"]
+    full, snap = (next(row for row in rows if row.press.startswith(start)) for start in ("full", "snapkv"))
+    mine, other = ([value[0] or 0.0 for value in row.measures["nll"]] for row in (snap, full))
+    shift = stats.bootstrap_interval([[a - b for _, a, b in sorted(zip(snap.session_ids, mine, other))]])
+    written = f"NLL {nats(shift.mean, sign=True)} {nats_span(shift.low, shift.high, sign=True)}"
+    assert difference(snap, full) == f"{written} (95 %, 4 passages paired)"
+    assert difference(snap, replace(full, measures={})) == "no passage in common with the full cache's row"
 
 
 def test_texts_forced_otherwise_stand_apart(ran: tuple[Path, list[str]], tmp_path: Path) -> None:
@@ -179,6 +203,31 @@ def test_peers_stand_in_the_same_table_marked(
     assert text.count("| press | bytes/dense | KL [95 %]") == 1
     assert "(*Other 1\\.0*)" in text or "(*Other 1.0*)" in text
     assert "Other 1.0" in " ".join(told(into).split())
+
+
+def test_imported_texts_alone_are_shown(
+    ran: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where none of our rows is in their table."""
+    _, words = ran
+    lines = exported(words, tmp_path / "data", capsys)
+    into, given = tmp_path / "into", tmp_path / "peer"
+    given.mkdir()
+    (given / "a.json").write_text(json.dumps(result(lines, words[1], "TheirPress(0.5)")))
+    (given / "b.json").write_text(json.dumps(result(lines, words[1], "Another(0.5)", origin="Another 2.0")))
+    assert main(["import", "peer", str(given), "--into", str(into)]) == 0
+    assert [bool(row.origin) for row in read_rows(into)[0]] == [True, True]
+    text = report.write(into, tmp_path / "out").readme.read_text()
+    assert text.count("| press | bytes/dense | KL [95 %]") == text.count("\n### ") == 1
+    data = page_data(report.read(into).analysis, [])
+    assert [(found["task"], len(found["tables"])) for found in data["forced"]] == [("", 2), ("lm_reference", 2)]
+    kl = nats(0.5 * 36 / 37)
+    for press, origin in (("TheirPress(0.5)", "Other 1.0"), ("Another(0.5)", "Another 2.0")):
+        (line,) = (line for line in text.splitlines() if line.startswith(f"| `{press}` (*{origin}*)"))
+        assert [cell.strip() for cell in line.split("|")[2:5]] == ["30.0 %", f"{kl} [{kl}, {kl}]", "–"]
+        assert f"{press} ({origin})" in told(into)
+        for found in data["forced"]:
+            assert [one["kl"][1] for one in found["lines"] if one["origin"] == origin] == [kl]
 
 
 def test_what_a_peer_wrote_wrong_is_named(
