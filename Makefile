@@ -49,6 +49,7 @@ report: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m kvpress_eval.cards
+	$(BIN)/python -m kvpress_eval.picture
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
