@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from kvpress.checks import Check
+from kvpress.errors import extra
 
 _TESTED = ("5.17", "5.23")
 
@@ -26,9 +27,9 @@ def run() -> list[Check]:
         Check("torch", "ok", torch.__version__),
         _transformers(),
         _optional("triton", "kernels for packed storage on NVIDIA GPUs; not used yet", "pip install triton"),
-        _optional("flash_attn", "flash attention for the prompt", 'pip install "kvpress-lab[flash]"'),
-        _optional("hqq", "the QuantizedCache peer in kvpress bench", 'pip install "kvpress-lab[hqq]"'),
-        _optional("gguf", "fetching pretrained models, and GGUF files", "pip install gguf accelerate"),
+        _optional("flash_attn", "flash attention for the prompt", extra("flash")),
+        _optional("hqq", "the QuantizedCache peer in kvpress bench", extra("hqq")),
+        _optional("gguf", "fetching pretrained models, and GGUF files", extra("gguf")),
         _gpu(),
         kernel_check(),
     ]

@@ -15,6 +15,7 @@ __all__ = [
     "PressSyntaxError",
     "SessionError",
     "UnsupportedError",
+    "extra",
 ]
 
 _LIST = 120  # characters: a list of names this long is read at a glance, a longer one by a command
@@ -81,3 +82,8 @@ def nearest(word: str, known: Iterable[str], listing: str) -> str:
     else:
         told = f"none of the {len(names)} names is near."
     return f"{told} `{listing}` lists all." if listing else told
+
+
+def extra(name: str) -> str:
+    """How to install what an extra needs; nothing of this project is on a package index."""
+    return f'install the extra "{name}": pip install -e ".[{name}]" in the checkout'

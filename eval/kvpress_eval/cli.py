@@ -65,7 +65,9 @@ def _guarded(words: list[str]) -> int:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRA:
             raise
-        print(f'error: {package} is not installed; pip install "kvpress-lab[eval]"', file=sys.stderr)
+        from kvpress.errors import extra
+
+        print(f"error: {package} is not installed; {extra('eval')}", file=sys.stderr)
         return 2
     except OSError as error:  # the machine's fault and not this program's: a file, a folder, a disk
         print(f"error: {_told(error)}", file=sys.stderr)

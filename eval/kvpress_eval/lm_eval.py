@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from kvpress import Press, PressCache, Session
+from kvpress.errors import extra
 from kvpress.policies.kvzip import instructions
 
 from .errors import UsageError
@@ -36,7 +37,7 @@ try:
     from tqdm import tqdm  # type: ignore[import-untyped]
 except ModuleNotFoundError as error:
     package = (error.name or "").partition(".")[0]
-    raise UsageError(f'{package} is not installed; pip install "kvpress-lab[lm-eval]"') from None
+    raise UsageError(f"{package} is not installed; {extra('lm-eval')}") from None
 
 __all__ = ["PressedLM", "main"]
 

@@ -64,6 +64,7 @@ Runs the contract checks of the library on a tiny random model; takes seconds.
 _IMPORT = """examples:
   kvpress import nvidia kvpress/evaluation/results --into runs/results
   kvpress import scbench MInference/results --into runs/results
+  kvpress import peer runs/peers --into runs/real/results
 Importing again changes nothing; new results of the same settings replace the old. See docs/guides/import.md.
 """
 _LM_EVAL = """example:
@@ -155,7 +156,8 @@ def build_parser() -> argparse.ArgumentParser:
     study.add_argument("--report-only", action="store_true", help="run nothing, write from the rows that are there")
     _add_sweep_options(study)
     _add_output(study)
-    _add_data_options(add("data", "write generated sessions to files that --source reads", _DATA))
+    about = "write generated sessions to files that --source reads, and passages of tasks lm_*"
+    _add_data_options(add("data", about, _DATA))
     listing = add(
         "list",
         "list presses, tasks and models",
@@ -231,7 +233,8 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", nargs="+", default=["kv"], metavar="TASK", help="see `kvpress list tasks` (kv)")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--text", nargs="+", default=[], metavar="FILE", help="texts of your own, for task lm_text")
-    parser.add_argument("--model", default="", help="whose tokenizer counts; tiny writes its dialect (4 bytes a token)")
+    counts = "whose tokenizer counts tokens (none: 4 bytes a token); with tiny the dialect is written"
+    parser.add_argument("--model", default="", help=counts)
     for name, default, about in (
         ("length", 4096, "most tokens of a session"),
         ("sessions", 10, "contexts"),
@@ -261,7 +264,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     numbers = {
         "length": "most tokens of a session, questions and answers included (1024)",
         "sessions": "contexts (20)",
-        "turns": "questions per context (5; of --source data: all of a row)",
+        "turns": "questions per context (5; with another --source than generated: all that a row has)",
         "seed": "of the episodes (0)",
         "chunk": "feed prompts in pieces of this many tokens (0: at once)",
         "forced": "tokens after the prefix of --length that tasks lm_* force (256)",

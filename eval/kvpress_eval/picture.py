@@ -6,10 +6,13 @@ python -m kvpress_eval.picture            # leaderboards/results -> docs/smollm2
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from kvpress.errors import KVPressError, extra
 
 from .errors import UsageError
 from .files import write_whole
@@ -97,7 +100,7 @@ def draw(rows: Sequence[Row]) -> str:
         import altair as alt
         import vl_convert
     except ImportError:
-        raise UsageError('the picture needs altair; pip install "kvpress-lab[picture]" or -e ".[dev]"') from None
+        raise UsageError(f"the picture needs altair; {extra('picture')}") from None
     chart = alt.hconcat(_text(alt, text), _answers(alt, asked), spacing=40).resolve_scale(color="shared")
     chart = chart.configure(font="Helvetica, Arial, sans-serif", background="white").configure_view(stroke=None)
     chart = chart.configure_axis(labelFontSize=11, titleFontSize=12, gridColor="#e6e6e6", domainColor="#888")
@@ -188,7 +191,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("leaderboards/results"), help="folder of rows")
     parser.add_argument("--out", type=Path, default=Path("docs/smollm2.svg"), help="the file to write")
     options = parser.parse_args(argv)
-    write_whole(options.out, draw(read_rows(options.results)[0]) + "\n")
+    try:
+        write_whole(options.out, draw(read_rows(options.results)[0]) + "\n")
+    except (KVPressError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print(f"drawn: {options.out}")
     return 0
 

@@ -11,10 +11,12 @@ from rich.text import Text
 
 from .config import LARGE, RunConfig, SweepConfig, load_sweep
 from .console import Console, console
+from .errors import UsageError
 from .estimate import Estimator, Remaining, time_text
 from .files import check_folder, write_out
 from .launch import launcher
 from .launch.worker import be_quiet
+from .models import PRETRAINED, find
 from .merge import compared, merge, pack, same_results
 from .plan import print_plan, print_too_many, print_unbuildable
 from .printing import cell_text, row_line
@@ -107,6 +109,11 @@ def _print_dry_run(
         problems, unknown = unbuildable(missing)
     print_plan(out, configs, there, before, problems)
     print_unbuildable(out, problems, unknown)
+    for model, dtype in dict.fromkeys((config.model, config.dtype) for config in missing if config.model in PRETRAINED):
+        try:
+            find(model, dtype)
+        except UsageError as error:
+            out.print(Text(str(error), style="yellow"))
     bad = {problem.config for problem in problems}
     jobs = options.jobs or (None if options.launcher == "ray" else 1)
     left = [config for config in missing if config not in bad]

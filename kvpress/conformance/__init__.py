@@ -29,7 +29,7 @@ _PROTOCOL = 'See CONTRIBUTING.md, "a method outside the tree".'
 
 
 def run(target: object) -> list[Check]:
-    """Check a method, one finding a promise; names begin with the invariant (I1 .. I10) they are about.
+    """Check a method, one finding a promise; names begin with the invariant (I1 .. I11) they are about.
 
     target: ``"module:Name"`` of a scorer, a head or layer budget, a codec, or a preset, with arguments in brackets
     where it needs some; a press text, which may hold such names (``"mine(keep=0.4) | kivi(bits=4)"``); or such an

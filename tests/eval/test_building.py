@@ -157,6 +157,16 @@ def test_a_dry_run_names_what_cannot_be_built(
     assert "knorm(keep=0.25) | kivi(bits=4) to run" in lines
 
 
+def test_a_dry_run_says_that_a_pretrained_model_is_not_fetched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("KVPRESS_HOME", str(tmp_path / "empty"))
+    grid = "models: [tiny, smollm2-135m]\npresses: [knorm]\ntasks: [kv]\nlengths: [512]\nmodes: [multi-turn]\n"
+    text = " ".join(dry_run(tmp_path, capsys, grid))
+    assert text.count("kvpress models get smollm2-135m") == 1
+
+
 @pytest.mark.usefixtures("no_weights")
 def test_a_dry_run_of_many_cells_is_short(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -233,7 +233,7 @@ def test_an_extra_that_is_not_installed(
     for name in [name for name in sys.modules if name.startswith(("kvpress_eval.commands", f"{missing}."))]:
         monkeypatch.delitem(sys.modules, name)
     assert main(["sweep", str(tmp_path / "sweep.yaml"), "--dry-run"]) == 2
-    assert 'pip install "kvpress-lab[eval]"' in capsys.readouterr().err
+    assert 'pip install -e ".[eval]" in the checkout' in capsys.readouterr().err
 
 
 def test_compare_says_by_how_much_on_the_same_sessions(

@@ -1,4 +1,4 @@
-"""The picture in README: what it is made of, that it is drawn from the committed rows, and what it says without them."""
+"""The picture in README: what it is made of, that it is drawn from the committed rows, what it says without."""
 
 from __future__ import annotations
 

@@ -109,5 +109,5 @@ def test_what_a_cluster_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(UsageError, match=words):
             launcher("ray", address=address)
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match=r'pip install "kvpress-lab\[ray\]"'):
+    with pytest.raises(UsageError, match=r'pip install -e "\.\[ray\]"'):
         launcher("ray")

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from kvpress.errors import extra
+
 from ..config import RunConfig
 from ..errors import UsageError
 from ..stopping import kept
@@ -45,7 +47,7 @@ class Ray(Launcher):
             with kept():
                 self._ray: Any = import_module("ray")
         except ImportError:
-            raise UsageError('ray is not installed; pip install "kvpress-lab[ray]", or use --launcher local') from None
+            raise UsageError(f"ray is not installed; use --launcher local, or {extra('ray')}") from None
         self._jobs, self._cpus, self._gpus = jobs, cpus, gpus
         self._refs: dict[Any, Work] = {}
         self._ours = not self._ray.is_initialized()

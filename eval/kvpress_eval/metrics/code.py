@@ -17,6 +17,8 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from kvpress.errors import extra
+
 from ..episode import Gold
 from ..errors import UsageError, choose
 from .base import is_empty
@@ -143,5 +145,5 @@ def _parser(lang: str) -> Any:
         tree_sitter = importlib.import_module("tree_sitter")
         grammar = getattr(importlib.import_module(package), function)()
     except ImportError as error:
-        raise UsageError(f"{lang} is read with tree-sitter: pip install 'kvpress-lab[code]'") from error
+        raise UsageError(f"{lang} is read with tree-sitter; {extra('code')}") from error
     return tree_sitter.Parser(tree_sitter.Language(grammar))

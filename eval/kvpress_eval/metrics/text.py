@@ -7,6 +7,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from kvpress.errors import extra
+
 from ..errors import UsageError
 
 __all__ = [
@@ -107,7 +109,7 @@ def rouge_lsum(prediction: str, gold: str, ascii_only: bool = False) -> float:
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError as error:
-        raise UsageError("summaries are scored by rouge_score: pip install 'kvpress-lab[eval]'") from error
+        raise UsageError(f"summaries are scored by rouge_score; {extra('eval')}") from error
     scorer = RougeScorer(["rougeLsum"], use_stemmer=False, tokenizer=None if ascii_only else _Tokenizer())
     return float(scorer.score(gold, prediction)["rougeLsum"].fmeasure)
 

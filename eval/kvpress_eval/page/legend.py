@@ -2,7 +2,7 @@
 
 HOW_TO_READ = """\
 Generated from the result rows by `kvpress report`; edit nothing here. {pages} the same numbers
-with charts, filters, every column and the command that reproduces each row; it opens from disk, offline.
+with charts, filters, every column and the command that reproduces each row, and {opens} from disk, offline.
 
 - **score**: mean over sessions, 0 to 100; with several tasks the macro mean, every task counting
   the same. In brackets its 95 % interval: sessions are resampled, not turns, because turns share a

@@ -44,11 +44,11 @@ def render_markdown(analysis: Analysis, gates: Sequence[Gate]) -> str:
     """The whole README."""
     names = pages(analysis.suites)
     links = ", ".join(f"[{text(title(suite))}]({name})" for suite, name in names.items())
-    told = (
-        f"The page [`index.html`]({names[next(iter(names))]}) has" if len(names) == 1 else f"Pages with ({links}) have"
-    )
+    one = len(names) == 1
+    told = f"The page [`index.html`]({names[next(iter(names))]}) has" if one else f"The pages ({links}) have"
     continued = forced(analysis)
-    how = HOW_TO_READ.replace("{pages}", told) + (FORCED_TOLD if continued else "")
+    how = HOW_TO_READ.replace("{pages}", told).replace("{opens}", "opens" if one else "open")
+    how += FORCED_TOLD if continued else ""
     parts = ["# Results", _counts(analysis), how, "## Sanity gates", _gates(gates)]
     equal = matrices(analysis)
     by_table = {found.table: found for found in continued}
