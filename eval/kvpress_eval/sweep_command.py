@@ -16,8 +16,8 @@ from .estimate import Estimator, Remaining, time_text
 from .files import check_folder, write_out
 from .launch import launcher
 from .launch.worker import be_quiet
-from .models import PRETRAINED, find
 from .merge import compared, merge, pack, same_results
+from .models import PRETRAINED, find
 from .plan import print_plan, print_too_many, print_unbuildable
 from .printing import cell_text, row_line
 from .rows import Row, load_rows
