@@ -151,7 +151,7 @@ def read_yaml(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], dic
             raise UsageError(f"{text!r} is no override; write key=value, for example sessions=10")
     try:
         text = path.read_text(encoding="utf-8")
-        plain = safe_load(text)
+        plain = safe_load(text) or None  # {} and [] say as little as an empty file
         if isinstance(plain, dict):
             own = OmegaConf.create(text)
             merged = OmegaConf.merge(own, OmegaConf.from_dotlist(list(overrides)))

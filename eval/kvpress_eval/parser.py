@@ -229,6 +229,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+    return int(text)
+
+
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", nargs="+", default=["kv"], metavar="TASK", help="see `kvpress list tasks` (kv)")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
@@ -285,7 +291,7 @@ def _add_answers_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("row", help="a run id or its beginning, the file of a row, or a press")
     parser.add_argument("--wrong", action="store_true", help="only answers that are not wholly right")
     parser.add_argument("--diff", metavar="PRESS", help="beside the answers of this press, for example full")
-    parser.add_argument("--limit", type=int, default=20, metavar="N", help="most questions shown (20; 0: all)")
+    parser.add_argument("--limit", type=_count, default=20, metavar="N", help="most questions shown (20; 0: all)")
     for name, about in (
         ("model", "of a press: which model"),
         ("task", "of a press: which task"),

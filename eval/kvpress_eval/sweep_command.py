@@ -109,7 +109,8 @@ def _print_dry_run(
         problems, unknown = unbuildable(missing)
     print_plan(out, configs, there, before, problems)
     print_unbuildable(out, problems, unknown)
-    for model, dtype in dict.fromkeys((config.model, config.dtype) for config in missing if config.model in PRETRAINED):
+    absent = {*PRETRAINED, *unknown}  # of the others the tokenizer was read
+    for model, dtype in dict.fromkeys((config.model, config.dtype) for config in missing if config.model in absent):
         try:
             find(model, dtype)
         except UsageError as error:

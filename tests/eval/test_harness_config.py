@@ -114,6 +114,7 @@ def test_a_missing_file_and_one_without_keys(tmp_path: Path) -> None:
         ("", "is empty; write key: value lines"),
         ("# only a comment\n---\n", "is empty"),
         ("null\n", "is empty"),
+        ("{}\n", "is empty"),
         ("42\n", "holds a single value"),
         ("tasks\n", "holds a single value"),
         ("- a\n", "holds a list"),

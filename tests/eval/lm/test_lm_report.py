@@ -266,3 +266,12 @@ def test_what_a_peer_wrote_wrong_is_named(
     (folder / "question.json").write_text(json.dumps(question))
     (row,) = import_results("peer", folder, tmp_path / "into").rows
     assert (row.score, row.measures, row.forced) == (0.5, {"gold": [[-0.5, None]]}, 0)
+
+
+def test_a_text_that_is_continued_has_no_answers(
+    ran: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = load_rows(ran[0])[0]
+    assert main(["answers", row.run_id, "--results", str(ran[0])]) == 2
+    said = capsys.readouterr().err
+    assert f"{row.task} continues a text and asks nothing" in said and "--force" not in said
