@@ -14,6 +14,7 @@ from kvpress import glance
 
 from . import sweep_proof
 from .console import console
+from .disturbance import Disturbance, about, quiet
 from .errors import UsageError
 from .files import check_folder, write_out
 from .launch.worker import be_quiet
@@ -112,9 +113,13 @@ def _rows(arguments: argparse.Namespace) -> Iterator[Timing]:
     )
     out.print(f"{'':32}{'context':>8}{'batch':>6}{'absolute':>13}{'/ dense':>9}", style="bold")
 
+    watched = Disturbance(torch.device(arguments.device))
+
     def show(timings: Sequence[Timing]) -> Sequence[Timing]:
+        watched.probe()
+        mark = "‡" if quiet(watched.read()) is False else ""
         for t in timings:
-            absolute = f"{t.seconds / 2**20:.1f} MiB" if "memory" in t.what else f"{1e3 * t.seconds:.2f} ms"
+            absolute = f"{t.seconds / 2**20:.1f} MiB" if "memory" in t.what else f"{1e3 * t.seconds:.2f}{mark} ms"
             out.print(f"{t.name:32}{t.context:8}{t.batch:6}{absolute:>13}{t.ratio:9.2f}")
         return timings
 
@@ -133,6 +138,8 @@ def _rows(arguments: argparse.Namespace) -> Iterator[Timing]:
         out.print("memory added at the peak of prefill", style="bold")
         names = [DENSE, *arguments.presses, "h2o(keep=0.25)"]
         yield from show(peak(names, max(contexts), layers, arguments.model, arguments.dtype))
+    if quiet(found := watched.read()) is False:
+        out.print(f"‡ other programs disturbed the times: {about(found)}. Compare ratios only.", soft_wrap=True)
 
 
 def _fitting(arguments: argparse.Namespace, model: Any) -> tuple[list[int], int]:

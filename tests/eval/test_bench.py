@@ -7,29 +7,18 @@ import os
 from pathlib import Path
 
 import pytest
-from kvpress_eval import bench
+from kvpress_eval import bench, bench_command
 from kvpress_eval.cli import main
 from kvpress_eval.errors import UsageError
 from kvpress_eval.fresh import in_fresh_process
 
 
+SIZES = ["--contexts", "130", "--batches", "2", "--layers", "1", "--steps", "3", "--prompt", "200", "--threads", "1"]
+
+
 def test_all_three_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = [
-        "--contexts",
-        "130",
-        "--batches",
-        "2",
-        "--layers",
-        "1",
-        "--steps",
-        "3",
-        "--prompt",
-        "200",
-        "--threads",
-        "1",
-    ]
     press = "snapkv(keep=0.5) | kivi(bits=4)"
-    assert main(["bench", *sizes, "--presses", press, "--output", str(tmp_path / "out.json")]) == 0
+    assert main(["bench", *SIZES, "--presses", press, "--output", str(tmp_path / "out.json")]) == 0
     rows = json.loads((tmp_path / "out.json").read_text())
     parts = {(row["what"], row["name"]) for row in rows}
     assert {("decode step", name) for name in (bench.DENSE, bench.QUARTER, press)} <= parts
@@ -38,6 +27,15 @@ def test_all_three_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert all(row["seconds"] > 0 and row["ratio"] > 0 for row in rows)
     assert {row["ratio"] for row in rows if row["name"] == bench.DENSE} == {1.0}
     assert press in capsys.readouterr().out
+
+
+def test_disturbed_times_are_marked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time stands bare only where the machine was quiet; ratios are of competitors that took turns."""
+    for waited in (0.0, 0.5):
+        monkeypatch.setattr(bench_command.Disturbance, "read", lambda self, waited=waited: {"waited": waited})
+        assert main(["bench", *SIZES, "--only", "decode"]) == 0
+        said = capsys.readouterr().out
+        assert ("‡ ms" in said, "threads waited 0.50 s" in said) == (waited > 0, waited > 0)
 
 
 def test_a_process_that_refuses_or_dies_is_not_waited_for() -> None:
