@@ -12,7 +12,6 @@ from kvpress_eval.cli import main
 from kvpress_eval.errors import UsageError
 from kvpress_eval.fresh import in_fresh_process
 
-
 SIZES = ["--contexts", "130", "--batches", "2", "--layers", "1", "--steps", "3", "--prompt", "200", "--threads", "1"]
 
 
