@@ -59,13 +59,14 @@ def _of_module(name: str, tree: ast.Module) -> Iterator[str]:
     """Each docstring under the name of what it is of, in the order of the source."""
     own = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     stack: list[tuple[str, ast.AST]] = [(own, tree)]
+    named = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     while stack:
         where, node = stack.pop()
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        if isinstance(node, (ast.Module, *named)):
             text = ast.get_docstring(node, clean=False)
             if text:
                 yield f"{where}\n\n{inspect.cleandoc(text)}"
-            below = [child for child in node.body if isinstance(child, (ast.ClassDef, ast.FunctionDef))]
+            below = [child for child in node.body if isinstance(child, named)]
             stack += [(f"{where}.{child.name}", child) for child in reversed(below)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import platform
 import shlex
@@ -14,7 +15,7 @@ from kvpress_eval.errors import UsageError
 from kvpress_eval.models import Loaded, load
 from kvpress_eval.parser import build_parser
 from kvpress_eval.prepare import prepare
-from kvpress_eval.sources import Passages, hub, open_source
+from kvpress_eval.sources import Passages, genres, hub, open_source
 from kvpress_eval.sources.passages import cut
 from kvpress_eval.tasks import suite
 from kvpress_eval.tiny.dialect import decode
@@ -189,3 +190,25 @@ def test_a_sweep_gives_each_task_what_it_uses(tmp_path: Path) -> None:
 def test_passages_are_found_again_for_the_next_press(text: Loaded) -> None:
     config = RunConfig(task="lm_reference", length=301, forced=33, sessions=2)
     assert open_source(config, text) is open_source(RunConfig(**{**vars(config), "press": "int8"}), text)
+
+
+def test_docstrings_are_of_everything_that_has_one() -> None:
+    source = '''
+"""Of the module."""
+class A:
+    """Of a class."""
+    async def b(self):
+        """Of an async method."""
+        def c():
+            """Of a function in it."""
+async def d():
+    """Of an async function."""
+'''
+    found = list(genres._of_module("pkg/mod.py", ast.parse(source.strip())))
+    assert found == [
+        "pkg.mod\n\nOf the module.",
+        "pkg.mod.A\n\nOf a class.",
+        "pkg.mod.A.b\n\nOf an async method.",
+        "pkg.mod.A.b.c\n\nOf a function in it.",
+        "pkg.mod.d\n\nOf an async function.",
+    ]
