@@ -2,8 +2,9 @@
 
 Importing torch takes seconds, a mistyped name should not. Presses are read from source: the functions under
 ``@preset("name")`` and the calls ``variant(base, "name", summary, ...)``, of this package and of the files that other
-packages declare. What is said agrees with what parsing would say; what cannot be known this way (a value that a press
-itself refuses, parts that do not go together) is left to parsing.
+packages declare. What is said agrees with what parsing would say. Whether parts go together, and which values a press
+itself refuses, is judged by the very rules of parsing (see kvpress.torchless), where all presses are of this package;
+of others no line is run, and what their source does not tell is left to parsing.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
+from kvpress import torchless
 from kvpress.plugins import GROUP
 from kvpress.registry import Registry
 from kvpress.text import arguments, clean, split
 
 __all__ = ["Glimpse", "check", "glimpses"]
+
+_OWN = __name__.partition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,13 @@ class Glimpse:
     package: str
 
 
-def check(text: str) -> None:
-    """Raise what ``Press.parse`` would for a text that cannot be read, a wrong name, or a wrong argument, as far as
-    that can be seen. Nothing but how it is written is looked at where presses are known to this process, which parses
-    soon enough, or where the source does not tell of all.
+def check(text: str, entered: bool = False) -> None:
+    """Raise what ``Press.parse`` would for a text that cannot be read, a wrong name, a wrong argument, or parts that
+    do not go together, as far as that can be seen. Nothing but how it is written is looked at where presses are known
+    to this process, which parses soon enough, or where the source does not tell of all.
+
+    Args:
+        entered: the press is to be entered, so that one that is only a part of a press is a mistake too.
 
     Raises:
         KVPressError: with the same words.
@@ -46,9 +53,15 @@ def check(text: str) -> None:
     known = None if "kvpress.press" in sys.modules else glimpses()
     if known is None:
         return
+    own = True
     for name, inside in parts:
         found = known[name]
         clean(found.name, found.parameters, arguments(name, inside, list(found.parameters)))
+        if found.package == _OWN:
+            torchless.check(f"{name}({inside})")
+        own = own and found.package == _OWN
+    if own:
+        torchless.check(text, entered)
 
 
 @lru_cache(maxsize=1)
@@ -56,7 +69,7 @@ def glimpses() -> Registry[Glimpse] | None:
     """Every press of this package, and of those that declare some; None where their source does not tell of all."""
     own = sorted(Path(__file__).parent.rglob("*.py"))
     found: Registry[Glimpse] = Registry("press", listing="kvpress list presses")
-    if not _read(own, __name__.partition(".")[0], found):
+    if not _read(own, _OWN, found):
         return None  # installed without source
     for point in entry_points(group=GROUP):
         path = _source(point)

@@ -186,6 +186,10 @@ def pyramid(beta: float = 20.0, exact: bool = True, whole: bool = False) -> Deci
     """Slots fall linearly from the first layer to the last (2406.02069). Compose with an eviction press."""
     if beta < 1:
         raise PressSyntaxError(f"beta={beta} must be at least 1: the last layer gets 1 / beta of the average.")
+    if beta == 1 and exact:  # the authors' rounding is another than that of a press without it
+        raise PressSyntaxError(
+            f"beta={beta} gives every layer what it gets without pyramid. Use more than 1, or leave pyramid out."
+        )
     return {"layers": Pyramid(beta, exact, whole)}
 
 

@@ -27,8 +27,9 @@ class Report:
     """What a press made of a cache.
 
     logical: tokens seen. bytes: held, everything included. dense_bytes: the same tokens dense. by_kind: the
-    ledger. fired: how often the press was applied. kept_all: it changed nothing yet: no slot was dropped and none
-    stored in another form, because the prompt is shorter than the budget, the protected slots or the dense window.
+    ledger. fired: how often the press was applied. kept_all: it changed nothing yet: no slot or channel was dropped
+    and none stored in another form, because all are asked for, or the prompt is shorter than the budget, the protected
+    slots or the dense window.
     """
 
     press: str
@@ -87,11 +88,14 @@ def report_of(cache: PressCache) -> Report:
 
 
 def kept_all(cache: PressCache) -> bool:
-    """Whether a press that decides something has dropped no slot and packed none."""
+    """Whether a press that decides something has dropped no slot and no channel, and packed none."""
     recipe = cache.press.recipe
-    packs = recipe.block > 0 or recipe.channels is not None
     for layer in cache.stores:
-        if not layer.is_initialized or (packs and layer.held):
+        if not layer.is_initialized:
+            return False
+        key, value = layer.tail.k.shape[-1], layer.tail.v.shape[-1]
+        packs = recipe.block > 0 or (recipe.channels is not None and recipe.channels.drops(key, value))
+        if packs and layer.held:
             return False
         if recipe.evicts and bool((layer.counts() < layer.lengths().cpu()[:, None]).any()):
             return False

@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.model:
         find(arguments.model, arguments.dtype)
     for text in arguments.presses:
-        glance.check(text)
+        glance.check(text, entered=True)
 
     import torch
 

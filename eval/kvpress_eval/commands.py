@@ -245,7 +245,7 @@ def _fit(options: argparse.Namespace) -> int:
     if "%" in options.memory:
         raise UsageError(f"--memory {options.memory} is a share of nothing; write an amount, for example 8GiB")
     choose("dtype", options.dtype, DTYPES)
-    glance.check(options.press)
+    glance.check(options.press, entered=True)
     find(options.model, options.dtype)
 
     from kvpress import Press

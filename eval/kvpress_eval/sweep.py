@@ -67,7 +67,7 @@ def check_presses(configs: Sequence[RunConfig]) -> None:
     from kvpress import glance
 
     for text in dict.fromkeys(config.press for config in configs):
-        glance.check(text)  # what can be seen of it before torch is imported
+        glance.check(text, entered=True)  # what can be seen of it before torch is imported
 
     from kvpress import Press
     from kvpress.solve import check

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from kvpress.block import Block
-from kvpress.errors import PressSyntaxError
+from kvpress.errors import PressConflictError, PressSyntaxError
 from kvpress.evidence import Evidence
 from kvpress.lowrank.corrected import Corrected
 from kvpress.lowrank.factors import factors
@@ -82,6 +82,17 @@ class Gear:
 
     def check(self, head_dim: int) -> None:
         self._quantizer(self.block, 1).check(head_dim)
+        # Factors hold r (n + D) numbers of 16 bits, slots n D: n of a block is known, a prompt may be of any length.
+        each = (self.block * head_dim - 1) // (self.block + head_dim)
+        for name, rank, most, slots in (
+            ("rank", self.rank, each, f"a block of {self.block} slots"),
+            ("prefill_rank", self.prefill_rank, head_dim - 1, "a prompt"),
+        ):
+            if rank > max(1, most):
+                raise PressConflictError(
+                    f"{name}={rank} saves nothing on heads of {head_dim} channels: factors of that rank are no smaller "
+                    f"than {slots} in 16 bits. Use {name}={max(1, most)} or less."
+                )
 
     def _quantizer(self, slots: int, groups: int) -> Affine:
         """The backbone for `slots` slots in `groups` groups of equal length along the slots."""

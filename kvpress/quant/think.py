@@ -54,6 +54,10 @@ class Channels:
         """Channels kept of `dim`: dim - floor(dim * (1 - fraction)), at least one."""
         return max(1, dim - int(dim * (1 - fraction) + 1e-9))
 
+    def drops(self, key: int, value: int) -> bool:
+        """Whether a key of `key` channels, or a value of `value`, loses any."""
+        return self.count(self.keys, key) < key or self.count(self.values, value) < value
+
     def choose(self, block: Block, seen: Evidence, packed: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Sorted channels (B, H, kept) uint8 or int16 of keys and of values, None where all are kept.
 

@@ -30,27 +30,112 @@ MAKERS = {
     *("empty", "zeros", "ones", "full", "tensor", "as_tensor", "asarray", "scalar_tensor", "from_numpy"),
     *("arange", "range", "linspace", "logspace", "eye", "tril_indices", "triu_indices", "empty_strided"),
     *("rand", "randn", "randint", "randperm", "normal", "hann_window", "hamming_window", "complex"),
+    *("blackman_window", "bartlett_window", "kaiser_window", "empty_permuted", "sparse_coo_tensor"),
+    *("fftfreq", "rfftfreq", "hamming", "hann", "blackman", "bartlett", "kaiser", "gaussian"),
 }
 PRESSES = [*{**EXACT, **COMPOSED, **QUANTIZED}.values(), "think(0.5)", "knorm(keep=0.4, skip=1)"]
 
 
 def implicit(source: str) -> Iterator[tuple[int, str]]:
-    """(line, text) of every call that leaves the type or the device of a new tensor to the defaults."""
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+    """(line, text) of every place that leaves, or may leave, the type or the device of a new tensor to the defaults.
+
+    Names count by what they were imported as, of torch and of any module in it. What is called with ``**options`` has
+    to name both beside them, and a function that makes tensors may only be called: under another name it is not seen.
+    """
+    tree = ast.parse(source)
+    known = dict(_imported(tree))
+    calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and _torch(node.module or "")
+            and any(one.name == "*" for one in node.names)
+        ):
+            yield node.lineno, ast.unparse(node)
+        if not isinstance(node, ast.Name | ast.Attribute) or not _torch(name := _full_name(node, known)):
             continue
-        owner, name = node.func.value, node.func.attr
-        if isinstance(owner, ast.Name) and owner.id == "torch":
-            given = {keyword.arg for keyword in node.keywords}
-            says = name == "from_numpy" or {"dtype", "device"} <= given or None in given
-            if (name in MAKERS and not says) or name in ("Tensor", "FloatTensor", "get_default_dtype"):
-                yield node.lineno, ast.unparse(node)
+        call, last = calls.get(id(node)), name.rpartition(".")[2]
+        given = set() if call is None else {keyword.arg for keyword in call.keywords}
+        says = last == "from_numpy" or {"dtype", "device"} <= given
+        classes = call is not None and (last.endswith("Tensor") or last == "get_default_dtype")
+        if (last in MAKERS and not says) or classes:
+            yield node.lineno, ast.unparse(call or node)
+
+
+def _torch(name: str) -> bool:
+    return name.partition(".")[0] == "torch"
+
+
+def _imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """What names a source imports, wherever it does, and what of torch they are."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for one in node.names:
+                yield (one.asname, one.name) if one.asname else (one.name.partition(".")[0],) * 2
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            for one in node.names:
+                yield one.asname or one.name, f"{node.module}.{one.name}"
+
+
+def _full_name(node: ast.expr, known: dict[str, str]) -> str:
+    """The name of what an expression reads, ``torch.nn.functional.pad`` for ``F.pad``; "" where it is no name."""
+    if isinstance(node, ast.Name):
+        return known.get(node.id, "torch" if node.id == "torch" else "")
+    if isinstance(node, ast.Attribute) and (owner := _full_name(node.value, known)):
+        return f"{owner}.{node.attr}"
+    return ""
 
 
 def test_the_rule_finds_what_it_should() -> None:
     bad = "torch.zeros(3)\ntorch.ones(3, dtype=x.dtype)\ntorch.tensor([1.0], device=d)\ntorch.Tensor(3)"
     assert [line for line, _ in implicit(bad)] == [1, 2, 3, 4]
     assert not list(implicit("torch.zeros(3, dtype=a, device=b)\nx.new_zeros(3)\ntorch.cat([x, y])"))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "torch.zeros(3, **options)",
+        "torch.zeros(3, dtype=a, **options)",
+        "from torch import zeros\nzeros(3)",
+        "from torch import zeros as nought\nnought(3, device=d)",
+        "def f():\n    from torch import full\n    return full((3,), 1.0)",
+        "from torch import Tensor\nTensor(3)",
+        "from torch import get_default_dtype\nget_default_dtype()",
+        "import torch as t\nt.arange(3)",
+        "import torch.nn.functional as F\nF.empty(3)",
+        "from torch.nn import functional as F\nF.hann_window(3, **options)",
+        "from torch.nn.functional import arange\narange(3)",
+        "from torch import nn\nnn.functional.tensor(3)",
+        "torch.nn.functional.eye(3)",
+        "torch.fft.fftfreq(3)",
+        "from torch.signal import windows\nwindows.hamming(3)",
+        "torch.LongTensor([3])",
+        "make = torch.zeros\nmake(3)",
+        "from functools import partial\npartial(torch.full, (3,))",
+        "from torch import *",
+    ],
+)
+def test_the_rule_sees_through_names_and_options(source: str) -> None:
+    assert len(list(implicit(source))) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "torch.zeros(3, dtype=a, device=b, **options)",
+        "from torch import zeros\nzeros(3, dtype=a, device=b)",
+        "from torch import Tensor\ndef f(x: Tensor) -> torch.Tensor:\n    return isinstance(x, Tensor)",
+        "from numpy import zeros\nimport numpy as np\nzeros(3), np.ones(3)",
+        "from .torch import zeros\nzeros(3)",
+        "full, tensor = press, 3\nfull(tensor)",
+        "from kvpress import full, random\nfull(), random(keep=0.5)",
+        "from torch.nn import functional as F\nF.pad(x, (0, 3)), F.normalize(x, dim=-1)",
+        "torch.from_numpy(x), session.full, torch.randn_like(x)",
+    ],
+)
+def test_the_rule_lets_what_says_both_pass(source: str) -> None:
+    assert not list(implicit(source))
 
 
 @pytest.mark.parametrize("package", [kvpress, kvpress_eval])

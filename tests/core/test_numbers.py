@@ -70,6 +70,8 @@ def test_a_number_means_something_or_is_refused(name: str) -> None:
         ("snapkv(compression_ratio=1e999)", "compression_ratio=inf must be a finite number"),
         ("kivi(k_bits=0)", "k_bits=0 is not a code size"),
         ("kivi(group=2)", "do not fill a byte"),
+        ("pyramid(beta=1)", "beta=1 gives every layer what it gets without pyramid. Use more than 1"),
+        ("pyramid(beta=1.0, whole=true)", "leave pyramid out"),
         ("full | full", "full decides nothing"),
         ("full | snapkv(keep=0.5)", "leave it out"),
     ],
@@ -110,6 +112,11 @@ def test_what_means_nothing_on_this_model() -> None:
         (kivi(group=4, residual=8), False),
         (think(recent=64), True),
         (think(recent=8, window=4), False),
+        (think(keep_channels=1.0, recent=8, window=4), True),
+        (think(keep_channels=0.99, recent=8, window=4), True),  # of 16 channels all
+        (think(keep_channels=1.0, keep_values=0.5, recent=8, window=4), False),
+        (think(keep_channels=1.0, recent=8, window=4) | kivi(group=4, residual=8), False),
+        (think(keep_channels=1.0, recent=8, window=4) | h2o(keep=20), False),
         (snapkv(keep=400) | kivi(group=4, residual=8), False),  # nothing is dropped, and stored in 2 bits
         (streaming_llm(keep=16, positions="keep"), False),
         (full(), False),  # it is what it says

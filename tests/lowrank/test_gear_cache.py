@@ -133,6 +133,29 @@ def test_a_head_that_groups_do_not_divide_is_refused() -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("gear(group=8, rank=1000)", "rank=1000 saves nothing on heads of 16 channels.*64 slots.*Use rank=12 or less"),
+        ("gear(group=8, prefill_rank=16)", "a prompt in 16 bits. Use prefill_rank=15 or less"),
+        ("gear_l(group=8, block=8, rank=6)", "a block of 8 slots in 16 bits. Use rank=5 or less"),
+        ("think(0.5, recent=64, window=4) | gear_l(group=8, prefill_rank=8)", "8 channels.*Use prefill_rank=7 or less"),
+    ],
+)
+def test_a_rank_that_saves_nothing_is_refused(text: str, words: str) -> None:
+    with pytest.raises(PressConflictError, match=words), Press.parse(text)(shared("llama")):
+        raise AssertionError("not reached")
+
+
+def test_the_largest_rank_that_is_told_is_served_and_the_next_would_not_be_smaller() -> None:
+    slots, dim = 8, 16
+    with Press.parse("gear_l(group=8, block=8, residual=0, rank=5, prefill_rank=15)")(shared("llama")) as session:
+        session.prefill(tokens(1, slots))
+    for rank, saves in ((5, True), (6, False)):
+        packed = Gear("channel", group=8, block=slots, rank=rank, outliers=0.0).encode(torch.randn(1, slots, dim))
+        assert (packed.left.nbytes + packed.right.nbytes < 2 * slots * dim) is saves
+
+
 @pytest.mark.parametrize("text", ["kivi(bits=4, group=8, residual=0)", "fp8(block=8)", "int8", GEAR])
 def test_a_length_that_no_row_taken_has_is_no_trouble(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slots are kept by length; picking rows may leave a length without any."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kvpress import Press, pyramid, snapkv
+from kvpress.errors import PressSyntaxError
 from kvpress.policies.pyramid import Pyramid
 from tests.models import build, left_padded, shared, tokens
 
@@ -85,6 +86,27 @@ def test_the_sequence_of_the_paper() -> None:
     assert found.mean().item() == pytest.approx(2048)
     assert torch.allclose(found.diff(), found.diff()[:1].expand(LAYERS - 1))
     assert weights(2048, 8, 8000, layers=1).tolist() == weights(2048, 8, 8000, 1, exact=False).tolist() == [2048]
+
+
+@pytest.mark.parametrize("under", ["snapkv(keep=0.4, window=5)", "ada | h2o(keep=13)"])
+def test_a_beta_of_one_is_the_press_alone_where_sums_are_exact(under: str) -> None:
+    """So the press refuses it; the roundings of the authors' code and of NVIDIA's are their own, and stay."""
+    ids, alone = tokens(1, 100), Press.parse(under)
+    assert weights(128, 8, 8000).unique().numel() == LAYERS
+    arguments = (torch.tensor([128]), torch.tensor([8]), torch.tensor([8000]))
+    assert Pyramid(1.0).weights(torch.ones(LAYERS, 1), *arguments).unique().tolist() == [128]
+    with pytest.raises(PressSyntaxError, match="leave pyramid out"):
+        Press.parse(f"pyramid(beta=1) | {under}")
+    with alone(shared("llama")) as session:
+        wanted = [layer.counts().tolist() for layer in session.prefill(ids).stores]
+    with Press.parse(f"pyramid(beta=1.0000001) | {under}")(shared("llama")) as session:
+        assert [layer.counts().tolist() for layer in session.prefill(ids).stores] == wanted
+    fraction = "knorm(keep=0.29)"  # of 100 tokens 29, or 28.999999999999996
+    slots = []
+    for text in (fraction, f"pyramid(beta=1, exact=false) | {fraction}"):
+        with Press.parse(text)(shared("llama")) as session:
+            slots.append(int(session.prefill(ids).stores[0].counts().max()))
+    assert slots == [29, 28]
 
 
 def test_a_share_of_the_prompt() -> None:
