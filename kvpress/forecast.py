@@ -7,10 +7,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from kvpress import hf
+from kvpress.amounts import bytes_of
 from kvpress.errors import BudgetError, short
 from kvpress.meter import Meter
 from kvpress.peak import Peak, Plan, Shape, chunk_sizes, estimate
-from kvpress.solve import bytes_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from functools import cached_property
 import torch
 from transformers import PreTrainedModel
 
+from kvpress.amounts import bytes_of
 from kvpress.cache import PressCache
 from kvpress.errors import BudgetError, short
 from kvpress.press import PRESETS, Part, Press
@@ -19,7 +19,6 @@ _FRACTIONS = ("keep", "keep_channels")
 _CHOICES = {"bits": (2, 4, 8)}
 _CLOSE = 0.02
 _AROUND = 24  # slots
-_UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 
 
 @dataclass(frozen=True)
@@ -167,22 +166,3 @@ def _reach(at: Callable[[float], int], sizes: Mapping[float, int], dense: int) -
         except BudgetError:
             return f"at most {max(sizes.values()) / dense:.1%}"
     return f"{min(sizes.values()) / dense:.1%} to {max(sizes.values()) / dense:.1%}"
-
-
-def bytes_of(target: str | float | int, dense: int, name: str = "bytes") -> int:
-    """An amount of bytes: an int, "512MiB", or a share ("12.5%" or 0.125) of `dense`. Raises BudgetError."""
-    if isinstance(target, bool):
-        raise BudgetError(f"{name}={target!r} is not an amount of bytes.")
-    if isinstance(target, int):
-        wanted = float(target)
-    elif isinstance(target, float):
-        wanted = target * dense
-    else:
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z%]*)\s*", target)
-        unit = match.group(2).lower() if match else ""
-        if match is None or (unit != "%" and unit not in _UNITS):
-            raise BudgetError(f'{name}={target!r} cannot be read; write "12.5%" of the dense cache, or "512MiB".')
-        wanted = float(match.group(1)) * (dense / 100 if unit == "%" else _UNITS[unit])
-    if wanted < 1:
-        raise BudgetError(f"{name}={target!r} leaves no room for a cache.")
-    return int(wanted)

@@ -96,6 +96,9 @@ def _command(words: list[str]) -> int:
         return int(bench(words[1:]) or 0)
     if words[:1] == ["lm-eval"] and words[1:] not in (["-h"], ["--help"]):
         threads = settled()
+        from .lm_eval_words import check
+
+        check(words[1:])
         from .lm_eval import main as lm_eval
 
         if threads:

@@ -24,6 +24,7 @@ from .models.command import check as models_here
 from .models.command import models
 from .printing import bytes_text, cell_text, difference, print_row, two_columns
 from .rows import Row, load_rows
+from .sources import find_sources
 from .sweep import Watcher, check_presses, run_sweep
 from .tasks import TASKS, get_task, suite
 from .threads import begin, threads_text
@@ -36,6 +37,7 @@ def _run(options: argparse.Namespace) -> int:
     config = RunConfig(**{name: value for name, value in given.items() if value is not None})
     check_folder(options.results, "--results")
     find(config.model, config.dtype)
+    find_sources([config])
     check_presses([config])
     be_quiet()
     out = console()
@@ -77,6 +79,8 @@ def _report(options: argparse.Namespace) -> int:
 
     if not options.results.is_dir():
         raise UsageError(f"no such folder: {options.results}; run a sweep first, or name it with --results")
+    if not options.check:
+        check_folder(options.out, "--out")
     out = console()
     found = read(options.results)
     if options.check:
@@ -237,6 +241,7 @@ def _print_checks(out: Console, checks: Sequence[Check]) -> int:
 
 def _fit(options: argparse.Namespace) -> int:
     from kvpress import glance
+    from kvpress.amounts import bytes_of
 
     from .models import load
 
@@ -244,18 +249,17 @@ def _fit(options: argparse.Namespace) -> int:
         raise UsageError(f"--length must be at least 1, got {options.length}")
     if "%" in options.memory:
         raise UsageError(f"--memory {options.memory} is a share of nothing; write an amount, for example 8GiB")
+    memory = bytes_of(options.memory, 0, "memory")
     choose("dtype", options.dtype, DTYPES)
     glance.check(options.press, entered=True)
     find(options.model, options.dtype)
 
     from kvpress import Press
-    from kvpress.solve import bytes_of
 
     from .life import largest_batch
 
     press = Press.parse(options.press)
     press.ready()
-    memory = bytes_of(options.memory, 0, "memory")
     be_quiet()
     loaded = load(options.model, options.device, options.dtype)
     loaded.check_length(options.length)

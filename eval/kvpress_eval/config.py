@@ -261,7 +261,7 @@ class SweepConfig:
         types = {f.name: str(f.type) for f in fields(cls)}
         values: dict[str, Any] = {}
         for key, value in data.items():
-            kind = types[choose("key", str(key), types)]
+            kind = types[choose("key", str(key), types, "kvpress sweep --help")]
             values[key] = convert(str(key), value, kind)
         return cls(**values)
 

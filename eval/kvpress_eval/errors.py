@@ -48,13 +48,17 @@ def suggest(word: str, known: Iterable[str], what: str = "") -> str:
     return nearest(word, known, _LISTED.get(what, ""))
 
 
-def choose(what: str, word: str, known: Iterable[str]) -> str:
+def choose(what: str, word: str, known: Iterable[str], listing: str = "") -> str:
     """``word`` if it is known.
+
+    Args:
+        listing: the command that lists all of them, where it is not the one for ``what``.
 
     Raises:
         UsageError: with a suggestion, where it is not.
     """
     names = list(known)
     if word not in names:
-        raise UsageError(f"unknown {what} {short(word, 60)!r}; {suggest(str(word), names, what)}")
+        told = listing or _LISTED.get(what, "")
+        raise UsageError(f"unknown {what} {short(word, 60)!r}; {nearest(str(word), names, told)}")
     return word

@@ -104,12 +104,25 @@ def check_folder(folder: Path, option: str) -> None:
             place = place.parent
         if place.is_dir():
             problem = "" if os.access(place, os.W_OK | os.X_OK) else "may not be written"
+            if not problem and place != folder.expanduser().absolute():
+                problem = _no_folders(place)
         else:
             problem = "is a file, not a folder" if place.exists() else "is a link that leads nowhere"
     except OSError as error:  # a name that is too long, a folder that may not be searched
         problem = f"cannot be used: {error.strerror}"
     if problem:
         raise StorageError(f"cannot write into {_near(folder)}: {_near(place)} {problem}; name a folder with {option}")
+
+
+def _no_folders(place: Path) -> str:
+    """Why no folder can be made in one that may be written, as in ``/proc``; "" where one can. The folder that is tried
+    has a name of its own: another process may be making the one that is asked for.
+    """
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".kvpress-", suffix=".part", dir=place))
+    except OSError as error:
+        return f"takes no new folder ({error.strerror})"
+    return ""
 
 
 def _there(place: Path) -> bool:

@@ -26,6 +26,7 @@ from kvpress.errors import extra
 from kvpress.policies.kvzip import instructions
 
 from .errors import UsageError
+from .lm_eval_words import OTHERS
 from .models import load, locate
 from .models.loading import note_of
 
@@ -210,7 +211,7 @@ class _Weigh(LogitsProcessor):  # type: ignore[misc]  # transformers is not foll
 def main(words: Sequence[str]) -> int:
     """Run lm_eval's command with ``kvpress`` among its models, and chosen where no model is named."""
     given = list(words)
-    if given[:1] not in (["ls"], ["validate"]):
+    if not (given and given[0] in OTHERS):
         given = given if given[:1] == ["run"] else ["run", *given]
         if not any(word in ("--model", "-M") or word.startswith("--model=") for word in given):
             given += ["--model", "kvpress"]

@@ -26,6 +26,9 @@ _SWEEP = """examples:
   kvpress sweep eval/configs/science.yaml 'vary.keep=[0.5,0.25]' 'tasks=[kv,vt]'
   kvpress sweep eval/configs/science.yaml --jobs 2
   kvpress sweep eval/configs/science.yaml --launcher ray --address 10.0.0.1:6379 --gpus-per-cell 1
+keys of the file, and of key=value:
+  models presses vary bytes tasks modes lengths depths seeds sessions turns schedule history source prompts text forced
+  forced_step device dtype attn chunk batch chat
 An interrupted sweep goes on where it was stopped; failed cells are run again. Several sweeps may share one folder.
 """
 _MERGE = """example:

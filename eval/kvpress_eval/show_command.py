@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import fields
+from pathlib import Path
 
 from .config import RunConfig
 from .console import console
@@ -24,18 +25,19 @@ def show(options: argparse.Namespace) -> int:
     given = {f.name: getattr(options, f.name, None) for f in fields(RunConfig) if f.name != "text"}
     config = RunConfig(**{"length": 256} | {name: value for name, value in given.items() if value is not None})
     find(config.model, config.dtype)
-    check_presses([config])
     if options.html is not None:
         check_folder(options.html.parent, "--html")
     if config.continues and options.text is None and options.file is None:
         raise UsageError(f"task {config.task!r} has no prompt to show; give a text with --file")
 
-    from .survivors import of_episode, of_text, read_prompt
-    from .survivors_text import print_survivors
-
-    text = options.text if options.file is None else read_prompt(options.file)
+    text = options.text if options.file is None else _read_prompt(options.file)
     if text is not None and config.bytes:
         raise UsageError("--bytes is solved for a task's prompt; give the press itself its keep with --text or --file")
+    check_presses([config])
+
+    from .survivors import of_episode, of_text
+    from .survivors_text import print_survivors
+
     be_quiet()
     begin(options.settled)
     loaded = load(config.model, config.device, config.dtype)
@@ -48,3 +50,12 @@ def show(options: argparse.Namespace) -> int:
     if not options.json and options.html is None:
         print_survivors(console(), found)
     return 0
+
+
+def _read_prompt(path: Path) -> str:
+    """The text of a file. Raises UsageError where it cannot be read as UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UsageError(f"cannot read {path}: {reason}; --file wants a text file") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from .episode import Episode
     from .models import Loaded
 
-__all__ = ["Evidence", "Survivors", "of_episode", "of_text", "read_prompt"]
+__all__ = ["Evidence", "Survivors", "of_episode", "of_text"]
 
 Kept = NDArray[np.bool_]
 
@@ -151,15 +150,6 @@ def of_text(press: str, loaded: Loaded, text: str) -> Survivors:
     with chosen(loaded.model) as opened:
         cache = opened.prefill(_row(ids, loaded))
     return _read(cache, loaded, ids, "a text of one's own", len(ids), None)
-
-
-def read_prompt(path: Path) -> str:
-    """The text of a file. Raises UsageError where it cannot be read as UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UsageError(f"cannot read {path}: {reason}; --file wants a text file") from None
 
 
 def _row(ids: Sequence[int], loaded: Loaded) -> Any:

@@ -21,6 +21,7 @@ from .models import PRETRAINED, find
 from .plan import print_plan, print_too_many, print_unbuildable
 from .printing import cell_text, row_line
 from .rows import Row, load_rows
+from .sources import find_sources
 from .sweep import Watcher, check_presses, finished, run_sweep
 from .threads import begin
 
@@ -57,6 +58,9 @@ def _run_all(sweep: SweepConfig, options: argparse.Namespace) -> int:
         print_too_many(out, count)
         return 0
     configs = sweep.cells()
+    if not options.dry_run:
+        check_folder(options.results, "--results")
+        find_sources(configs)
     check_presses(configs)
     rows = load_rows(options.results)
     before = Estimator(rows)
@@ -64,7 +68,6 @@ def _run_all(sweep: SweepConfig, options: argparse.Namespace) -> int:
         there = [False] * len(configs) if options.force else finished(configs, rows)
         _print_dry_run(out, configs, there, before, options)
         return 0
-    check_folder(options.results, "--results")
     be_quiet()
     begin(options.settled)
     asked = (options.launcher, options.jobs, options.cpus_per_cell, options.gpus_per_cell, options.address)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from kvpress_eval.cli import main
 from kvpress_eval.config import RunConfig, SweepConfig, load_sweep
 from kvpress_eval.errors import UsageError
 from kvpress_eval.parser import build_parser
@@ -46,6 +48,7 @@ def test_overrides_replace_values(sweep_file: Path) -> None:
     ("override", "message"),
     [
         ("sesions=3", "unknown key 'sesions'; did you mean 'sessions'"),
+        ("foo=3", "unknown key 'foo'; none of the 24 names is near. `kvpress sweep --help` lists all"),
         ("sessions=many", "sessions must be a whole number, got 'many'"),
         ("sessions=true", "sessions must be a whole number"),
         ("sessions=0", "sessions must be at least 1, got 0"),
@@ -218,3 +221,9 @@ def test_the_sweeps_of_the_other_suites_ask_for_what_their_models_read(name: str
     if name == "needles.yaml":
         assert {c.depth for c in cells} == {0, 25, 50, 75, 100}
         assert len({(c.depth, c.length) for c in cells}) == 15
+
+
+def test_the_help_of_a_sweep_lists_every_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "--help"]) == 0
+    said = capsys.readouterr().out.partition("keys of the file")[2]
+    assert {f.name for f in fields(SweepConfig)} <= set(said.split())

@@ -51,6 +51,7 @@ def test_a_place_that_cannot_be_is_one_line(
     command: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiny, "load", lambda *args, **options: pytest.fail("a model is loaded before it is said"))
+    monkeypatch.setattr(report, "read", lambda folder: pytest.fail("rows are read before it is said"))
     (tmp_path / "sweep.yaml").write_text("presses: [full]\n")
     made.write_rows(tmp_path / "rows", [made.make_row("full", "kv")])
     place = places(tmp_path)[kind]
@@ -72,6 +73,27 @@ def test_a_folder_that_may_not_be_written_is_said_at_once(tmp_path: Path, monkey
     assert len(str(error.value)) < 300
     (tmp_path / "a").mkdir()
     check_folder(tmp_path / "a" / "b", "--out")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system of the kernel's own")
+@pytest.mark.parametrize("command", ["run", "sweep", "report"])
+def test_a_file_system_that_takes_no_folder_is_said_at_once(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, how: True)  # as for root
+    (tmp_path / "sweep.yaml").write_text("presses: [full]\n")
+    made.write_rows(tmp_path / "rows", [made.make_row("full", "kv")])
+    monkeypatch.setattr(report, "read", lambda folder: pytest.fail("rows are read before it is said"))
+    monkeypatch.setattr(tiny, "load", lambda *args, **options: pytest.fail("a model is loaded before it is said"))
+    named = {"SWEEP": str(tmp_path / "sweep.yaml"), "ROWS": str(tmp_path / "rows"), "PLACE": "/proc/x/y"}
+    assert main([named.get(word, word) for word in COMMANDS[command]]) == 2
+    assert "cannot write into /proc/x/y: /proc takes no new folder (" in capsys.readouterr().err
+
+
+def test_asking_for_a_folder_leaves_nothing(tmp_path: Path) -> None:
+    check_folder(tmp_path / "a" / "b", "--out")
+    assert list(tmp_path.iterdir()) == []
+    check_folder(Path("/dev"), "--html")  # what is there may be no place for folders: /dev/fd/1
 
 
 def test_a_message_stays_short_for_a_long_path(tmp_path: Path) -> None:

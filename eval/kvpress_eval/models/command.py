@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,7 @@ from kvpress.checks import Check
 
 from ..console import Console, console
 from ..errors import UsageError
+from ..stopping import Stopped
 from ..tiny import weights_path
 from .cached import DTYPES, cache_folder, folder_of, here
 from .getting import Progress, fetch
@@ -40,10 +42,13 @@ def models(options: argparse.Namespace) -> int:
     try:
         with _shown(console(stderr=True), options.model) as progress:
             folder = fetch(options.model, options.dtype, options.accept_terms, progress)
-    except KeyboardInterrupt:
-        raise UsageError(
-            f"interrupted; nothing of {options.model} is kept. Run `kvpress models get {options.model}` to try again"
-        ) from None
+    except KeyboardInterrupt as stop:
+        again = "" if entry is None else f". Run `{entry.get_command}` to try again"
+        told = f"nothing of {options.model} is kept{again}"
+        if not isinstance(stop, Stopped):
+            raise UsageError(f"interrupted; {told}") from None
+        print(f"{stop.word}; {told}", file=sys.stderr)
+        return stop.code
     told = "is already here" if already else "is here now"
     print(f"{options.model} {told}: {folder}")
     return 0

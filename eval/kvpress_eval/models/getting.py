@@ -48,7 +48,7 @@ def fetch(name: str, dtype: str = "float32", accept_terms: bool = False, progres
             is not the one expected. Nothing is left behind.
         StorageError: where there is no room.
     """
-    entry = PRETRAINED[choose("pretrained model", name, PRETRAINED)]
+    entry = PRETRAINED[choose("pretrained model", name, PRETRAINED, "kvpress models")]
     choose("dtype", dtype, DTYPES)
     if (found := here(entry, dtype)) is not None:
         return found
@@ -167,13 +167,14 @@ def _need_room(entry: Pretrained, dtype: str, place: Path) -> None:
 
 @contextmanager
 def _place(place: Path) -> Iterator[None]:
-    """The folder of a model; gone again where nothing came into it."""
+    """The folder of a model; gone again, with the folder of all models, where nothing came into it."""
     place.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
         with suppress(OSError):
             place.rmdir()
+            place.parent.rmdir()
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from kvpress.errors import short
+
 from ..errors import StorageError, UsageError
 
 __all__ = ["download"]
@@ -21,6 +23,7 @@ _UNREACHABLE = re.compile(
     r"NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|ProxyError|SSLError|Max retries exceeded"
     r"|Failed to establish|Connection (broken|refused|reset)|IncompleteRead|Network is unreachable|Retrying \(Retry"
 )
+_IGNORED = re.compile(r"repository located at (\S+) is not a trusted or secure host and is being ignored")
 _NOT_FOUND = re.compile(r"No matching distribution found|Could not find a version")
 
 
@@ -94,6 +97,12 @@ def _problem(lines: list[str], wheels: Sequence[str], folder: Path) -> UsageErro
         return UsageError(
             f"cannot reach the package index for {wheels[0]}; nothing was changed. Check the network, a proxy, and "
             "what `pip config list` says, then try again"
+        )
+    if _NOT_FOUND.search(text) and (ignored := _IGNORED.search(text)):
+        host = short(ignored[1], 60)
+        return UsageError(
+            f"pip ignored the package index at {host}, which is asked over plain http, and found {wheels[0]} nowhere "
+            f"else; nothing was changed. Give its https address, or set PIP_TRUSTED_HOST={host} if you trust it"
         )
     if _NOT_FOUND.search(text):
         return UsageError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..config import RunConfig
     from ..models import Loaded
 
-__all__ = ["GENERATED", "Passages", "Source", "Unread", "check_source", "open_source"]
+__all__ = ["GENERATED", "Passages", "Source", "Unread", "check_source", "find_sources", "open_source"]
 
 GENERATED = "generated"
 _KEPT = 1 << 28  # characters of contexts that are kept
@@ -77,6 +77,18 @@ def check_source(config: RunConfig) -> None:
             raise UsageError(f"source {source!r} has no task {config.task!r}; choose from {', '.join(SCBENCH_TASKS)}")
     else:
         files.find(source, config.task)
+
+
+def find_sources(configs: Sequence[RunConfig]) -> None:
+    """Say before anything slow is imported that the data of a cell are neither here nor to be had from the hub.
+
+    Raises:
+        UsageError: for the first of them.
+    """
+    for source in dict.fromkeys(config.source for config in configs):
+        if source != GENERATED and not files.is_local(source):
+            asked = dict.fromkeys((config.task, config.continues) for config in configs if config.source == source)
+            hub.find(source, [task for task, continues in asked if not continues])
 
 
 def open_source(config: RunConfig, loaded: Loaded) -> Source:

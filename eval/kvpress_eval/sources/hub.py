@@ -2,16 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from .. import reach
 from ..errors import UsageError
 from .files import Located
 
-__all__ = ["SCBENCH", "rows", "texts"]
+__all__ = ["SCBENCH", "find", "rows", "texts"]
 
 SCBENCH = "microsoft/SCBench"
 REVISION = "283310bb8c5ba6909dd9a6b1be087d2937f76f6d"  # of SCBENCH: 922 rows, split "test"
+
+
+def find(source: str, tasks: Sequence[str]) -> None:
+    """Say within seconds, and without ``datasets``, that a data set is neither here nor to be had.
+
+    Args:
+        source: as for :func:`rows`, or, without tasks, as for :func:`texts`.
+
+    Raises:
+        UsageError: where nothing of it is here and the hub cannot be reached, or is not to be asked.
+    """
+    name, _, given = (SCBENCH if source == "scbench" else source).partition(":")
+    configs = [f"scbench_{task}" for task in tasks] or [given]
+    lacking = [config for config in configs if not _cached(name, config)]
+    if not lacking:
+        return
+    missing = f"cannot load {f'{lacking[0]} of ' if lacking[0] else ''}{name}: it is not here"
+    advice = f"download {lacking[0]}.jsonl and name its folder with --source" if tasks else "give files with --text"
+    reach.check_reachable(name, "README.md", missing, advice, "dataset")
+
+
+def _cached(name: str, config: str) -> bool:
+    """Whether ``datasets`` keeps a copy of a configuration ("" = of any), by the folder that it would look for."""
+    from huggingface_hub import constants
+
+    place = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME, "datasets")).expanduser()
+    owner, _, own = name.rpartition("/")
+    folder = place / "___".join(filter(None, (owner, _snake(own))))
+    # <configuration>/<version>/<hash>; a configuration with files or options of its own is <configuration>-<more>
+    found = [path.parent.parent.name for path in folder.glob("*/*/*") if path.is_dir()]
+    return any(not config or held == config or held.startswith(f"{config}-") for held in found)
+
+
+def _snake(name: str) -> str:
+    """A name as ``datasets`` writes it in that folder."""
+    return re.sub(r"([a-z\d])([A-Z])", r"\1_\2", re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", name)).lower()
 
 
 def rows(source: str, task: str) -> Iterator[Located]:

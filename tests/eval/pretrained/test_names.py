@@ -37,6 +37,9 @@ def dead_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    )
 
 
 def test_the_table_is_sound() -> None:
@@ -89,6 +92,7 @@ def test_the_listing_is_readable_at_80_columns(
     [
         (["models", "get"], "needs a name"),
         (["models", "get", "smollm2"], "did you mean 'smollm2-135m'"),
+        (["models", "get", "smollm2"], "`kvpress models` lists all"),
         (["models", "get", "small", "--dtype", "int8"], "unknown dtype 'int8'"),
         (["run", "--model", "smollm2-135m", *CELL], "fetch it once (93 MB) with `kvpress models get smollm2-135m`"),
         (["fit", "--model", "gemma3-270m", "--memory", "1GiB"], "`kvpress models get gemma3-270m --accept-terms`"),

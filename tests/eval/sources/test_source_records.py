@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub
 import pyarrow
 import pytest
+from kvpress_eval.cli import main
+from kvpress_eval.config import RunConfig
 from kvpress_eval.errors import UsageError
-from kvpress_eval.sources import _read, files, hub
+from kvpress_eval.sources import _read, files, find_sources, hub
 from kvpress_eval.sources.records import SCBENCH_TASKS, record
 from pyarrow import parquet
 
@@ -177,3 +181,82 @@ def test_without_the_hub_it_is_one_line_that_says_what_to_do(monkeypatch: pytest
     Hub((), monkeypatch)
     with pytest.raises(UsageError, match=r"cannot load scbench_kv .*cannot reach the hub.*download scbench_kv\.jsonl"):
         list(hub.rows("scbench", "kv"))
+
+
+@pytest.fixture
+def dead_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hub that is to be asked and cannot be reached; the folder of the copies that ``datasets`` keeps."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: pytest.fail("the hub is asked again"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("source", "task", "told"),
+    [
+        ("scbench", "kv", "cannot load scbench_kv of microsoft/SCBench: it is not here, and the hub"),
+        ("me/mine", "vt", "download scbench_vt.jsonl and name its folder with --source"),
+        ("me/mine:part", "lm_text", "cannot load part of me/mine: it is not here, and the hub"),
+        ("me/mine", "lm_text", "give files with --text"),
+    ],
+)
+def test_a_hub_that_cannot_be_reached_is_known_at_once(
+    source: str, task: str, told: str, dead_hub: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = ["--results", str(dead_hub / "rows")]
+    sweep = dead_hub / "sweep.yaml"
+    sweep.write_text(f"source: {source}\ntasks: [{task}]\n")
+    for words in (["run", "--source", source, "--task", task], ["sweep", str(sweep)]):
+        start = time.monotonic()
+        assert main([*words, *results]) == 2
+        assert time.monotonic() - start < 10
+        (line,) = capsys.readouterr().err.splitlines()
+        assert told in line and "KVPRESS_HUB_RETRY=1" in line and len(line) < 307
+
+
+def test_a_copy_is_enough_and_retries_are_the_hubs(dead_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(source: str, *tasks: str) -> None:
+        find_sources([RunConfig(source=source, task=task) for task in tasks])
+
+    held = [("microsoft___sc_bench", "scbench_repoqa_and_kv"), ("me___my_set2", "default-1f"), ("me___texts", "part")]
+    for name, config in held:
+        (dead_hub / name / config / "0.0.0" / "abc").mkdir(parents=True)
+    find("scbench", "repoqa_and_kv")
+    find("me/MySet2", "lm_text")
+    find("me/MySet2:default", "lm_text")
+    find("me/texts:part", "lm_text")
+    for source, tasks in (
+        ("scbench", ["repoqa"]),
+        ("scbench", ["repoqa_and_kv", "kv"]),
+        ("me/texts:other", ["lm_text"]),
+    ):
+        with pytest.raises(UsageError, match="it is not here"):
+            find(source, *tasks)
+    monkeypatch.setenv("KVPRESS_HUB_RETRY", "1")
+    find("me/none", "kv")
+
+
+def test_the_hub_is_asked_once_for_a_data_set(dead_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, float]] = []
+
+    class Session:
+        def head(self, url: str, timeout: float) -> None:
+            asked.append((url, timeout))
+
+    monkeypatch.setattr(huggingface_hub, "get_session", Session)
+    find_sources([RunConfig(source="scbench", task=task) for task in SCBENCH_TASKS])
+    assert asked == [("http://127.0.0.1:9/datasets/microsoft/SCBench/resolve/main/README.md", 5.0)]
+
+
+def test_the_folder_of_a_copy_is_the_one_that_datasets_looks_for() -> None:
+    from datasets.naming import camelcase_to_snakecase
+
+    for name in ("SCBench", "MySet2", "wikitext", "a-B_c", "C4x", "HTMLPages"):
+        assert hub._snake(name) == camelcase_to_snakecase(name), name
