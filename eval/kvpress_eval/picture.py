@@ -24,7 +24,8 @@ from .page.row import Row
 __all__ = ["draw", "main"]
 
 MODEL = "smollm2-135m"
-TASKS = ("needle", "passkey")
+LENGTH = 1024
+TASKS = ("needle",)
 KINDS = {
     "drop tokens": "#2166ac",
     "drop, and fewer bits": "#1b9e77",
@@ -50,7 +51,14 @@ def points(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """KL and share of bytes of each press on the passages of text, mean over its genres, where it has all of them."""
     found: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        if row.suite == "lm" and not row.is_full and not row.origin and "kl" in row.measures and not row.kept_all:
+        if (
+            row.suite == "lm"
+            and row.length == LENGTH
+            and not row.is_full
+            and not row.origin
+            and "kl" in row.measures
+            and not row.kept_all
+        ):
             found[row.asked, row.target].append(row)
     genres = {row.task for group in found.values() for row in group}
     return [
@@ -70,7 +78,8 @@ def answers(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Share of right answers of each press on the tasks that the model can do, mean over them."""
     found: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if row.task in TASKS and row.question_visible is False and not row.origin and row.depth is None:
+        asked_later = row.question_visible is False and row.depth is None and row.length == LENGTH
+        if row.task in TASKS and asked_later and not row.origin:
             found[row.asked].append(row)
     return [
         {
@@ -180,7 +189,7 @@ def _answers(alt: Any, data: list[dict[str, Any]]) -> Any:
     )
     y = alt.Y("press:N", sort=order, title=None, axis=alt.Axis(labelLimit=260, labelFontSize=11))
     base = alt.Chart(alt.Data(values=data)).encode(x=x, y=y, color=_colour(alt))
-    title = alt.Title("Retrieval: needle and passkey", subtitle="asked after the cache was compressed")
+    title = alt.Title("Retrieval: needle", subtitle=f"{MODEL}, 1,024 tokens, asked after the cache was compressed")
     words = base.mark_text(align="left", dx=4, fontSize=11).encode(text="told:N")
     return (base.mark_bar(height={"band": 0.7}) + words).properties(width=330, height=380, title=title)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kvpress_eval import picture
 from kvpress_eval.errors import UsageError
 from kvpress_eval.page.loading import parse_row, read_rows
 from kvpress_eval.page.row import Row
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def row(press: str, task: str, ratio: float, target: str = "", **changes: Any) -> Row:
-    made = make_row("full", task, model=MODEL, mode=changes.pop("mode", "multi-request"), sessions=4)
+    made = make_row("full", task, model=MODEL, length=1024, mode=changes.pop("mode", "multi-request"), sessions=4)
     held = {"bytes_ratio": ratio, "press": press, "asked": press, "target": target, "question_visible": False}
     return parse_row({**made, **held, **changes}, f"{press}{task}{target}")
 
@@ -58,7 +59,8 @@ def test_points_are_means_over_genres() -> None:
     assert (point["bytes"], point["KL"]) == (pytest.approx(26.0), pytest.approx(0.2))
 
 
-def test_answers_are_means_over_tasks() -> None:
+def test_answers_are_means_over_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture, "TASKS", ("needle", "passkey"))
     found = {one["press"]: (one["kind"], one["score"], one["bytes"]) for one in answers(rows())}
     assert found == {
         "full": ("full cache", pytest.approx(90.0), 100.0),
@@ -94,9 +96,9 @@ def test_without_rows_it_says_what_to_do() -> None:
         draw([])
 
 
-def said(picture: str) -> list[str]:
+def said(drawn: str) -> list[str]:
     """Its words and its marks' values; where they stand depends on the fonts of a machine."""
-    return re.findall(r'aria-label="([^"]*)"', picture) + re.findall(r">([^<>]+)</text>", picture)
+    return re.findall(r'aria-label="([^"]*)"', drawn) + re.findall(r">([^<>]+)</text>", drawn)
 
 
 def test_the_picture_is_of_the_committed_rows() -> None:
