@@ -100,7 +100,7 @@ def card(name: str, analysis: Analysis, tests: Mapping[str, str]) -> str:
         lines += ["", f"There is no `{name}@paper`: {UNSETTLED[name]}."]
     lines += ["", "## Checked by", "The contract tests in `tests/contracts/`, alone and composed, and:"]
     lines += [f"- `{path}`: {what}" for path, what in tests.items()] or ["- nothing of its own"]
-    lines += ["", "## On the bundled model", *_scores(name, analysis)]
+    lines += ["", "## Scores here", *_scores(name, analysis)]
     lines += ["", "## Reproducible here"]
     lines += [
         "That this is the method, by the checks above, and the scores above. The papers' own figures need models and"
@@ -126,6 +126,8 @@ def _premises(name: str) -> list[str]:
 def _scores(name: str, analysis: Analysis) -> list[str]:
     rows = []
     for table in analysis.tables:
+        if table.origin:  # another library's press of that name
+            continue
         for cell in analysis.macros(table):
             if name in {part.name.split("@")[0] for part in Press.parse(cell.method.asked).parts}:
                 dtype = dtype_of(table, analysis.tables)
@@ -135,7 +137,8 @@ def _scores(name: str, analysis: Analysis) -> list[str]:
     if not rows:
         return ["No committed row measures it yet."]
     head = ("press", "where", "bytes/dense", "score", "first turn", "later turns")
-    return ["Macro means over tasks, from `leaderboards/results`:", "", markdown_table(head, 2, sorted(rows))]
+    about = "Macro means over tasks, from `leaderboards/results` (continuation: equal next tokens):"
+    return [about, "", markdown_table(head, 2, sorted(rows))]
 
 
 def pages(results: Path, tests: Path) -> dict[str, str]:

@@ -33,6 +33,7 @@ KINDS = {
     "fewer channels or layers": "#7570b3",
     "control: a random choice": "#888888",
 }
+_RIGHT = ("drop tokens", "control: a random choice")
 _BITS = {"kivi", "int8", "fp8", "gear", "gear_l"}
 _PARTS = {"think", "minicache"}
 
@@ -79,7 +80,7 @@ def answers(rows: Sequence[Row]) -> list[dict[str, Any]]:
     found: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         asked_later = row.question_visible is False and row.depth is None and row.length == LENGTH
-        if row.task in TASKS and asked_later and not row.origin:
+        if row.task in TASKS and asked_later and not row.origin and (row.is_full or not row.kept_all):
             found[row.asked].append(row)
     return [
         {
@@ -127,24 +128,21 @@ def _text(alt: Any, data: list[dict[str, Any]]) -> Any:
     """KL against bytes, both by powers; the amounts of a press share a line, which is named at its left end."""
     base = alt.Chart(alt.Data(values=data))
     bytes_axis = alt.Axis(values=[5, 10, 15, 25, 50, 80], format="d")
-    x = alt.X(
-        "bytes:Q",
-        scale=alt.Scale(type="log", domain=[4, 100]),
-        axis=bytes_axis,
-        title="bytes held, % of the full cache",
-    )
+    scale = alt.Scale(type="log", domain=[5, 100], nice=False)
+    x = alt.X("bytes:Q", scale=scale, axis=bytes_axis, title="bytes held, % of the full cache")
     ticks = alt.Axis(values=[0.0001, 0.001, 0.01, 0.1, 1], format="~r")
-    y = alt.Y(
-        "KL:Q", scale=alt.Scale(type="log"), axis=ticks, title="KL to the full cache, nats a token (lower is better)"
-    )
+    scale = alt.Scale(type="log", domain=[8e-6, 2], nice=False)
+    y = alt.Y("KL:Q", scale=scale, axis=ticks, title="KL to the full cache, nats a token (lower is better)")
     lines = base.mark_line(strokeWidth=1.2, opacity=0.5).encode(x=x, y=y, color=_colour(alt), detail="line:N")
-    marks = base.mark_point(filled=True, size=45, opacity=0.9).encode(x=x, y=y, color=_colour(alt))
+    shown = lines + base.mark_point(filled=True, size=45, opacity=0.9).encode(x=x, y=y, color=_colour(alt))
     named = _apart([{**one, "name": NAMES[one["press"]]} for one in _ends(data) if one["press"] in NAMES])
-    words = alt.Chart(alt.Data(values=named)).mark_text(align="right", dx=-7, fontSize=11)
+    for align, dx in (("left", 8), ("right", -8)):  # what drops tokens is named on the right: codecs are on the left
+        mine = [one for one in named if (align == "left") == (one["kind"] in _RIGHT)]
+        words = alt.Chart(alt.Data(values=mine)).mark_text(align=align, dx=dx, fontSize=11)
+        shown += words.encode(x=x, y=alt.Y("place:Q"), text="name:N", color=_colour(alt))
     title = alt.Title(
         "Text: what the next 256 tokens lose", subtitle=f"{MODEL}, 1,024 tokens compressed, mean over genres"
     )
-    shown = lines + marks + words.encode(x=x, y=alt.Y("place:Q"), text="name:N", color=_colour(alt))
     return shown.properties(width=470, height=380, title=title)
 
 
@@ -153,7 +151,11 @@ NAMES = {
     **{name: name for name in ("int8", "fp8")},
     "kivi(bits=4)": "kivi 4 bits",
     "kivi(bits=2)": "kivi 2 bits",
+    "kivi(bits=4, residual=0)": "kivi 4 bits, no window",
     "gear(bits=4)": "gear 4 bits",
+    "h2o": "h2o",
+    "tova": "tova",
+    "pooled | ada(alpha=0) | keydiff": "pooled | ada | keydiff",
     "kvzip | kivi(bits=4, residual=0)": "kvzip + kivi 4 bits",
 }
 """What stands beside a mark; the others are in the leaderboard."""
@@ -180,6 +182,7 @@ def _apart(named: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _answers(alt: Any, data: list[dict[str, Any]]) -> Any:
     """A bar a press, the best first, with the bytes it holds."""
     data = [{**one, "told": f"{one['score']:.0f}   ({one['bytes']:.0f} % of bytes)"} for one in data]
+    data = [{**one, "press": one["press"].replace("(keep=0.25)", "")} for one in data]
     order = [one["press"] for one in sorted(data, key=lambda one: (-one["score"], one["bytes"]))]
     x = alt.X(
         "score:Q",
@@ -189,7 +192,7 @@ def _answers(alt: Any, data: list[dict[str, Any]]) -> Any:
     )
     y = alt.Y("press:N", sort=order, title=None, axis=alt.Axis(labelLimit=260, labelFontSize=11))
     base = alt.Chart(alt.Data(values=data)).encode(x=x, y=y, color=_colour(alt))
-    title = alt.Title("Retrieval: needle", subtitle=f"{MODEL}, 1,024 tokens, asked after the cache was compressed")
+    title = alt.Title("Retrieval: needle", subtitle=f"{MODEL}, 1,024 tokens, question hidden; who drops keeps 25 %")
     words = base.mark_text(align="left", dx=4, fontSize=11).encode(text="told:N")
     return (base.mark_bar(height={"band": 0.7}) + words).properties(width=330, height=380, title=title)
 
