@@ -15,7 +15,6 @@ __all__ = [
     "PressSyntaxError",
     "SessionError",
     "UnsupportedError",
-    "extra",
 ]
 
 _LIST = 120  # characters: a list of names this long is read at a glance, a longer one by a command

@@ -117,5 +117,5 @@ def test_what_cannot_be_scored_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
             rule("repoqa", "x", {**gold, "lang": "pyton"})
         monkeypatch.setitem(sys.modules, "tree_sitter_java", None)
         # whatever the answer, so that a run does not stop in its middle
-        with pytest.raises(UsageError, match=r"pip install 'kvpress-lab\[code\]'"):
+        with pytest.raises(UsageError, match=r'pip install -e "\.\[code\]" in the checkout'):
             rule("repoqa", "no fence", {**gold, "lang": "java"})
