@@ -8,13 +8,13 @@ function drawForced() {
   const shown = new Set(shownCells().map((c) => cells.indexOf(c)));
   const found = data.forced.filter((f) => f.task === state.task)
     .map((f) => ({ ...f, lines: f.lines.filter((line) => shown.has(line.cell)) })).filter((f) => f.lines.length);
-  byId("n-forced").textContent = `${state.task || "macro mean over texts"}; nats a token, 95 % intervals in brackets, lower is better; KL by distance from the cut, in tokens`;
+  byId("n-forced").textContent = `${state.task || "macro mean over texts"}; nats a token, 95 % intervals in brackets, lower is better; KL by distance from the cut, in tokens${found.some((f) => f.lines.some((line) => !line.complete)) ? "; † some texts are missing: does not compare" : ""}`;
   if (!found.length) return nothing("forced");
   fill("forced", found.map((f) => {
     const records = f.lines.map((line) => ({ ...cells[line.cell], ...line, agreed: cells[line.cell].score }));
     const add = (name, value, show, unit) => ({ name, unit, num: true, group: "all forced tokens", value, show });
     const columns = [
-      { name: "press", value: (r) => r.press, show: (r) => pressCell(r, r.origin && el("span", { class: "ci" }, r.origin)) },
+      { name: "press", value: (r) => r.press, show: (r) => pressCell(r, r.origin && el("span", { class: "ci" }, r.origin), !r.complete && el("span", { title: "some texts are missing: this mean does not compare with the others" }, "†")) },
       add("bytes/dense", (r) => r.bytes_ratio, (r) => [has(r.bytes_ratio) ? percent(r.bytes_ratio) : "not measured", r.solved && el("span", { class: "ci" }, r.solved)]),
       add("KL", (r) => r.kl[0], (r) => withRange(r.kl[1], r.kl[2]), "95 %"),
       add("Δ NLL", (r) => r.nll && r.nll[0], (r) => (r.nll ? withRange(r.nll[1], r.nll[2]) : NONE), "95 %"),

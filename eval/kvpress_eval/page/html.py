@@ -165,6 +165,7 @@ def _forced(found: Forced, index: Mapping[Table, int], place: Mapping[int, int])
         {
             "cell": place[id(line.cell)],
             "origin": line.cell.table.origin,
+            "complete": line.complete,
             "kl": [snap(line.kl.mean, 12), nats(line.kl.mean), nats_span(line.kl.low, line.kl.high)],
             "nll": [
                 snap(line.nll.difference.mean, 12),

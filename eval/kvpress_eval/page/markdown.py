@@ -221,7 +221,7 @@ def _forced(found: Forced) -> str:
     about = [
         f"Texts: {', '.join(map(text, sorted({row.task for row in rows})))}.",
         "\u2020 Some texts are missing: the line does not compare with the others."
-        if any(not line.cell.complete for line in found.lines)
+        if any(not line.complete for line in found.lines)
         else "",
         f"With {few} passages in a text the intervals are narrower than they should be."
         if (few := min(row.sessions for row in rows)) < 10
@@ -243,7 +243,7 @@ def _forced_line(line: ForcedLine) -> list[str]:
     cell, change = line.cell, line.nll
     name = _method(cell) + (f" ({text(cell.solved)})" if cell.solved else "")
     name += f" (*{text(cell.table.origin)}*)" if cell.table.origin else ""
-    name += "" if cell.complete else " \u2020"
+    name += "" if line.complete else " \u2020"
     nll = f"{nats(change.difference.mean, sign=True)} {_nats_range(change.difference, sign=True)}" if change else NONE
     return [
         *(name, percent(cell.bytes_ratio), f"{nats(line.kl.mean)} {_nats_range(line.kl)}", nll),

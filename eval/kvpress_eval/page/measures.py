@@ -50,7 +50,8 @@ def _full(analysis: Analysis, row: Row) -> Row | None:
 @dataclass(frozen=True)
 class ForcedLine:
     """A press on forced texts: KL to the full cache, the change of NLL (None for that itself, or unpaired), the share
-    of equal most likely tokens, and the KL of each bin.
+    of equal most likely tokens, and the KL of each bin. complete: on every text of the table, those of other
+    harnesses included; only then does its mean compare.
     """
 
     cell: Cell
@@ -58,6 +59,7 @@ class ForcedLine:
     nll: Shift | None
     agree: stats.Interval
     bins: tuple[float, ...]
+    complete: bool
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def forced(analysis: Analysis, task: str = "") -> list[Forced]:
     tables = []
     for table, cells in found.items():
         rows = [row for cell in cells for row in cell.rows]
-        bins = tuple(_bins(rows))
+        bins, texts = tuple(_bins(rows)), {row.task for row in rows}
         lines = [
             ForcedLine(
                 cell,
@@ -94,6 +96,7 @@ def forced(analysis: Analysis, task: str = "") -> list[Forced]:
                 change(analysis, cell, "nll"),
                 cell.score,
                 tuple(mean_of(cell.rows, f"kl@{label}") for label in bins),
+                {row.task for row in cell.rows} == texts,
             )
             for cell in sorted(cells, key=_order)
         ]

@@ -45,7 +45,7 @@ def _forced(found: Forced) -> Grid:
     for name in ("bytes/\ndense", "KL", "95 %", "\u0394 NLL", "95 %", "equal\ntokens"):
         grid.add_column(name, justify="right", no_wrap=True)
     for line in found.lines:
-        press = Text(line.cell.method.name + ("" if line.cell.complete else "\u2020"))
+        press = Text(line.cell.method.name + ("" if line.complete else "\u2020"))
         if line.cell.table.origin:
             press.append(f" ({line.cell.table.origin})", style="dim")
         change = ["", ""]
@@ -55,6 +55,8 @@ def _forced(found: Forced) -> Grid:
         kl = [nats(line.kl.mean), nats_span(line.kl.low, line.kl.high, digits=2)]
         grid.add_row(press, percent(line.cell.bytes_ratio), *kl, *change, percent(line.agree.mean))
     grid.caption = "nats a token, mean over texts; equal tokens: the most likely one is the full cache's"
+    if not all(line.complete for line in found.lines):
+        grid.caption += "; \u2020 some texts are missing: does not compare"
     return grid
 
 

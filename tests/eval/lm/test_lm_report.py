@@ -230,6 +230,31 @@ def test_imported_texts_alone_are_shown(
             assert [one["kl"][1] for one in found["lines"] if one["origin"] == origin] == [kl]
 
 
+def test_a_mean_over_fewer_texts_is_marked(
+    ran: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A peer that read one of two genres does not compare with the means over both, whatever its own table holds."""
+    results, words = ran
+    into, given = tmp_path / "into", tmp_path / "peer"
+    given.mkdir()
+    (given / "a.json").write_text(
+        json.dumps(result(exported(words, tmp_path / "data", capsys), words[1], "TheirPress(0.5)"))
+    )
+    assert main(["merge", str(results), "--into", str(into)]) == 0
+    assert main(["import", "peer", str(given), "--into", str(into)]) == 0
+    lines = report.write(into, tmp_path / "out").readme.read_text().splitlines()
+    names = [line.split("|")[1] for line in lines if line.startswith(("| `TheirPress", "| `int8`", "| `full`"))]
+    assert [("\u2020" in name) for name in names] == ["TheirPress" in name for name in names] and len(names) == 3
+    said = "".join(told(into).split())  # names are folded
+    assert "TheirPress(0.5)\u2020" in said and "int8\u2020" not in said and "sometextsaremissing" in said
+    found = {
+        (f["task"], line["origin"]): line["complete"]
+        for f in page_data(report.read(into).analysis, [])["forced"]
+        for line in f["lines"]
+    }
+    assert found["", "Other 1.0"] is False and found["", ""] is True and found["lm_reference", "Other 1.0"] is True
+
+
 def test_what_a_peer_wrote_wrong_is_named(
     ran: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
