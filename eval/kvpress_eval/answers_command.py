@@ -130,7 +130,7 @@ def _same_cell(press: str, row: Row, rows: Sequence[Row]) -> Row:
 
 def _read(results: Path, row: Row) -> Transcript:
     again = "run its command again with --force"
-    if row.suite == "lm":
+    if row.forced:
         raise UsageError(f"row {row.run_id} has no answers: {row.task} continues a text and asks nothing")
     if not row.answers:
         raise UsageError(f"row {row.run_id} has no answers: it is older than they are, or imported; {again}")

@@ -123,7 +123,7 @@ def _data(options: argparse.Namespace) -> int:
     tasks = [name for given in options.task for name in suite(given) or [given]]
     sizes = options.length, options.sessions, options.turns, options.seed
     asking = [task for task in tasks if get_task(task).kind == "questions"]
-    for name, usual in (("forced", 256), ("text", [])):
+    for name, usual in (("forced", RunConfig.forced), ("text", [])):
         if asking == tasks and getattr(options, name) != usual:
             raise UsageError(f"--{name} is for the tasks of suite lm, and {' '.join(tasks)} is none; leave it out")
     check_folder(options.out, "--out")

@@ -229,7 +229,7 @@ def clean_parts(results: Path) -> int:
     for path in results.glob("*/*.answers.jsonl.gz"):
         row = path.with_name(path.name.removesuffix(".answers.jsonl.gz") + ".json")
         with suppress(OSError):
-            if not is_row(row) and time.time() - path.stat().st_mtime > _DAY:
+            if time.time() - path.stat().st_mtime > _DAY and not is_row(row):
                 path.unlink()
                 removed += 1
     for path in results.glob("*/.*.part"):

@@ -53,7 +53,7 @@ def points(rows: Sequence[Row]) -> list[dict[str, Any]]:
     found: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         if (
-            row.suite == "lm"
+            row.forced
             and row.length == LENGTH
             and not row.is_full
             and not row.origin

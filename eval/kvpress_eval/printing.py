@@ -87,7 +87,7 @@ def print_row(console: Console, row: Row, path: Path, against: str) -> None:
         console.print(Text(name, style="bold").append(value, style="not bold"), soft_wrap=True)
 
 
-KEPT_ALL = "no session is long enough for this press to change anything: it was measured as the full cache"
+KEPT_ALL = "this press changed nothing (it keeps all, or no session is long enough): it was measured as the full cache"
 
 
 def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:

@@ -29,21 +29,20 @@ def row_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        for packed in sorted(path.parent.glob(f"[!.]*{PACKED}")):
+        for packed in _packed(path.parent):
             if (line := packed_lines(packed).get(path.name)) is not None:
                 return line
         raise
 
 
 def is_row(path: Path) -> bool:
-    """Whether there is a row of this name."""
-    try:
-        row_text(path)
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError):
-        return True  # something of this name is there
-    return True
+    """Whether there is a row of this name, be it readable or not."""
+    return path.is_file() or any(path.name in packed_lines(packed) for packed in _packed(path.parent))
+
+
+def _packed(folder: Path) -> list[Path]:
+    """The packed files of a model."""
+    return sorted(folder.glob(f"[!.]*{PACKED}"))
 
 
 def row_files(folder: Path) -> list[Path]:

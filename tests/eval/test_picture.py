@@ -34,7 +34,7 @@ def text(press: str, genre: str, ratio: float, kl: float, target: str = "", **ch
         "n_by_turn": [2],
         "turns": 2,
     }
-    own = {**scores, "suite": "lm", "mode": "continuation", "measures": measures}
+    own = {**scores, "suite": "lm", "mode": "continuation", "measures": measures, "forced": 256}
     return row(press, genre, ratio, target, **{**own, **changes})
 
 

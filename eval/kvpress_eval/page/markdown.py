@@ -370,7 +370,9 @@ def _kept_all(rows: Sequence[Row]) -> str:
         if row.kept_all and not row.twin
     ]
     grid = markdown_table(("model", "press", "task", "mode", "length"), 5, lines)
-    about = "No session of these runs is long enough for the press to change anything: they measured the full cache."
+    about = (
+        "The press changed nothing (it keeps all, or no session is long enough): these runs measured the full cache."
+    )
     return f"## Presses that kept everything\n\n{about}\n\n{grid}" if lines else ""
 
 
