@@ -106,7 +106,7 @@ def pack(folder: Path) -> Iterator[tuple[Path, int]]:
     Files that are no rows, and answers, stay where they are; so does a row that is written meanwhile.
 
     Raises:
-        UsageError: for what is no folder.
+        UsageError: for what is no folder, and a packed file that cannot be read.
         StorageError: where a file cannot be written; then no row of its suite is gone.
     """
     if not folder.is_dir():
@@ -120,6 +120,8 @@ def pack(folder: Path) -> Iterator[tuple[Path, int]]:
         for suite, texts in loose.items():
             packed = model / f"{suite}{PACKED}"
             lines = dict(packed_lines(packed)) if packed.exists() else {}
+            if packed.name in lines:  # written anew it would lose what it holds
+                raise UsageError(f"cannot read {packed}; mend it or move it away, then pack again")
             lines |= {
                 path.name: json.dumps(json.loads(text), ensure_ascii=False) + "\n" for path, text in texts.items()
             }

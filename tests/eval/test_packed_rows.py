@@ -10,7 +10,7 @@ import pytest
 from kvpress_eval.answers import finished_row, state
 from kvpress_eval.cli import main
 from kvpress_eval.config import RunConfig
-from kvpress_eval.errors import StorageError
+from kvpress_eval.errors import StorageError, UsageError
 from kvpress_eval.files import clean_parts
 from kvpress_eval.merge import merge, pack, same_results
 from kvpress_eval.page.loading import read_rows
@@ -115,6 +115,15 @@ def test_no_row_is_lost_where_nothing_can_be_written(tmp_path: Path, monkeypatch
     with pytest.raises(StorageError):
         list(pack(tmp_path))
     assert names(tmp_path) == before
+
+
+def test_a_packed_file_that_cannot_be_read_is_not_written_over(tmp_path: Path) -> None:
+    written(tmp_path)
+    packed = tmp_path / "tiny" / "scbench.jsonl"
+    packed.write_bytes(b'{"run_id": "dddddddddddd"}\n\xff\n')
+    with pytest.raises(UsageError, match="cannot read"):
+        list(pack(tmp_path))
+    assert packed.read_bytes().endswith(b"\xff\n") and (tmp_path / "tiny" / f"{IDS[0]}.json").is_file()
 
 
 def test_a_sweep_goes_on_from_packed_rows(tmp_path: Path) -> None:
