@@ -14,31 +14,31 @@ from typing import TYPE_CHECKING, Any
 from kvpress.errors import KVPressError as KVPressError
 
 if TYPE_CHECKING:  # `as`: these names are for whoever imports this package
-    from kvpress.cache import Ledger as Ledger
-    from kvpress.cache import PressCache as PressCache
-    from kvpress.presets import *  # noqa: F403  every press by its name, as presets lists them
-    from kvpress.press import PRESETS as PRESETS
-    from kvpress.press import Press as Press
-    from kvpress.press import Recipe as Recipe
-    from kvpress.report import Report as Report
-    from kvpress.session import Session as Session
+    from kvpress.cache.cache import Ledger as Ledger
+    from kvpress.cache.cache import PressCache as PressCache
+    from kvpress.recipe.presets import *  # noqa: F403  every press by its name, as presets lists them
+    from kvpress.recipe.press import PRESETS as PRESETS
+    from kvpress.recipe.press import Press as Press
+    from kvpress.recipe.press import Recipe as Recipe
+    from kvpress.session.report import Report as Report
+    from kvpress.session.session import Session as Session
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "PRESETS": "press",
-    "Ledger": "cache",
-    "Press": "press",
-    "PressCache": "cache",
-    "Recipe": "press",
-    "Report": "report",
-    "Session": "session",
+    "PRESETS": "recipe.press",
+    "Ledger": "cache.cache",
+    "Press": "recipe.press",
+    "PressCache": "cache.cache",
+    "Recipe": "recipe.press",
+    "Report": "session.report",
+    "Session": "session.session",
 }
 
 
 def _load() -> None:
     """Bring in everything that this package names."""
-    presets = import_module("kvpress.presets")
+    presets = import_module("kvpress.recipe.presets")
     found = {name: getattr(import_module(f"kvpress.{home}"), name) for name, home in _HOMES.items()}
     found |= {name: getattr(presets, name) for name in presets.__all__}
     globals().update(found, __all__=sorted([*found, "KVPressError", "__version__"]))
@@ -49,7 +49,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = f"{__name__}.{name}"
     if name not in _HOMES and find_spec(module) is not None:
-        return import_module(module)  # `kvpress.press` needs no import of its own, as if all were here
+        return import_module(module)  # `kvpress.recipe.press` needs no import of its own, as if all were here
     if "__all__" not in globals():
         _load()
         if name in globals():

@@ -1,6 +1,6 @@
 """Does kvpress work here? One line a check: what was found, and what to do where something is missing.
 
-The self-test runs every assumption `kvpress/hf.py` makes about the installed transformers on a model of two
+The self-test runs every assumption `kvpress/session/hf.py` makes about the installed transformers on a model of two
 layers, so that an upgrade that breaks one is named in seconds.
 """
 
@@ -67,9 +67,9 @@ def _gpu() -> Check:
 
 def kernel_check() -> Check:
     """Whether the CPU kernels could be built here, and that they agree with the reference in torch."""
-    from kvpress import kernels
-    from kvpress.kernels import build
-    from kvpress.partial import attend_reference
+    from kvpress.attention import backends as kernels
+    from kvpress.attention.backends import build
+    from kvpress.attention.partial import attend_reference
 
     name = "cpu kernels"
     if not kernels.enabled():
@@ -126,7 +126,7 @@ def _ids(rows: int = 1, count: int = 23) -> torch.Tensor:
 
 
 def _layer_kinds(model: Any) -> str:
-    from kvpress import hf
+    from kvpress.session import hf
 
     kinds = hf.layer_types(model)[0]
     return "" if kinds == ["sliding_attention", "full_attention"] else f"layer types read as {kinds}"
@@ -177,7 +177,8 @@ def _prompts(model: Any) -> str:
 
 
 def _projects(model: Any) -> str:
-    from kvpress import criticalkv, hf, snapkv
+    from kvpress import criticalkv, snapkv
+    from kvpress.session import hf
 
     with (criticalkv() | snapkv(keep=0.5, window=2))(model) as session:  # raises where attention gives another tensor
         report = session.report(session.prefill(_ids()))

@@ -56,7 +56,7 @@ class CacheFileError(KVPressError, ValueError):
 
 
 class PremiseWarning(UserWarning):
-    """What a method takes for granted was measured on this model, and is not there (see kvpress.premise)."""
+    """What a method takes for granted was measured on this model, and is not there (see kvpress.evidence.premise)."""
 
 
 def short(value: object, limit: int = 80) -> str:

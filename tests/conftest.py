@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kvpress import PRESETS, plugins
+from kvpress import PRESETS
+from kvpress.recipe import plugins
 from tests.covering import beyond
 
 torch.set_num_threads(1)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kvpress.reach import storages
-from kvpress.report import kept_all
+from kvpress.cache.storages import storages
+from kvpress.session.report import kept_all
 
 from .clock import Clock
 from .config import RunConfig

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kvpress import glance
+from kvpress.recipe import glance
 
 from . import sweep_proof
 from .console import console

@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from kvpress.press import PRESETS, Press
-from kvpress.variants import UNSETTLED
+from kvpress.recipe.press import PRESETS, Press
+from kvpress.recipe.variants import UNSETTLED
 
 from .page.analysis import analyse
 from .page.claims import Analysis, dtype_of
@@ -54,7 +54,7 @@ def bases() -> list[str]:
 def module_of(name: str) -> str:
     """The module whose head describes a press."""
     build = PRESETS[name].build
-    if build.__module__ != "kvpress.presets":
+    if build.__module__ != "kvpress.recipe.presets":
         return build.__module__
     return type(PRESETS[name]().parts[0].decisions()[_kind(name)]).__module__
 

@@ -176,10 +176,10 @@ def _list(options: argparse.Namespace) -> int:
 def _presses() -> dict[str, str]:
     """Every press with its line, those of other installed packages included."""
     import kvpress
-    from kvpress import glance
-    from kvpress.plugins import load_plugins
+    from kvpress.recipe import glance
+    from kvpress.recipe.plugins import load_plugins
 
-    if "kvpress.press" not in sys.modules and (seen := glance.glimpses()) is not None:
+    if "kvpress.recipe.press" not in sys.modules and (seen := glance.glimpses()) is not None:
         return {name: _from(seen[name].package, seen[name].summary) for name in seen}
 
     load_plugins(kvpress.PRESETS)
@@ -240,8 +240,8 @@ def _print_checks(out: Console, checks: Sequence[Check]) -> int:
 
 
 def _fit(options: argparse.Namespace) -> int:
-    from kvpress import glance
-    from kvpress.amounts import bytes_of
+    from kvpress.plan.amounts import bytes_of
+    from kvpress.recipe import glance
 
     from .models import load
 

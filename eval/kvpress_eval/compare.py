@@ -85,7 +85,7 @@ def spelled(text: str, rows: Sequence[Row]) -> str:
     """A press as rows spell it. One that a row spells like this needs no parsing, and thus no torch."""
     if any(text in (row.press, row.asked) for row in rows):
         return text
-    from kvpress import glance
+    from kvpress.recipe import glance
 
     glance.check(text)
 

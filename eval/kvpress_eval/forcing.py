@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kvpress.report import kept_all
+from kvpress.session.report import kept_all
 
 from .asking import Answers, measure
 from .clock import Clock

@@ -21,7 +21,7 @@ def check(words: Sequence[str]) -> None:
     Raises:
         KVPressError: for a model that is neither here nor to be had, or a press that cannot be right.
     """
-    from kvpress import glance
+    from kvpress.recipe import glance
 
     from .models import locate
 

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kvpress.block import Block
 from kvpress.errors import PressSyntaxError
-from kvpress.evidence import Evidence, Needs
+from kvpress.evidence.evidence import Evidence, Needs
 from kvpress.policies.base import AfterPrefill
-from kvpress.press import Decisions, preset
+from kvpress.recipe.press import Decisions, preset
+from kvpress.storage.block import Block
 
 from .episode import Episode
 from .errors import UsageError

@@ -89,7 +89,7 @@ class Cell:
 def _press(config: RunConfig, loaded: Loaded) -> tuple[Press, str]:
     """The press of a cell, solved for its bytes where it names some; as it was asked for, and why, where it cannot."""
     from kvpress import Press
-    from kvpress.solve import check, solve
+    from kvpress.plan.solve import check, solve
 
     press = Press.parse(config.press)
     if not config.bytes:

@@ -64,13 +64,13 @@ def check_presses(configs: Sequence[RunConfig]) -> None:
     Raises:
         KVPressError: for the first that is wrong.
     """
-    from kvpress import glance
+    from kvpress.recipe import glance
 
     for text in dict.fromkeys(config.press for config in configs):
         glance.check(text, entered=True)  # what can be seen of it before torch is imported
 
     from kvpress import Press
-    from kvpress.solve import check
+    from kvpress.plan.solve import check
 
     for text, amount in dict.fromkeys((config.press, config.bytes) for config in configs):
         press = Press.parse(text)

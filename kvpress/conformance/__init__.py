@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from kvpress.checks import Check
-from kvpress.codec import Codec, Dense
 from kvpress.conformance import budgets, codecs, refiners, scores, sessions, storage
 from kvpress.conformance.case import Case
 from kvpress.conformance.codecs import Format
@@ -18,7 +17,8 @@ from kvpress.conformance.protocol import KINDS, follow
 from kvpress.conformance.target import MADE, at_every_step, resolved
 from kvpress.conformance.trial import BrokenError, InapplicableError, Trial, attempt_all
 from kvpress.errors import KVPressError, PressConflictError
-from kvpress.press import Press
+from kvpress.recipe.press import Press
+from kvpress.storage.codec import Codec, Dense
 
 __all__ = ["Check", "run"]
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from kvpress.block import Block
-from kvpress.cache import PressCache
+from kvpress.cache.cache import PressCache
 from kvpress.errors import PressConflictError
-from kvpress.evidence import Evidence
-from kvpress.press import Press, Recipe
-from kvpress.repeat import read_again
-from kvpress.session import Session
+from kvpress.evidence.evidence import Evidence
+from kvpress.recipe.press import Press, Recipe
+from kvpress.session.repeat import read_again
+from kvpress.session.session import Session
+from kvpress.storage.block import Block
 
 VOCAB = 61
 LAYERS, HEADS, GROUP = 3, 2, 3

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kvpress.codec import Codec, Packed, joinable
+from kvpress.cache.storages import storages
 from kvpress.conformance.case import digest, gap
 from kvpress.conformance.trial import BrokenError, DoubtfulError, InapplicableError, Trial
-from kvpress.reach import storages
+from kvpress.storage.codec import Codec, Packed, joinable
 
 _RUNS = 5
 _DIMS = (16, 20, 24, 64, 80, 96, 128)

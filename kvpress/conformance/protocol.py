@@ -8,7 +8,7 @@ import inspect
 from typing import Any, Literal
 
 from kvpress.conformance.trial import BrokenError
-from kvpress.evidence import Needs
+from kvpress.evidence.evidence import Needs
 
 Kind = Literal["scorer", "heads", "layers", "refine", "key", "value"]
 _CODEC = {
@@ -19,16 +19,16 @@ _CODEC = {
     "load": "load(tensors, dtype, dim) rebuilds what was saved",
 }
 _HAS: dict[str, dict[str, str]] = {
-    "scorer": {"needs": "what it has to see: needs = Needs() from kvpress.evidence where that is nothing"},
+    "scorer": {"needs": "what it has to see: needs = Needs() from kvpress.evidence.evidence where that is nothing"},
     "heads": {"compares": "whether it compares scores of different heads: compares = True or False"},
     "layers": {
-        "needs": "what measure has to see: needs = Needs() from kvpress.evidence where that is nothing",
+        "needs": "what measure has to see: needs = Needs() from kvpress.evidence.evidence where that is nothing",
         "compares": "whether it compares scores of different layers: compares = True or False",
         "exact": "whether its shares are proportions with exact sums: exact = True or False",
         "measure": "measure(block, seen, scores) gives (B, ...)",
         "weights": "weights(measured, total, fixed, lengths) gives (L, B)",
     },
-    "refine": {"needs": "what it has to see: needs = Needs(output=True) from kvpress.evidence"},
+    "refine": {"needs": "what it has to see: needs = Needs(output=True) from kvpress.evidence.evidence"},
     "key": _CODEC,
     "value": _CODEC,
 }
@@ -71,7 +71,7 @@ def follow(kind: str, thing: Any) -> str:
         if not hasattr(thing, name):
             raise BrokenError(f"{title} has no `{name}`, which a {_word(kind)} declares: {about}.")
     if kind in ("scorer", "layers", "refine") and not isinstance(thing.needs, Needs):
-        raise BrokenError(f"needs of {title} is a {type(thing.needs).__name__}; use Needs(...) from kvpress.evidence.")
+        raise BrokenError(f"needs of {title} is a {type(thing.needs).__name__}; use Needs(...).")
     if kind in ("key", "value") and not (isinstance(thing.name, str) and isinstance(thing.block, int)):
         raise BrokenError(f"{title} has name={thing.name!r} and block={thing.block!r}: a text and a number of slots.")
     if kind in _CALLED:

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kvpress.block import Block
 from kvpress.conformance.case import Case, View, digest, fresh, gap, tokens
 from kvpress.conformance.trial import BrokenError, Trial
-from kvpress.evidence import Evidence
+from kvpress.evidence.evidence import Evidence
+from kvpress.storage.block import Block
 
 _CLOSE = 1e-3  # of the range of the scores: sums in another order round differently
 _FAR = 1e4

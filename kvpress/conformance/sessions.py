@@ -10,7 +10,7 @@ from transformers.modeling_utils import PreTrainedModel as Base
 
 from kvpress.conformance.case import Case, decode, gap, kept, rollout, tokens
 from kvpress.conformance.trial import BrokenError, InapplicableError, Trial
-from kvpress.press import Part, Press
+from kvpress.recipe.press import Part, Press
 
 _DENSE = {"keep", "scorer", "heads", "layers", "refine", "schedule", "sinks", "recent", "positions"}
 _NEVER = 100_000  # slots: a budget that is not reached
@@ -18,7 +18,7 @@ _NEVER = 100_000  # slots: a budget that is not reached
 
 def keeping_all(press: Press, keep: float | int) -> Press:
     """The press with nothing dropped and dense storage. Raises InapplicableError for one that cannot be that."""
-    from kvpress.press import PRESETS
+    from kvpress.recipe.press import PRESETS
 
     parts = []
     for part in press.parts:

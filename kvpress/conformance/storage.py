@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kvpress.cache import PressCache
+from kvpress.cache.cache import PressCache
+from kvpress.cache.layer import StoreLayer
+from kvpress.cache.storages import storages
 from kvpress.conformance.case import Case, decode, digest, gap, kept, rollout, tokens
 from kvpress.conformance.trial import BrokenError, InapplicableError, Trial
-from kvpress.reach import storages
-from kvpress.store import StoreLayer
 
 _EXACT = 1e-4
 

@@ -16,7 +16,7 @@ from kvpress.conformance.protocol import KINDS, Kind, follow, kind_of
 from kvpress.conformance.trial import BrokenError, told
 from kvpress.errors import KVPressError
 from kvpress.policies.base import AfterPrefill, EveryStep
-from kvpress.press import PRESETS, Decisions, Part, Preset, Press, Recipe, preset
+from kvpress.recipe.press import PRESETS, Decisions, Part, Preset, Press, Recipe, preset
 
 _REFERENCE = re.compile(r"^\s*([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)\s*(?:\((.*)\))?\s*$", re.DOTALL)
 MADE = "checked_"  # how presets made for a check begin

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kvpress.codec import Packed
 from kvpress.lowrank.outliers import add_product, index_type, per_side
 from kvpress.quant.affine import AffinePacked, renumber
+from kvpress.storage.codec import Packed
 
 if TYPE_CHECKING:
     from kvpress.lowrank.gear import Gear

@@ -18,15 +18,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kvpress.block import Block
 from kvpress.errors import PressConflictError, PressSyntaxError
-from kvpress.evidence import Evidence
+from kvpress.evidence.evidence import Evidence
+from kvpress.evidence.premise import SLOTS, run_of
 from kvpress.lowrank.corrected import Corrected
 from kvpress.lowrank.factors import factors
 from kvpress.lowrank.outliers import extremes, index_type, per_side, places, replaced
-from kvpress.premise import SLOTS, run_of
-from kvpress.press import Decisions, preset
 from kvpress.quant.affine import Affine, AffinePacked, Axis
+from kvpress.recipe.press import Decisions, preset
+from kvpress.storage.block import Block
 
 _FP16_MAX = 65504.0
 _SURVEYED, _LEAST = 256, SLOTS  # tokens whose error is looked at, when a block is no longer than that or longer

@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kvpress.block import Block
-from kvpress.evidence import Evidence, Needs
+from kvpress.evidence.evidence import Evidence, Needs
+from kvpress.storage.block import Block
 
 _DIGITS = 4096
 

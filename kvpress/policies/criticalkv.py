@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kvpress.block import choose
-from kvpress.evidence import Needs
+from kvpress.evidence.evidence import Needs
+from kvpress.storage.block import choose
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kvpress.block import Block
-from kvpress.evidence import Evidence, Needs
+from kvpress.evidence.evidence import Evidence, Needs
 from kvpress.policies.base import rounded
 from kvpress.policies.partitions import Partitions
+from kvpress.storage.block import Block
 
 
 @dataclass(frozen=True)

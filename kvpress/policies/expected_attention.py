@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kvpress.block import Block
-from kvpress.evidence import Evidence, Needs
-from kvpress.partial import softmax_partial
+from kvpress.attention.partial import softmax_partial
+from kvpress.evidence.evidence import Evidence, Needs
+from kvpress.storage.block import Block
 
 _STEP = 64
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kvpress.block import Block
 from kvpress.errors import PressConflictError
-from kvpress.evidence import Evidence, Needs
+from kvpress.evidence.evidence import Evidence, Needs
 from kvpress.policies.base import rounded
+from kvpress.storage.block import Block
 
 
 @dataclass(frozen=True)

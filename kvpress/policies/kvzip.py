@@ -17,8 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
-from kvpress.block import Block
-from kvpress.evidence import Evidence, Needs, Repeat
+from kvpress.evidence.evidence import Evidence, Needs, Repeat
+from kvpress.storage.block import Block
 
 _MARK = "\u2603"  # stands for a user's words in a chat template
 _FIRST = "\n\nRepeat the previous context exactly."

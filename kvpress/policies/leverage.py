@@ -16,9 +16,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kvpress.block import Block
-from kvpress.evidence import Evidence, Needs
+from kvpress.evidence.evidence import Evidence, Needs
 from kvpress.policies.base import rounded
+from kvpress.storage.block import Block
 
 _RANK = 1e-10  # eigenvalues of X^T X below this part of the largest are rounding
 

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kvpress.block import Block
 from kvpress.errors import PressConflictError
-from kvpress.evidence import Evidence
-from kvpress.premise import spread
+from kvpress.evidence.evidence import Evidence
+from kvpress.evidence.premise import spread
+from kvpress.storage.block import Block
 
 _SMALL = 1e-6
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kvpress.block import Block
-from kvpress.evidence import Evidence, Needs
+from kvpress.evidence.evidence import Evidence, Needs
+from kvpress.storage.block import Block
 
 _NEVER = 2**31 - 1
 

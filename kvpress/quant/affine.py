@@ -16,11 +16,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kvpress.block import Block
-from kvpress.codec import Packed
 from kvpress.errors import PressConflictError, PressSyntaxError
-from kvpress.evidence import Evidence
-from kvpress.premise import run_of
+from kvpress.evidence.evidence import Evidence
+from kvpress.evidence.premise import run_of
+from kvpress.storage.block import Block
+from kvpress.storage.codec import Packed
 
 Axis = Literal["channel", "token"]
 _FP16_MAX = 65504.0

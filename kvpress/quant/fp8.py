@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kvpress.codec import Packed
 from kvpress.errors import PressSyntaxError
-from kvpress.press import Decisions, preset
+from kvpress.recipe.press import Decisions, preset
+from kvpress.storage.codec import Packed
 
 _TOP = 448.0  # the largest e4m3 number
 _TILE_NUMBERS = 1 << 18  # decoded numbers in flight

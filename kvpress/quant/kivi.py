@@ -11,8 +11,8 @@ deviates  K and V are flushed together in blocks of G once residual + G slots ar
 from __future__ import annotations
 
 from kvpress.errors import PressSyntaxError
-from kvpress.press import Decisions, preset
 from kvpress.quant.affine import Affine
+from kvpress.recipe.press import Decisions, preset
 
 
 @preset("kivi")

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kvpress.block import Block
 from kvpress.errors import PressSyntaxError
-from kvpress.evidence import Evidence, Needs
-from kvpress.press import Decisions, preset
+from kvpress.evidence.evidence import Evidence, Needs
+from kvpress.recipe.press import Decisions, preset
+from kvpress.storage.block import Block
 
 
 @dataclass(frozen=True)

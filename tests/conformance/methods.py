@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kvpress.block import Block
-from kvpress.evidence import Evidence, Needs
-from kvpress.press import PRESETS, Decisions, Part, Press, preset
+from kvpress.evidence.evidence import Evidence, Needs
+from kvpress.recipe.press import PRESETS, Decisions, Part, Press, preset
+from kvpress.storage.block import Block
 
 _SEEN: list[float] = []
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
 from kvpress import Press, PressCache
-from kvpress.modes import undisturbed
+from kvpress.storage.modes import undisturbed
 from tests.helpers import COMPOSED, EXACT, QUANTIZED, decode, gap, kept
 from tests.models import build, left_padded, shared, tokens
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import AttentionInterface, DynamicCache
 
 from kvpress import Press
-from kvpress.evidence import Rule
-from kvpress.store import StoreLayer
+from kvpress.cache.layer import StoreLayer
+from kvpress.evidence.evidence import Rule
 from tests.helpers import (
     ALL,
     EVICTING,

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from kvpress import Press, PressCache
-from kvpress.reach import storages
+from kvpress.cache.storages import storages
 from tests.helpers import ALL, decode, over, rollout
 from tests.models import build, left_padded, shared, tokens
 

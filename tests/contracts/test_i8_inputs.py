@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from kvpress import Press, full, kvzip, snapkv
 from kvpress.errors import SessionError, UnsupportedError
-from kvpress.inputs import check_text, placeholders
-from kvpress.masks import only_causal
+from kvpress.session.inputs import check_text, placeholders
+from kvpress.session.masks import only_causal
 from tests.helpers import gap
 from tests.models import build, shared, tokens
 
@@ -156,7 +156,7 @@ def test_a_rule_is_compared_with_the_causal_one(
         causal = k <= q
         return torch.where((batch == row) & (q == query + 4) & (k == slot), ~causal | same, causal)
 
-    monkeypatch.setattr("kvpress.masks._TILE", 20)  # one query at a time
+    monkeypatch.setattr("kvpress.session.masks._TILE", 20)  # one query at a time
     sizes = {"batch_size": 2, "q_length": 9, "kv_length": 13, "q_offset": 4, "kv_offset": 0}
     assert only_causal({"mask_function": rule, **sizes}) is same
 

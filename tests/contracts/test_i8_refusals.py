@@ -9,10 +9,11 @@ import torch
 import transformers
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
-from kvpress import Press, PressCache, full, hf, kivi, snapkv
-from kvpress import session as session_module
+from kvpress import Press, PressCache, full, kivi, snapkv
+from kvpress.cache.files import fingerprint
 from kvpress.errors import CacheFileError, CropError, KVPressError, PressConflictError, SessionError, UnsupportedError
-from kvpress.io import fingerprint
+from kvpress.session import hf
+from kvpress.session import session as session_module
 from tests.helpers import decode, forward
 from tests.models import build, shared, tokens
 

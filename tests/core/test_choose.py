@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from kvpress import Press, streaming_llm
-from kvpress.block import Block, choose
-from kvpress.compact import budget, protected
-from kvpress.evidence import Evidence
+from kvpress.evidence.evidence import Evidence
+from kvpress.pipeline.compact import budget, protected
 from kvpress.policies.base import Even
 from kvpress.policies.h2o import HeavyHitters
-from kvpress.press import Recipe
+from kvpress.recipe.press import Recipe
+from kvpress.storage.block import Block, choose
 from tests.helpers import EVICTING, decode, kept, over
 from tests.models import left_padded, shared, tokens
 

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import kvpress
 from kvpress import Press
-from kvpress.kernels import Part, cpu
+from kvpress.attention.backends import Part, cpu
 from kvpress.quant.affine import Affine
 from tests.helpers import COMPOSED, EXACT, QUANTIZED
 from tests.models import left_padded, shared, tokens

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from kvpress import PRESETS, Press, glance, torchless
+from kvpress import PRESETS, Press
 from kvpress.errors import KVPressError
-from kvpress.plugins import load_plugins
+from kvpress.recipe import glance, torchless
+from kvpress.recipe.plugins import load_plugins
 from tests.helpers import ALL, KEEP_ALL
 
 PLAIN = [name for name in PRESETS if "@" not in name]
@@ -33,7 +34,7 @@ def test_the_source_tells_what_the_registry_holds() -> None:
 @pytest.fixture
 def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that knows no press yet."""
-    monkeypatch.delitem(sys.modules, "kvpress.press")
+    monkeypatch.delitem(sys.modules, "kvpress.recipe.press")
 
 
 TOGETHER = (
@@ -105,7 +106,7 @@ def _verdict(judge: Callable[[str, bool], None], text: str, entered: bool) -> st
 
 TOLD = """
 import json, sys
-from kvpress import glance
+from kvpress.recipe import glance
 from kvpress.errors import KVPressError
 for text in json.load(sys.stdin):
     try:
@@ -177,7 +178,7 @@ def test_a_plug_in_is_seen_by_its_source_and_never_imported(
 LIGHT = """
 import sys
 import kvpress, kvpress.checks, kvpress.errors
-from kvpress import glance
+from kvpress.recipe import glance
 glance.check("snapkv(keep=0.25) | kivi(bits=2)")
 assert not {"torch", "transformers", "numpy"} & set(sys.modules), "something slow was imported"
 assert kvpress.snapkv(keep=0.5) == kvpress.Press.parse("snapkv(keep=0.5)")
@@ -200,25 +201,25 @@ def test_importing_the_package_is_quick_and_all_of_it_comes_when_asked_for() -> 
 
 
 ALONE = """
-from kvpress.press import PRESETS, Press, preset
+from kvpress.recipe.press import PRESETS, Press, preset
 assert str(Press.parse("snapkv(keep=0.5)")) == "snapkv(keep=0.5)"
 assert "kivi" in PRESETS and "snapkv@paper" in set(PRESETS)
 """
 TAKEN = """
-from kvpress.press import preset
+from kvpress.recipe.press import preset
 from kvpress.errors import KVPressError
 try:
     @preset("snapkv")
     def snapkv():
         return {}
 except KVPressError as error:
-    assert "registered twice, by kvpress.presets and by __main__" in str(error), error
+    assert "registered twice, by kvpress.recipe.presets and by __main__" in str(error), error
 else:
     raise AssertionError
 """
 BARE = """
 import threading
-from kvpress.press import PRESETS
+from kvpress.recipe.press import PRESETS
 found = []
 threads = [threading.Thread(target=lambda: found.append(len(set(PRESETS)))) for _ in range(6)]
 for thread in threads: thread.start()

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from kvpress import Press, PressCache, h2o, streaming_llm
-from kvpress.evidence import Rule
-from kvpress.partial import fold_queries
-from kvpress.store import StoreLayer
+from kvpress.attention.partial import fold_queries
+from kvpress.cache.layer import StoreLayer
+from kvpress.evidence.evidence import Rule
 from tests.helpers import decode, rollout
 from tests.models import build, left_padded, tokens
 

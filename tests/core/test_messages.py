@@ -14,7 +14,7 @@ from kvpress_eval.errors import choose
 import kvpress
 from kvpress import PRESETS, Press, full
 from kvpress.errors import KVPressError, PressConflictError, nearest, short
-from kvpress.press import PRESETS as REGISTRY
+from kvpress.recipe.press import PRESETS as REGISTRY
 from kvpress.registry import Registry
 from tests.models import build, shared, tokens
 

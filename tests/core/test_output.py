@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from kvpress import criticalkv, h2o, hf, snapkv
+from kvpress import criticalkv, h2o, snapkv
 from kvpress.errors import KVPressError, SessionError, UnsupportedError
-from kvpress.output import projected_norms, projections, remembered
+from kvpress.evidence.output import projected_norms, projections, remembered
+from kvpress.session import hf
 from tests.models import build, shared, tokens
 from tests.policies.scoring import padded
 
@@ -31,7 +32,7 @@ def norms_by_hand(v: Tensor, weight: Tensor, group: int) -> Tensor:
 @pytest.mark.parametrize("tile", [1, 4 * 3 * 23 * 5, 16 << 20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_norms(tile: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kvpress.output._TILE_BYTES", tile)
+    monkeypatch.setattr("kvpress.evidence.output._TILE_BYTES", tile)
     generator = torch.Generator().manual_seed(1)
     v = torch.randn(3, 2, 37, 6, generator=generator).to(dtype)
     weight = torch.randn(23, 2 * 3 * 6, generator=generator).to(dtype)

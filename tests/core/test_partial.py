@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kvpress.partial import Partial, attend, attend_reference, fold_queries, merge, unfold_partial
-from kvpress.tail import Tail
+from kvpress.attention.partial import Partial, attend, attend_reference, fold_queries, merge, unfold_partial
+from kvpress.storage.tail import Tail
 from tests.helpers import dense_attention
 
 SHAPES = [(1, 1, 1, 1, 16), (2, 3, 5, 7, 16), (1, 2, 33, 65, 80), (3, 1, 1, 129, 64), (2, 2, 9, 9, 24)]

@@ -83,7 +83,7 @@ def plugin(site: Path, name: str, source: str, *entries: str) -> None:
 
 _PRESET = """
 from kvpress.policies.knorm import KeyNorm
-from kvpress.press import preset
+from kvpress.recipe.press import preset
 @preset("{name}")
 def made(keep: float = 0.5):
     "A press of a test."
@@ -125,6 +125,6 @@ print(*told, sep="\\n")
         "'number' (empty:made) of empty 1.2 is left out: TypeError: it is a int, expected a press",
         "'gone' (nothing_here:made) of empty 1.2 is left out: ModuleNotFoundError",
         "'snapkv' (thief:made) of thief 1.2 is left out: KVPressError: press 'snapkv' is registered twice, "
-        "by kvpress.presets and by thief; choose another name.",
+        "by kvpress.recipe.presets and by thief; choose another name.",
     ):
         assert words in out, words

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from kvpress import Press
-from kvpress.block import Block
 from kvpress.errors import PremiseWarning
-from kvpress.evidence import Evidence, Rule
+from kvpress.evidence.evidence import Evidence, Rule
+from kvpress.evidence.premise import run_of, spread
 from kvpress.lowrank.gear import CoherentError, Gear
 from kvpress.policies.minicache import NeighboursAgree, SlerpPairs
 from kvpress.policies.snapkv import LaterQueriesAgree
 from kvpress.policies.zigzag import LayersDiffer, Uncertainty
-from kvpress.premise import run_of, spread
 from kvpress.quant.affine import Affine, OutlierChannels
 from kvpress.quant.think import Channels, FewChannels
+from kvpress.storage.block import Block
 from tests.models import build
 
 HEADS, SLOTS, DIM = 2, 97, 16

@@ -10,7 +10,7 @@ import pytest
 
 from kvpress import PRESETS, KVPressError, Press, ada, full, h2o, kivi, random, snapkv, streaming_llm, tova
 from kvpress.errors import BudgetError, PressConflictError, PressSyntaxError
-from kvpress.press import preset
+from kvpress.recipe.press import preset
 from tests.helpers import ALL
 
 TEXTS = [*ALL.values(), *sorted(PRESETS), "snapkv@paper | kivi@paper", "h2o(keep=0.2, recent=0.25) | kivi(bits=4)"]

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kvpress import Press, evidence
-from kvpress.block import Block
-from kvpress.evidence import Evidence, Rule, received_mass
-from kvpress.press import Recipe
+from kvpress import Press
+from kvpress.evidence import evidence
+from kvpress.evidence.evidence import Evidence, Rule, received_mass
+from kvpress.recipe.press import Recipe
+from kvpress.storage.block import Block
 from tests.helpers import dense_attention, rollout
 from tests.models import build, left_padded, shared, tokens
 

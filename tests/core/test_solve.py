@@ -6,8 +6,8 @@ import pytest
 
 from kvpress import Press, kivi
 from kvpress.errors import BudgetError
-from kvpress.search import STEPS, Search
-from kvpress.solve import _Ruler, check, solve
+from kvpress.plan.search import STEPS, Search
+from kvpress.plan.solve import _Ruler, check, solve
 from tests.models import build, shared, tokens
 
 MODEL = build("llama", num_hidden_layers=2, head_dim=64, num_key_value_heads=2)

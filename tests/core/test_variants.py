@@ -16,7 +16,7 @@ from kvpress.policies.pyramid import Pyramid
 from kvpress.policies.snapkv import WindowVotes
 from kvpress.quant.affine import Affine
 from kvpress.quant.think import Channels
-from kvpress.variants import UNSETTLED
+from kvpress.recipe.variants import UNSETTLED
 
 CONTROLS = {"full", "random", "int8"}  # baselines without a paper
 ONCE, ALWAYS = "after_prefill", "every_step"

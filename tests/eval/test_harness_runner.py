@@ -23,8 +23,8 @@ from kvpress_eval.runner import run_cell
 from kvpress_eval.sweep import Watcher, run_sweep
 from rich.console import Console
 
-from kvpress import solve
 from kvpress.errors import BudgetError
+from kvpress.plan import solve
 
 PRESSES = ["full", "snapkv(keep=0.5, window=5)", "kivi(bits=4)", "streaming_llm(keep=0.4)"]
 

@@ -1,4 +1,4 @@
-"""One test for each thing kvpress/hf.py takes for granted about transformers; an upgrade that breaks one names it."""
+"""What kvpress/session/hf.py takes for granted about transformers, a test each: an upgrade that breaks one names it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function, create_causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from kvpress import criticalkv, full, hf, snapkv
-from kvpress.cache import PressCache
+from kvpress import criticalkv, full, snapkv
+from kvpress.cache.cache import PressCache
+from kvpress.cache.layer import TAG, StoreLayer
 from kvpress.errors import SessionError, UnsupportedError
-from kvpress.output import Projection
-from kvpress.store import TAG, StoreLayer
+from kvpress.evidence.output import Projection
+from kvpress.session import hf
 from tests.models import EAGER_ONLY, FAMILIES, SPECIAL, build, shared, tokens
 
 

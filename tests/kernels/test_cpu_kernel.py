@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kvpress import kernels
-from kvpress.codec import Dense, Packed
-from kvpress.kernels import Part, build
-from kvpress.partial import Partial, attend_reference
+from kvpress.attention import backends as kernels
+from kvpress.attention.backends import Part, build
+from kvpress.attention.partial import Partial, attend_reference
 from kvpress.quant.affine import Affine
+from kvpress.storage.codec import Dense, Packed
 
 pytestmark = pytest.mark.skipif(build.load().library is None, reason=f"no kernel: {build.load().detail}")
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from kvpress import doctor, full, kernels, kivi, snapkv
+from kvpress import doctor, full, kivi, snapkv
+from kvpress.attention import backends as kernels
+from kvpress.attention.backends import build, cpu
 from kvpress.errors import KVPressError
-from kvpress.kernels import build, cpu
-from kvpress.press import Press
+from kvpress.recipe.press import Press
 from tests.models import shared
 
 
@@ -84,7 +85,7 @@ def test_read_only_home_builds_privately(monkeypatch: pytest.MonkeyPatch, fresh_
 @pytest.mark.skipif(build.load().library is None, reason="no compiler")
 def test_builds_at_the_same_time_do_not_clash(tmp_path: Path) -> None:
     """Two processes start with an empty cache; both load a whole library, and one file remains."""
-    code = "from kvpress.kernels import build; b = build.load(); assert b.library, b.detail"
+    code = "from kvpress.attention.backends import build; b = build.load(); assert b.library, b.detail"
     root = str(Path(__file__).parents[2])
     environment = {"XDG_CACHE_HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONPATH": root}
     both = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
@@ -93,7 +94,7 @@ def test_builds_at_the_same_time_do_not_clash(tmp_path: Path) -> None:
 
 
 def test_importing_builds_nothing() -> None:
-    code = "import kvpress; from kvpress.kernels import build; assert build._load.cache_info().currsize == 0"
+    code = "import kvpress; from kvpress.attention.backends import build; assert build._load.cache_info().currsize == 0"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

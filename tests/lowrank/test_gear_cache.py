@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kvpress import Press, gear, gear_l, kernels
+from kvpress import Press, gear, gear_l
+from kvpress.attention import backends as kernels
 from kvpress.errors import PressConflictError, PressSyntaxError
 from kvpress.lowrank.gear import Gear
-from kvpress.press import PRESETS
+from kvpress.recipe.press import PRESETS
 from tests.helpers import GEAR, decode, gap, rollout
 from tests.lowrank.test_gear import formula
 from tests.models import build, left_padded, shared, tokens

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kvpress.block import Block
 from kvpress.errors import PressSyntaxError
-from kvpress.evidence import Evidence, Needs
+from kvpress.evidence.evidence import Evidence, Needs
 from kvpress.policies.base import AfterPrefill
-from kvpress.press import Decisions, preset
+from kvpress.recipe.press import Decisions, preset
+from kvpress.storage.block import Block
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kvpress.block import Block
-from kvpress.evidence import Evidence, Rule
+from kvpress.evidence.evidence import Evidence, Rule
 from kvpress.policies.base import Scorer
+from kvpress.storage.block import Block
 
 LENGTHS = (37, 19, 30, 4)
 THETA = 10_000.0

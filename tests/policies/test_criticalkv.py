@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from kvpress import Press, PressCache, ada, compact, criticalkv, h2o, kivi, output, snapkv
-from kvpress.block import choose
+from kvpress import Press, PressCache, ada, criticalkv, h2o, kivi, snapkv
+from kvpress.cache.layer import StoreLayer
 from kvpress.errors import PressConflictError
+from kvpress.evidence import output
+from kvpress.pipeline import compact
 from kvpress.policies.ada import AdaptiveHeads
 from kvpress.policies.criticalkv import OutputPerturbation
-from kvpress.store import StoreLayer
+from kvpress.storage.block import choose
 from tests.helpers import decode, forward, gap, kept
 from tests.models import left_padded, shared, tokens
 from tests.policies.scoring import padded

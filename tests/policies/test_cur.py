@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from kvpress import Press
-from kvpress.block import Block
 from kvpress.policies.cur import ValueGuided
+from kvpress.storage.block import Block
 from tests.policies.scoring import ROUNDED, assert_order_in_memory_is_nothing, compare, padded
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from kvpress import Press, expected_attention
-from kvpress.block import Block
 from kvpress.errors import KVPressError
-from kvpress.evidence import Evidence, Rule
-from kvpress.moments import add_queries, read_moments
+from kvpress.evidence.evidence import Evidence, Rule
+from kvpress.evidence.moments import add_queries, read_moments
 from kvpress.policies.expected_attention import ExpectedAttention
+from kvpress.storage.block import Block
 from tests.helpers import gap, kept
 from tests.models import build, left_padded, shared, tokens
 from tests.policies.scoring import padded, rotate
@@ -71,7 +71,7 @@ def with_moments(block: Block, seen: Evidence, q: Tensor, skip: int) -> Evidence
 @pytest.mark.parametrize("tile", [1, 5 * 4 * 4 * HEADS * GROUP * DIM, 16 << 20])
 @pytest.mark.parametrize("skip", [0, 3])
 def test_moments(skip: int, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kvpress.moments._TILE_BYTES", tile)
+    monkeypatch.setattr("kvpress.evidence.moments._TILE_BYTES", tile)
     block, seen = padded((37, 19, 30, 4), HEADS)
     q = queries(block) + 30  # far from zero: sums of squares would cancel
     moments = with_moments(block, seen, q, skip).moments

@@ -42,7 +42,7 @@ class Attention:
     """What a layer saw: q and k of every forward, by a hook on the press's own attention function."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from kvpress.store import StoreLayer
+        from kvpress.cache.layer import StoreLayer
 
         self.q: torch.Tensor | None = None
         self.keys: torch.Tensor | None = None

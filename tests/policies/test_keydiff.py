@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kvpress.block import Block
 from kvpress.policies.keydiff import KeyDifference
+from kvpress.storage.block import Block
 from tests.policies.scoring import assert_order_in_memory_is_nothing, compare, padded
 
 

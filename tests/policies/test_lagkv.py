@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from kvpress import Press, lagkv
-from kvpress.block import Block
 from kvpress.policies.lagkv import LagRelative
+from kvpress.storage.block import Block
 from tests.helpers import kept
 from tests.models import left_padded, shared, tokens
 from tests.policies.scoring import assert_order_in_memory_is_nothing, compare, padded

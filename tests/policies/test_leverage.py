@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from kvpress import Press, leverage
-from kvpress.block import Block
 from kvpress.errors import UnsupportedError
-from kvpress.evidence import Needs
+from kvpress.evidence.evidence import Needs
 from kvpress.policies.leverage import Leverage
+from kvpress.storage.block import Block
 from tests.helpers import positions_of
 from tests.models import build, left_padded, shared, tokens
 from tests.policies.scoring import LENGTHS, ROUNDED, assert_order_in_memory_is_nothing, compare, padded, rotate

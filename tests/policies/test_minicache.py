@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from kvpress import Press, PressCache, minicache
-from kvpress.codec import ScaledPacked
 from kvpress.errors import PressConflictError, PressSyntaxError
 from kvpress.policies.minicache import SlerpPairs
+from kvpress.storage.codec import ScaledPacked
 from tests.helpers import decode, gap, rollout
 from tests.models import build, left_padded, shared, tokens
 

@@ -47,8 +47,8 @@ def test_random_protects_and_spreads() -> None:
 
 
 def test_random_scores_are_uniform() -> None:
-    from kvpress.block import Block
-    from kvpress.evidence import Evidence, Rule
+    from kvpress.evidence.evidence import Evidence, Rule
+    from kvpress.storage.block import Block
 
     pos = torch.arange(20_000, dtype=torch.int32).expand(1, 2, -1)
     block = Block(torch.zeros(1, 2, 20_000, 1), torch.zeros(1, 2, 20_000, 1), pos)

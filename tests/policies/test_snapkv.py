@@ -94,9 +94,9 @@ def test_evidence_is_let_go_after_firing() -> None:
 
 
 def test_neighbours_are_neighbours_in_the_text_not_in_memory() -> None:
-    from kvpress.block import Block
-    from kvpress.evidence import Evidence, Rule
+    from kvpress.evidence.evidence import Evidence, Rule
     from kvpress.policies.snapkv import WindowVotes
+    from kvpress.storage.block import Block
 
     generator = torch.Generator().manual_seed(2)
     q, k = torch.randn(1, 4, 5, 16, generator=generator), torch.randn(1, 2, 40, 16, generator=generator)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from kvpress import Press
-from kvpress.block import Block
-from kvpress.evidence import Evidence, Rule
+from kvpress.evidence.evidence import Evidence, Rule
 from kvpress.policies.zigzag import Uncertainty
+from kvpress.storage.block import Block
 from tests.helpers import positions_of
 from tests.models import left_padded, shared, tokens
 

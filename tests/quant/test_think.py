@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from kvpress import Press, PressCache, think
-from kvpress.block import Block
-from kvpress.codec import ChannelPacked, DensePacked
 from kvpress.errors import PressConflictError, PressSyntaxError
-from kvpress.evidence import Evidence, Rule
+from kvpress.evidence.evidence import Evidence, Rule
 from kvpress.quant.affine import Affine
 from kvpress.quant.think import Channels
+from kvpress.storage.block import Block
+from kvpress.storage.codec import ChannelPacked, DensePacked
 from tests.helpers import decode, gap, rollout
 from tests.models import build, left_padded, shared, tokens
 

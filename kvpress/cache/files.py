@@ -1,0 +1,231 @@
+"""Saved caches: one safetensors file with a header that names format, press and model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kvpress.cache.layer import STATE, StoreLayer
+from kvpress.errors import CacheFileError, KVPressError, short
+from kvpress.evidence.evidence import Rule
+from kvpress.recipe.press import Press
+from kvpress.session import hf
+from kvpress.storage.codec import ChannelPacked, Dense, ScaledPacked
+from kvpress.storage.modes import steady
+from kvpress.storage.segment import Held, Segment, Slab
+from kvpress.storage.tail import Tail
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from kvpress.cache.cache import PressCache
+
+FORMAT = 1
+_IGNORED = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation"}
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """32 hex digits of a model's config and a sample of its weights; equal for equal models of any name."""
+    config = {k: v for k, v in model.config.to_dict().items() if k not in _IGNORED}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    parameters = list(model.parameters())
+    for parameter in parameters[:: max(1, len(parameters) // 32)]:
+        sample = parameter.detach().flatten()[:32].float().cpu().contiguous()
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def save_cache(cache: PressCache, path: Path, model: PreTrainedModel) -> None:
+    """Write `cache`; the file appears complete or not at all."""
+    from kvpress.cache.cache import own_tensors
+
+    filled = cache.model()
+    if filled is not None and filled is not model and fingerprint(filled) != fingerprint(model):
+        raise CacheFileError(
+            f"This cache was filled by another model (a {type(filled).__name__} with other weights or config) than "
+            "the one given to save; give that one."
+        )
+    cache.settle()
+    tensors: dict[str, Tensor] = {}
+    layers: list[dict[str, Any]] = []
+    first: dict[tuple[int, int, torch.dtype], str] = {}
+    same: dict[str, str] = {}
+    shapes: dict[str, list[int]] = {}
+    for index, layer in enumerate(cache.layers):
+        if isinstance(layer, StoreLayer):
+            plain = {k: v for k, v in vars(layer).items() if isinstance(v, bool | int | str)}
+            layers.append(plain | _describe(layer))
+            found = {name: tensor for name, _, _, tensor in layer.tensors()}
+            if layer.rule is not None and layer.rule.sink is not None:
+                found["rule.sink"] = layer.rule.sink
+        else:
+            layers.append(_plain(layer))
+            found = own_tensors(layer)
+        for name, tensor in found.items():
+            place = (tensor.data_ptr(), tensor.numel(), tensor.dtype)
+            if tensor.numel() and place in first:  # written once where it is shared, in another shape perhaps
+                same[f"{index}.{name}"], shapes[f"{index}.{name}"] = first[place], list(tensor.shape)
+                continue
+            first[place] = f"{index}.{name}"
+            tensors[f"{index}.{name}"] = tensor.detach().cpu().contiguous().clone()
+    header = {
+        "format": str(FORMAT),
+        "press": str(cache.press),
+        "spec": cache.press.spec(),
+        "model": fingerprint(model),
+        "model_class": type(model).__name__,
+        "layers": json.dumps(layers),
+        "same": json.dumps(same),
+        "shapes": json.dumps(shapes),
+    }
+    part = path.with_name(path.name + ".part")
+    save_file(tensors, part, metadata=header)
+    os.replace(part, path)
+
+
+def _describe(layer: StoreLayer) -> dict[str, Any]:
+    if not layer.is_initialized:
+        return {"initialized": False}
+    return {
+        "initialized": True,
+        "dtype": str(layer.dtype).removeprefix("torch."),
+        "tail": {"start": layer.tail.start, "count": layer.tail.count},
+        "segments": [
+            {"rows": h.segment.rows, "heads": h.segment.heads, "slabs": len(h.segment.slabs)} for h in layer.held
+        ],
+        "rule": None
+        if layer.rule is None
+        else {"scale": layer.rule.scale, "cap": layer.rule.cap, "group": layer.rule.group},
+    }
+
+
+@steady
+def load_cache(path: Path, model: PreTrainedModel) -> PressCache:
+    """Read a file of `save_cache` onto the device of `model`."""
+    from kvpress.cache.cache import PressCache
+
+    try:
+        with safe_open(path, framework="pt", device=str(model.device)) as file:
+            header = file.metadata() or {}
+            _check(header, path, model)
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+            same, shapes = json.loads(header["same"]), json.loads(header.get("shapes", "{}"))
+            tensors |= {
+                name: tensors[other].view(shapes.get(name, tensors[other].shape)) for name, other in same.items()
+            }
+    except (OSError, SafetensorError) as error:
+        raise CacheFileError(f"Cannot read {path} as a saved cache: {error}") from error
+    cache, places = PressCache(_press(header, path), *hf.layer_types(model), model), hf.layer_devices(model)
+    try:
+        for index, (layer, meta) in enumerate(zip(cache.layers, json.loads(header["layers"]), strict=True)):
+            there = places.get(index, model.device)
+            mine = {n.split(".", 1)[1]: t.to(there) for n, t in tensors.items() if n.split(".", 1)[0] == str(index)}
+            (_restore if isinstance(layer, StoreLayer) else _restore_own)(layer, meta, mine)
+    except (KeyError, ValueError) as error:
+        raise CacheFileError(f"{path} is incomplete ({error}). Save the cache again.") from error
+    mask = cache.stores[0].seen_mask
+    for layer in cache.stores[1:]:  # one mask for all layers, as before saving
+        layer.seen_mask = None if mask is None else mask.to(layer.device)
+    return cache
+
+
+def _plain(layer: Any) -> dict[str, Any]:
+    """What a layer of transformers' own keeps besides tensors; states of linear layers have numbers."""
+    simple = bool | int | str | None
+    plain: dict[str, Any] = {k: v for k, v in vars(layer).items() if isinstance(v, bool | int | str)}
+    for name, value in vars(layer).items():
+        if isinstance(value, dict):
+            plain[name] = {number: item for number, item in value.items() if isinstance(item, simple)}
+    return plain
+
+
+def _restore_own(layer: Any, meta: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    for name, value in meta.items():
+        if isinstance(value, dict):
+            getattr(layer, name).update({int(number): item for number, item in value.items()})
+        else:
+            setattr(layer, name, value)
+    for name, tensor in tensors.items():
+        name, _, number = name.partition(".")
+        if number:
+            getattr(layer, name)[int(number)] = tensor
+        else:
+            setattr(layer, name, tensor)
+        layer.dtype, layer.device = tensor.dtype, tensor.device
+
+
+def _press(header: dict[str, str], path: Path) -> Press:
+    try:
+        press = Press.parse(header["press"])
+    except KVPressError as error:
+        raise CacheFileError(f"{path} was made by a press that this version cannot read: {error}") from error
+    if press.spec() != header["spec"]:
+        then, now = (set(re.split(r"[(),|]\s*", text)) for text in (header["spec"], press.spec()))
+        old, new = (short(", ".join(sorted(more)) or "less", 40) for more in (then - now, now - then))
+        raise CacheFileError(
+            f"{short(path)} was made by {short(press, 60)} with {old}, where this version has {new}. Read the prompt "
+            "again, or use the version that saved the file."
+        )
+    return press
+
+
+def _check(header: dict[str, str], path: Path, model: PreTrainedModel) -> None:
+    if not {"format", "layers", "same"} <= header.keys():
+        raise CacheFileError(f"{path} is a safetensors file but not a cache saved by kvpress.")
+    if header["format"] != str(FORMAT):
+        raise CacheFileError(f"{path} has format {header['format']}, this version reads {FORMAT}. Save it again.")
+    if header["model"] != fingerprint(model):
+        raise CacheFileError(
+            f"{path} was made with another model (a {header['model_class']} with other weights or config). "
+            "Load that model, or read the prompt again with this one."
+        )
+
+
+def _restore(layer: StoreLayer, meta: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    if not meta["initialized"]:
+        return
+    for name in ("logical", "fired", "fixed", "pending", "hold", "channels_chosen"):
+        setattr(layer, name, meta[name])
+    k, v = tensors["tail.k"], tensors["tail.v"]
+    layer.dtype, layer.device, layer.is_initialized = k.dtype, k.device, True
+    tail = layer.tail = Tail(k, v, meta["tail"]["start"], layer.recipe.needs.mass)
+    tail.k, tail.v, tail.count = k, v, meta["tail"]["count"]
+    for name in ("pos", "valid", "mass", "free"):
+        setattr(tail, name, tensors.get(f"tail.{name}"))
+    for name in STATE:
+        setattr(layer, name, tensors.get(name))
+    for name in layer.witness.NAMES:
+        setattr(layer.witness, name, tensors.get(name))
+    if meta["rule"] is not None:
+        layer.rule = Rule(
+            meta["rule"]["scale"], meta["rule"]["cap"], tensors.get("rule.sink"), meta["rule"].get("group", 1)
+        )
+    for number, described in enumerate(meta["segments"]):
+        prefix = f"segment{number}."
+        own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        slabs = []
+        for slab in range(described["slabs"]):
+            sides = []
+            for side, codec, like in (("k", layer.recipe.key, k), ("v", layer.recipe.value, v)):
+                dim = like.shape[-1]
+                at = f"{slab}.{side}."
+                part = {n.removeprefix(at): t for n, t in own.items() if n.startswith(at)}
+                channels, norms = part.pop("channels", None), part.pop("norms", None)
+                # Slots that two layers do not share stay exact, whatever the codec.
+                kind = Dense() if set(part) == {"rows"} else codec
+                packed = kind.load(part, like.dtype, dim if channels is None else channels.shape[-1])
+                if channels is not None:
+                    packed = ChannelPacked(packed, channels, dim)
+                sides.append(packed if norms is None else ScaledPacked(packed, norms))
+            slabs.append(Slab(own[f"{slab}.runs"], sides[0], sides[1], own[f"{slab}.pos"]))
+        segment = Segment(described["rows"], described["heads"], slabs)
+        layer.held.append(Held(segment, own.get("rows"), own.get("mass")))

@@ -1,0 +1,224 @@
+"""The dense recent slots of one layer: the only part that grows, and the only causal one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from kvpress.attention import backends as kernels
+from kvpress.attention.partial import TILE_BYTES, Partial, attend, fold_queries, merge
+
+_GROW = 64
+
+
+def capacity(slots: int) -> int:
+    """Slots there is room for in a tail that grew to hold `slots`."""
+    return slots + max(_GROW, slots // 32)
+
+
+class Tail:
+    """Dense slots in a buffer that grows by blocks, so that a decode step writes one slot and copies none.
+
+    k, v: (B, H, capacity, D), the first `count` slots are used. In the common case slot i holds logical
+    index start + i for every head, and `valid` (B, capacity) marks padding (None = none). Once heads hold
+    different slots, `pos` (B, H, capacity) int32 says which (-1 = no slot) and replaces both.
+    mass: (B, H, capacity) fp32, attention received so far, only for presses that ask for it.
+    """
+
+    def __init__(self, k: Tensor, v: Tensor, start: int, track_mass: bool) -> None:
+        batch, heads = k.shape[:2]
+        self.k, self.v = k[:, :, :0].clone(), v[:, :, :0].clone()
+        self.start, self.count = start, 0
+        self.valid: Tensor | None = None
+        self.pos: Tensor | None = None
+        self.mass = torch.zeros(batch, heads, 0, dtype=torch.float32, device=k.device) if track_mass else None
+        self.free: Tensor | None = None
+
+    @property
+    def keys(self) -> Tensor:
+        return self.k[:, :, : self.count]
+
+    @property
+    def values(self) -> Tensor:
+        return self.v[:, :, : self.count]
+
+    def positions(self) -> Tensor:
+        """(B, H, count) int32, -1 = no slot."""
+        if self.pos is not None:
+            return self.pos[:, :, : self.count]
+        pos = torch.arange(self.start, self.start + self.count, device=self.k.device, dtype=torch.int32)
+        pos = pos.expand(*self.k.shape[:2], -1)
+        if self.valid is None:
+            return pos
+        return torch.where(self.valid[:, None, : self.count], pos, -1)
+
+    def append(self, k: Tensor, v: Tensor, logical: int, valid: Tensor | None) -> None:
+        """Add k, v (B, H, n, D) with logical indices from `logical`; valid: (B, n) bool, None = all."""
+        added = k.shape[2]
+        self._hold(k.dtype, v.dtype)
+        if self.free is not None and added == 1:
+            self._overwrite(k, v, logical, valid)
+            return
+        self.free = None
+        if self.count == 0:
+            self.start = logical
+        elif self.pos is None and self.start + self.count != logical:
+            self.explicit()  # slots without a gap among them, but not up to the new tokens
+        stop = self.count + added
+        if stop > self.k.shape[2]:
+            self._grow(stop)
+        self.k[:, :, self.count : stop] = k
+        self.v[:, :, self.count : stop] = v
+        if self.pos is not None:
+            fresh = torch.arange(logical, logical + added, device=k.device, dtype=torch.int32).expand(k.shape[0], -1)
+            if valid is not None:
+                fresh = torch.where(valid, fresh, -1)
+            self.pos[:, :, self.count : stop] = fresh.unsqueeze(1)
+        elif valid is not None and (self.valid is not None or not bool(valid.all())):
+            if self.valid is None:
+                self.valid = torch.ones(k.shape[0], self.k.shape[2], dtype=torch.bool, device=k.device)
+            self.valid[:, self.count : stop] = valid
+        elif self.valid is not None:
+            self.valid[:, self.count : stop] = True
+        if self.mass is not None:
+            self.mass[:, :, self.count : stop] = 0.0
+        self.count = stop
+
+    def _overwrite(self, k: Tensor, v: Tensor, logical: int, valid: Tensor | None) -> None:
+        """Write one new slot per head over the one that was evicted last."""
+        assert self.free is not None and self.pos is not None
+        index = self.free.unsqueeze(-1)
+        for held, new in ((self.k, k), (self.v, v)):  # keys and values may be of different width
+            held.scatter_(2, index.unsqueeze(-1).expand_as(new), new.to(held.dtype))
+        fresh = torch.full_like(index, logical, dtype=torch.int32)
+        if valid is not None:
+            fresh = torch.where(valid.unsqueeze(1), fresh, -1)
+        self.pos.scatter_(2, index, fresh)
+        if self.mass is not None:
+            self.mass.scatter_(2, index, 0.0)
+        self.free = None
+
+    def _hold(self, key: torch.dtype, value: torch.dtype) -> None:
+        """Slots of these types come, perhaps wider ones than before: a turn without autocast, after one with it."""
+        if self.k.dtype != key:
+            self.k = self.k.to(torch.promote_types(self.k.dtype, key))
+        if self.v.dtype != value:
+            self.v = self.v.to(torch.promote_types(self.v.dtype, value))
+
+    def _grow(self, needed: int) -> None:
+        # The first fill (the prompt) is exact; growth while decoding is by blocks.
+        room = needed if self.k.shape[2] == 0 else capacity(needed)
+        for name in ("k", "v", "pos", "mass"):
+            old = getattr(self, name)
+            if old is not None:
+                new = old.new_empty(*old.shape[:2], room, *old.shape[3:])
+                new[:, :, : self.count] = old[:, :, : self.count]
+                setattr(self, name, new)
+        if self.valid is not None:
+            more = self.valid.new_ones(len(self.valid), room - self.valid.shape[1])
+            self.valid = torch.cat([self.valid, more], 1)
+
+    def replace(self, k: Tensor, v: Tensor, pos: Tensor, mass: Tensor | None) -> None:
+        """Hold exactly these slots: k, v (B, H, n, D), pos (B, H, n) int32 (-1 = none), mass (B, H, n)."""
+        self.k, self.v = k.contiguous(), v.contiguous()
+        self.count, self.valid, self.free = k.shape[2], None, None
+        if self.mass is not None:
+            assert mass is not None
+            self.mass = mass.contiguous()
+        steps = torch.arange(self.count, device=pos.device, dtype=torch.int32)
+        first = int(pos[0, 0, 0]) if pos.numel() else self.start
+        ordered = first >= 0 and torch.equal(pos, (first + steps).expand_as(pos))
+        self.pos = None if ordered or not pos.numel() else pos.contiguous().clone()
+        if ordered:
+            self.start = first
+
+    def explicit(self) -> Tensor:
+        """Switch to one position per head and slot, as eviction in place needs; returns the positions in use."""
+        if self.pos is None:
+            pos = torch.full((*self.k.shape[:3],), -1, dtype=torch.int32, device=self.k.device)
+            pos[:, :, : self.count] = self.positions()
+            self.pos, self.valid = pos, None
+        return self.pos[:, :, : self.count]
+
+    def drop_one(self, index: Tensor) -> None:
+        """Evict slot index (B, H) of every head; the next single slot is written over it."""
+        pos = self.explicit()
+        pos.scatter_(2, index.unsqueeze(-1), -1)
+        self.free = index
+
+    def there(self, stop: int) -> Tensor | None:
+        """(B, 1 or H, 1, stop) bool: which of the first `stop` slots exist, or None when all do."""
+        if self.pos is not None:
+            return self.pos[:, :, None, :stop] >= 0
+        return None if self.valid is None else self.valid[:, None, None, :stop]
+
+    def attend(self, q: Tensor, scale: float, cap: float | None) -> Partial:
+        """q (B, Hq, n, D), queries of the last n tokens appended -> Partial (B, H, G*n, D)."""
+        heads, new = self.k.shape[1], q.shape[2]
+        folded = fold_queries(q, heads)
+        if new == 1:
+            return attend(folded, self.keys, self.values, scale, self.there(self.count), cap)
+        # Slots that stood before this forward precede all its queries; its own are the last, and causal.
+        old = self.count - new
+        fresh = self._attend_new(q, old, scale, cap)
+        if old == 0:
+            return fresh
+        seen = self.there(old)
+        if seen is not None and bool(seen.all()):
+            seen = None
+        return merge([attend(folded, self.keys[:, :, :old], self.values[:, :, :old], scale, seen, cap), fresh])
+
+    def _attend_new(self, q: Tensor, old: int, scale: float, cap: float | None) -> Partial:
+        """The slots from `old` on, for their own queries, a tile of queries at a time: no (n, n) mask is built."""
+        (batch, heads, *_), new, group = self.k.shape, q.shape[2], q.shape[1] // self.k.shape[1]
+        k = self.keys[:, :, old:].repeat_interleave(group, 1)
+        v = self.values[:, :, old:].repeat_interleave(group, 1)
+        seen = self.there(self.count)
+        if seen is not None:
+            seen = seen[:, :1, :, old:]  # what has just been read is padding for all heads or for none
+        alike = q.dtype == k.dtype == v.dtype and k.shape[-1] == v.shape[-1]
+        if alike and seen is None and cap is None and q.device.type == "cpu":
+            out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True, scale=scale)
+        else:
+            slot, parts = torch.arange(new, dtype=torch.int64, device=q.device), []
+            step = max(1, TILE_BYTES // (4 * batch * new))
+            for start in range(0, new, step):
+                stop = min(start + step, new)
+                mask = (slot[:stop] <= slot[start:stop, None])[None, None]
+                mask = mask if seen is None else mask & seen[..., :stop]
+                parts.append(attend(q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop], scale, mask, cap))
+            out, lse = (torch.cat(tensors, 2) for tensors in zip(*parts, strict=True))
+        shape = (batch, heads, group * new)
+        return Partial(out.float().reshape(*shape, -1), lse.float().reshape(shape))
+
+    def part(self) -> kernels.Part:
+        """What a fused kernel reads, for one query a row: the newest token, which sees every slot."""
+        return kernels.Part(self.k, self.v, self.count, None, self.pos, self.valid)
+
+    def take_rows(self, rows: Tensor) -> None:
+        """Batch row i becomes what row rows[i] (int64) was."""
+        for name in ("k", "v", "pos", "mass", "valid", "free"):
+            value = getattr(self, name)
+            if value is not None:
+                setattr(self, name, value.index_select(0, rows))
+
+    def trim(self, count: int) -> None:
+        """Keep the first `count` slots."""
+        self.count = count
+
+    def clone(self) -> Tail:
+        """An independent copy."""
+        other = object.__new__(Tail)
+        other.__dict__.update({k: v.clone() if isinstance(v, Tensor) else v for k, v in self.__dict__.items()})
+        return other
+
+    def tensors(self) -> Iterator[tuple[str, str, str, Tensor]]:
+        """(name, 'k' | 'v' | '-', ledger kind, tensor) of everything held."""
+        yield "k", "k", "window", self.k
+        yield "v", "v", "window", self.v
+        for name, kind in (("pos", "positions"), ("valid", "masks"), ("mass", "evidence"), ("free", "indices")):
+            value = getattr(self, name)
+            if value is not None:
+                yield name, "-", kind, value
