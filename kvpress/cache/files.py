@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,11 @@ from kvpress.errors import CacheFileError, KVPressError, short
 from kvpress.evidence.evidence import Rule
 from kvpress.recipe.press import Press
 from kvpress.session import hf
-from kvpress.storage.codec import ChannelPacked, Dense, ScaledPacked
+from kvpress.storage.columns import POSITION, Column, Columns
+from kvpress.storage.held import Held
 from kvpress.storage.modes import steady
-from kvpress.storage.segment import Held, Segment, Slab
+from kvpress.storage.segment import Segment
+from kvpress.storage.slab import Slab
 from kvpress.storage.tail import Tail
 
 if TYPE_CHECKING:
@@ -98,6 +101,7 @@ def _describe(layer: StoreLayer) -> dict[str, Any]:
     return {
         "initialized": True,
         "dtype": str(layer.dtype).removeprefix("torch."),
+        "own": sorted(layer.own),
         "tail": {"start": layer.tail.start, "count": layer.tail.count},
         "segments": [
             {"rows": h.segment.rows, "heads": h.segment.heads, "slabs": len(h.segment.slabs)} for h in layer.held
@@ -197,35 +201,33 @@ def _restore(layer: StoreLayer, meta: dict[str, Any], tensors: dict[str, Tensor]
         setattr(layer, name, meta[name])
     k, v = tensors["tail.k"], tensors["tail.v"]
     layer.dtype, layer.device, layer.is_initialized = k.dtype, k.device, True
-    tail = layer.tail = Tail(k, v, meta["tail"]["start"], layer.recipe.needs.mass)
-    tail.k, tail.v, tail.count = k, v, meta["tail"]["count"]
-    for name in ("pos", "valid", "mass", "free"):
-        setattr(tail, name, tensors.get(f"tail.{name}"))
+    columns = (*layer.recipe.columns, POSITION)
+    tail = layer.tail = Tail(k, v, meta["tail"]["start"])
+    tail.k, tail.v, tail.count, tail.columns = k, v, meta["tail"]["count"], _columns(tensors, "tail.", columns)
+    tail.valid, tail.free = tensors.get("tail.valid"), tensors.get("tail.free")
     for name in STATE:
         setattr(layer, name, tensors.get(name))
+    layer.own = {name: tensors[name] for name in meta["own"]}
     for name in layer.witness.NAMES:
         setattr(layer.witness, name, tensors.get(name))
     if meta["rule"] is not None:
         layer.rule = Rule(
             meta["rule"]["scale"], meta["rule"]["cap"], tensors.get("rule.sink"), meta["rule"].get("group", 1)
         )
+    frozen, running = ([c for c in layer.recipe.columns if c.frozen == kind] for kind in (True, False))
     for number, described in enumerate(meta["segments"]):
         prefix = f"segment{number}."
         own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         slabs = []
         for slab in range(described["slabs"]):
-            sides = []
-            for side, codec, like in (("k", layer.recipe.key, k), ("v", layer.recipe.value, v)):
-                dim = like.shape[-1]
-                at = f"{slab}.{side}."
-                part = {n.removeprefix(at): t for n, t in own.items() if n.startswith(at)}
-                channels, norms = part.pop("channels", None), part.pop("norms", None)
-                # Slots that two layers do not share stay exact, whatever the codec.
-                kind = Dense() if set(part) == {"rows"} else codec
-                packed = kind.load(part, like.dtype, dim if channels is None else channels.shape[-1])
-                if channels is not None:
-                    packed = ChannelPacked(packed, channels, dim)
-                sides.append(packed if norms is None else ScaledPacked(packed, norms))
-            slabs.append(Slab(own[f"{slab}.runs"], sides[0], sides[1], own[f"{slab}.pos"]))
+            mine = {n.removeprefix(f"{slab}."): t for n, t in own.items() if n.startswith(f"{slab}.")}
+            runs, pos, kept = mine.pop("runs"), mine.pop(POSITION.name), _columns(mine, "", frozen)
+            pair = layer.recipe.loads.load({n: t for n, t in mine.items() if "." in n}, k, v)
+            slabs.append(Slab(runs, pair, pos, kept))
         segment = Segment(described["rows"], described["heads"], slabs)
-        layer.held.append(Held(segment, own.get("rows"), own.get("mass")))
+        layer.held.append(Held(segment, own.get("rows"), _columns(own, "", running)))
+
+
+def _columns(tensors: dict[str, Tensor], prefix: str, columns: Iterable[Column]) -> Columns:
+    """The columns among tensors, by their names behind a prefix."""
+    return Columns({c: tensors[name] for c in columns if (name := prefix + c.name) in tensors})

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
-from kvpress.attention import backends as kernels
+from kvpress.attention import backends
 from kvpress.attention.partial import Partial, fold_queries, merge
 from kvpress.cache.meter import Meter
 from kvpress.errors import CropError, SessionError, UnsupportedError
@@ -26,8 +26,9 @@ from kvpress.pipeline import compact
 from kvpress.recipe.press import Recipe
 from kvpress.session.repeat import Repetition, strongest
 from kvpress.storage.block import Block
+from kvpress.storage.columns import BIAS, MASS
+from kvpress.storage.held import Held
 from kvpress.storage.modes import steady
-from kvpress.storage.segment import Held
 from kvpress.storage.tail import Tail
 
 TAG = "_kvpress_layer"
@@ -38,10 +39,6 @@ STATE = {
     "total": ("-", "indices"),
     "shift": ("-", "indices"),
     "sink_keys": ("k", "window"),
-    "key_channels": ("-", "indices"),
-    "value_channels": ("-", "indices"),
-    "added": ("-", "evidence"),
-    "added_pos": ("-", "evidence"),
 }
 
 
@@ -143,13 +140,10 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         self.due = False  # a decode step's eviction or packing waits for that end
         self.rotate: Rotate | None = None  # moves keys to other positions, for recipes that need it
         self.output: Projection | None = None  # of this layer, for recipes that need it
-        self.added: Tensor | None = None  # (B, H, n) what it gave for slots that are evicted one by one
-        self.added_pos: Tensor | None = None  # and the positions of those slots, ascending
         self.shift: Tensor | None = None  # (B,) positions the sinks were moved by
         self.sink_keys: Tensor | None = None  # (B, H, sinks, D) keys of the sinks as they were given, before any move
         self.total: Tensor | None = None  # (B,) slots per head since the press fired
-        self.key_channels: Tensor | None = None  # (B, H, kept) that packed slots keep, None = all
-        self.value_channels: Tensor | None = None
+        self.own: dict[str, Tensor] = {}  # (B, H, ...) by name, what the form of storage keeps for the layer
         self.channels_chosen = False
         self.fired = 0  # how often the press has fired
         self.fixed = 0  # tokens before this logical index cannot be cropped any more
@@ -163,7 +157,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
     @steady
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.tail = Tail(key_states, value_states, self.logical, self.recipe.needs.mass)
+        self.tail = Tail(key_states, value_states, self.logical, self.recipe.columns)
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -241,7 +235,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
     def attend(self, q: Tensor, rule: Rule) -> Tensor:
         """q (B, Hq, n, D), queries of the tokens committed last -> (B, Hq, n, D), exact over all slots held."""
         part, folded = self._attend(q, rule)
-        if self.tail.mass is not None and self.state.part is None:
+        if MASS in self.tail.columns and self.state.part is None:
             self._add_mass(q, folded, part)
         return part.out.reshape(*q.shape[:3], -1).to(q.dtype)
 
@@ -263,27 +257,29 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         """One token, all segments and the tail in one kernel call; None where the parts must be taken one by one."""
         if any(item.rows is not None for item in self.held):
             return None  # rows that share a prefix are answered together, in one pass over it
-        parts = [part for item in self.held for part in item.segment.parts()]
-        return kernels.attend([*parts, self.tail.part()], folded, rule.scale, rule.cap)
+        parts = [item.segment.parts() for item in self.held]
+        known = [part for some in parts if some is not None for part in some]
+        if None in parts or BIAS in self.tail.columns:
+            return None
+        return backends.attend([*known, self.tail.part()], folded, rule.scale, rule.cap)
 
     def reread(self, q: Tensor, rule: Rule) -> Tensor:
         """Attention of a layer that shares these slots (KV sharing) and stores none of its own."""
         return self._attend(q, rule)[0].out.reshape(*q.shape[:3], -1).to(q.dtype)
 
     def _add_mass(self, q: Tensor, folded: Tensor, part: Partial) -> None:
-        assert self.rule is not None and self.tail.mass is not None
+        assert self.rule is not None
         lse = part.lse
         if self.seen_mask is not None:  # queries of padding give no mass: exp(x - inf) = 0
             real = self.seen_mask[:, -q.shape[2] :].repeat(1, q.shape[1] // self.tail.k.shape[1])
             lse = lse.masked_fill(~real.unsqueeze(1), torch.inf)
         lse = lse.masked_fill(lse == -torch.inf, torch.inf)
         for item in self.held:
-            if item.mass is not None:
+            if MASS in item.columns:
                 gained = Held(item.segment, item.rows).own().segment.mass(folded, lse, self.rule.scale, self.rule.cap)
-                item.mass = item.mass + gained
+                item.columns = item.columns.put(MASS, item.columns[MASS] + gained)
         tail = self.tail
-        gained = dense_mass(q, tail.keys, lse, self.rule, tail.there(tail.count))
-        tail.mass[:, :, : tail.count] += gained  # type: ignore[index]
+        tail.used()[MASS].add_(dense_mass(q, tail.keys, lse, self.rule, tail.there(tail.count)))
 
     def observe(self, q: Tensor, rule: Rule, first: bool) -> None:
         """Remember what the press needs of the queries q (B, Hq, n, D) of the tokens committed last."""
@@ -293,8 +289,8 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             assert self.repeated is not None
             strongest(q, self.tail.keys, rule, self.state.part, self.repeated)
             return
-        if self.tail.mass is not None and first and new > 1:  # `attend` counts the others
-            self.tail.mass[:, :, : self.tail.count] = received_mass(q, self.tail.keys, rule, 0, self.seen_mask)
+        if MASS in self.tail.columns and first and new > 1:  # `attend` counts the others
+            self.tail.used()[MASS].copy_(received_mass(q, self.tail.keys, rule, 0, self.seen_mask))
         over = self.fired and not self.recipe.schedule.every_prompt and not self._chooses
         if not (needs.window or needs.moments) or over:
             return
@@ -387,8 +383,8 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         """Let go of what the press scored with: it will not choose again."""
         self.witness.forget()
         if self.is_initialized:
-            self.tail.mass = None
-        self.held = [Held(item.segment, item.rows) for item in self.held]
+            self.tail.columns = self.tail.columns.without(MASS)
+        self.held = [Held(item.segment, item.rows, item.columns.without(MASS)) for item in self.held]
         self.prompt = self.repeated = None
 
     @property
@@ -433,9 +429,8 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             rank = self._ranks().unsqueeze(1).expand(-1, at.shape[1], -1).gather(2, at)
             rank = torch.where(block.pos >= 0, rank, -1)
         received = None
-        if self.tail.mass is not None:
-            mass = [item.mass for item in self.held if item.mass is not None]
-            received = torch.cat([*mass, self.tail.mass[:, :, : self.tail.count]], 2)
+        if MASS in self.tail.columns:
+            received = torch.cat([*(item.columns[MASS] for item in self.held), self.tail.used()[MASS]], 2)
         known = dict(self.witness.tensors())
         if self.repeated is not None:
             known["repeated"] = self.repeated.gather(2, block.pos.clamp(min=0).long())
@@ -473,6 +468,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             value = getattr(self, name)
             if value is not None:
                 setattr(self, name, value.index_select(0, rows))
+        self.own = {name: value.index_select(0, rows) for name, value in self.own.items()}
         self.witness.take_rows(rows)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -500,7 +496,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
                 f"crop({tokens_to_remove}): give minus the number of tokens to remove, for example crop(-5)."
             )
         reserve = self.logical - self.fixed
-        counted = self.is_initialized and self.tail.mass is not None
+        counted = self.is_initialized and MASS in self.tail.columns
         if remove and (counted or not self.witness.empty):
             raise CropError(
                 f"Cannot remove {remove} tokens: the press scores with the attention of their queries, which is "
@@ -521,7 +517,6 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
             return
         self.tail.trim(self.tail.count - remove)
         self.logical -= remove
-        self.added = self.added_pos = None  # other tokens may come at the same positions
         if self.seen_mask is not None:
             self.seen_mask = self.seen_mask[:, : self.logical].clone()
         if self.prompt is not None:
@@ -540,7 +535,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
         shared = {k: v for k, v in self.__dict__.items() if k not in ("tail", "held", "state", "upper")}
         other.__dict__.update(shared)
         other.witness = copy(self.witness)
-        other.held = [Held(item.segment, item.rows, item.mass) for item in self.held]
+        other.held = [Held(item.segment, item.rows, item.columns) for item in self.held]
         if self.is_initialized:
             other.tail = self.tail.clone()
         return other
@@ -554,13 +549,15 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]
                 yield f"segment{number}.{name}", side, kind, tensor
             if item.rows is not None:
                 yield f"segment{number}.rows", "-", "indices", item.rows
-            if item.mass is not None:
-                yield f"segment{number}.mass", "-", "evidence", item.mass
+            for name, side, kind, tensor in item.columns.tensors():
+                yield f"segment{number}.{name}", side, kind, tensor
         for name, side, kind, tensor in self.tail.tensors():
             yield f"tail.{name}", side, kind, tensor
         for name, (side, kind) in STATE.items():
             value = getattr(self, name)
             if value is not None:
                 yield name, side, kind, value
+        for name, value in self.own.items():
+            yield name, "-", "indices", value
         for name, value in self.witness.tensors():
             yield name, "-", "evidence", value

@@ -123,16 +123,12 @@ def projected_norms(v: Tensor, weight: Tensor) -> Tensor:
     return out / group
 
 
-def remembered(v: Tensor, pos: Tensor, output: Output, known: Tensor, of: Tensor) -> Tensor:
-    """`output` of v (B, H, n, D), computed only for slots whose `pos` (B, H, n) is not among `of`.
-
-    known, of: (B, H, m) what `output` gave and the positions it was for, in ascending order.
-    """
-    at = torch.searchsorted(of, pos.contiguous()).clamp(max=of.shape[2] - 1)
-    out = known.gather(2, at)
-    new = (of.gather(2, at) != pos) & (pos >= 0)
+def completed(v: Tensor, valid: Tensor, output: Output, known: Tensor) -> Tensor:
+    """`output` of v (B, H, n, D), computed only for the slots of `valid` (B, H, n) where `known` (B, H, n) is NaN."""
+    new = known.isnan() & valid
     width = int(new.sum(-1).max())
     # The new slots of each head come first; where a head has fewer, some known ones are computed again.
     order = (~new).to(torch.int8).argsort(dim=-1, stable=True)[..., :width]
     rows = v.gather(2, order.unsqueeze(-1).expand(*order.shape, v.shape[-1]))
+    out = known.nan_to_num(nan=0.0)
     return out.scatter_(2, order, output(rows)) if width else out

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from kvpress.evidence.evidence import Evidence
-from kvpress.evidence.output import remembered
+from kvpress.evidence.output import completed
 from kvpress.pipeline import share as sharing
 from kvpress.policies.apportion import apportion
-from kvpress.storage.block import Block, choose, slots_of
-from kvpress.storage.segment import Held, Segment, appended
+from kvpress.storage.block import Block, choose
+from kvpress.storage.columns import ADDED
+from kvpress.storage.held import Held, appended
+from kvpress.storage.segment import Segment
 
 if TYPE_CHECKING:
     from kvpress.cache.layer import StoreLayer
@@ -127,8 +129,8 @@ def evict(layer: StoreLayer, total: Tensor) -> bool:
     if recipe.refine is not None and added is not None:
         scores = recipe.refine(scores, added, block.pos, counts, safe)
     keep = choose(scores, block.pos, counts, safe)
-    if recipe.in_place and added is not None:
-        remember(layer, torch.where(keep, block.pos, -1), added)
+    if added is not None:
+        remember(layer, added)
     retain(layer, keep)
     if layer.upper is not None:  # layers that share directions hold the same slots
         retain(layer.upper, keep.to(layer.upper.device))
@@ -151,17 +153,15 @@ def weighed(layer: StoreLayer, block: Block, seen: Evidence) -> Tensor | None:
     """(B, H, n) fp32: what each slot's value can add to the layer's output; None where the recipe does not ask."""
     if layer.recipe.refine is None:
         return None
-    if layer.added is None or layer.added_pos is None:
+    if (known := layer.tail.used().get(ADDED)) is None:
         return seen.added(block.v)
-    return remembered(block.v, block.pos, seen.added, layer.added, layer.added_pos)
+    return completed(block.v, block.valid, seen.added, known)
 
 
-def remember(layer: StoreLayer, pos: Tensor, added: Tensor) -> None:
-    """Keep `added` (B, H, n) of the slots at `pos` (B, H, n), -1 = none: most of them come again at the next step."""
-    ordered, order = pos.sort(dim=-1)
-    width = int((pos >= 0).sum(-1).max())
-    layer.added_pos = ordered[..., -width:].clone(memory_format=torch.contiguous_format)
-    layer.added = added.gather(2, order[..., -width:])
+def remember(layer: StoreLayer, added: Tensor) -> None:
+    """Keep `added` (B, H, n) where slots go one by one: most of them come again at the next step."""
+    if (known := layer.tail.used().get(ADDED)) is not None:
+        known.copy_(added)
 
 
 def retain(layer: StoreLayer, keep: Tensor) -> None:
@@ -172,13 +172,9 @@ def retain(layer: StoreLayer, keep: Tensor) -> None:
         mine = keep[..., start:stop]
         start = stop
         item = item.own()
-        if bool((mine | (item.segment.positions() < 0)).all()):
-            held.append(item)
-            continue
-        segment = item.segment.select(mine)
-        if segment is not None:
-            mass = None if item.mass is None else _front(item.mass, mine)[..., : segment.width].contiguous()
-            held.append(Held(segment, None, mass))
+        left = item if bool((mine | (item.segment.positions() < 0)).all()) else item.select(mine)
+        if left is not None:
+            held.append(left)
     layer.held = held
     tail = layer.tail
     mine = keep[..., start:]
@@ -186,13 +182,7 @@ def retain(layer: StoreLayer, keep: Tensor) -> None:
     pos = tail.positions()
     order = _by_position(pos, mine)[..., :width]
     there = torch.arange(width, dtype=torch.int64, device=order.device) < mine.sum(-1, keepdim=True)
-    mass = None if tail.mass is None else tail.mass[:, :, : tail.count].gather(2, order)
-    tail.replace(
-        slots_of(tail.keys, order),
-        slots_of(tail.values, order),
-        torch.where(there, pos.gather(2, order), -1),
-        mass,
-    )
+    tail.keep(order, torch.where(there, pos.gather(2, order), -1))
     layer.fixed = layer.logical
     follow(layer)
 
@@ -241,7 +231,7 @@ def evict_one(layer: StoreLayer, total: Tensor) -> bool:
     added = weighed(layer, block, seen)
     if recipe.refine is not None and added is not None:
         scores = recipe.refine(scores, added, block.pos, total.unsqueeze(1).expand(pos.shape[:2]), safe)
-        remember(layer, block.pos, added)
+        remember(layer, added)
     goes = (pos >= 0) & ~safe  # some do: no more are protected than stay
     scores = scores.float().nan_to_num(nan=-torch.inf).masked_fill(~goes, torch.inf)
     # Among equal scores the later token goes, as in `choose`.
@@ -264,7 +254,7 @@ def prune(layer: StoreLayer) -> bool:
     newest = block.pos.clamp(min=-1).argsort(dim=-1, descending=True, stable=True).argsort(-1)
     packed = block.valid & (newest >= recipe.residual)
     packed = torch.where(packed.any(-1, keepdim=True), packed, block.valid)
-    layer.key_channels, layer.value_channels = recipe.channels.choose(block, seen, packed)
+    layer.own = {**layer.own, **recipe.channels.choose(block, seen, packed)}
     return True
 
 
@@ -292,12 +282,10 @@ def pack(layer: StoreLayer, freeze: bool) -> None:
             _leave(layer, pos, order, counts)
             _leave(layer.upper, *(x.to(layer.upper.device) for x in (pos, order, counts)))
         return
-    channels = (layer.key_channels, layer.value_channels)
-    segment = Segment.encode((recipe.key, recipe.value), tail.keys, tail.values, pos, order, counts, channels)
-    mass = None
-    if tail.mass is not None:
-        mass = tail.mass[:, :, : tail.count].gather(2, order)[..., : segment.width].contiguous()
-    layer.held = appended(layer.held, Held(segment, None, mass))
+    columns = tail.used()
+    segment = Segment.encode(recipe.stored, tail.keys, tail.values, pos, order, counts, layer.own, columns)
+    own = columns.only(frozen=False).take(order[..., : segment.width])
+    layer.held = appended(layer.held, Held(segment, None, own))
     _leave(layer, pos, order, counts)
 
 
@@ -316,9 +304,7 @@ def _leave(layer: StoreLayer, pos: Tensor, order: Tensor, counts: Tensor) -> Non
     width = int(left.max())
     steps = torch.arange(width, dtype=torch.int64, device=pos.device)
     rest = order.gather(2, (counts.unsqueeze(-1) + steps).clamp(max=tail.count - 1))
-    rest_mass = None if tail.mass is None else tail.mass.gather(2, rest)
-    rest_pos = torch.where(steps < left.unsqueeze(-1), pos.gather(2, rest), -1)
-    tail.replace(slots_of(tail.keys, rest), slots_of(tail.values, rest), rest_pos, rest_mass)
+    tail.keep(rest, torch.where(steps < left.unsqueeze(-1), pos.gather(2, rest), -1))
     if width == 0:
         tail.start = layer.logical
     # With a gapless tail the newest dense tokens can still be cropped; otherwise columns are not tokens.
@@ -328,8 +314,3 @@ def _leave(layer: StoreLayer, pos: Tensor, order: Tensor, counts: Tensor) -> Non
 def _by_position(pos: Tensor, keep: Tensor) -> Tensor:
     """(B, H, n) indices: the kept slots by position first, then the others."""
     return torch.where(keep, pos, torch.iinfo(torch.int32).max).argsort(dim=-1, stable=True)
-
-
-def _front(values: Tensor, keep: Tensor) -> Tensor:
-    """Values (B, H, n) of the kept slots moved to the front, in order."""
-    return values.gather(-1, (~keep).to(torch.int8).argsort(dim=-1, stable=True))

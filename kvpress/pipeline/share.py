@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kvpress.storage.codec import Codec, Dense, Packed, ScaledPacked
-from kvpress.storage.segment import Held, Segment, Slab, appended
+from kvpress.storage.held import Held, appended
+from kvpress.storage.pair import Pair, PairCodec, Slots, Split
+from kvpress.storage.segment import Segment
+from kvpress.storage.slab import Slab
 
 if TYPE_CHECKING:
     from kvpress.cache.layer import StoreLayer
@@ -40,18 +42,18 @@ def merge(lower: StoreLayer, upper: StoreLayer, order: Tensor, most: Tensor) -> 
     by_angle = angle.masked_fill(~inside, -torch.inf).argsort(dim=-1, descending=True, stable=True).argsort(-1)
     stays = by_angle < whole.unsqueeze(-1)
     parted = torch.where(inside & ~stays, rank, n + rank).argsort(-1), torch.where(stays, rank, n + rank).argsort(-1)
-    pos = lower.tail.positions().gather(2, order)
-    directions: list[tuple[Packed, Packed, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]] = []
+    pos, codec, own = lower.tail.positions().gather(2, order), recipe.stored, lower.own
+    made: list[tuple[Pair, tuple[Tensor, Tensor]]] = []  # directions of each slab, and the norms of the upper layer
 
-    def share(runs: Tensor, index: Tensor) -> tuple[Packed, Packed]:
-        at = index.unsqueeze(-1)
+    def share(runs: Tensor, index: Tensor, at: Tensor) -> Pair:
+        among = index.unsqueeze(-1)
         key, value = (
-            sharer.merge(*(x.flatten(0, 1)[runs].gather(1, at.expand(-1, -1, x.shape[-1])) for x in pair))
+            sharer.merge(*(x.flatten(0, 1)[runs].gather(1, among.expand(-1, -1, x.shape[-1])) for x in pair))
             for pair in zip(*sides, strict=True)
         )
-        packed = recipe.key.encode(key[0]), recipe.value.encode(value[0])
-        directions.append((*packed, (key[1], value[1]), (key[2], value[2])))
-        return ScaledPacked(packed[0], key[1]), ScaledPacked(packed[1], value[1])
+        inner = codec.encode(Slots(key[0], value[0], at, runs, own))
+        made.append((inner, (key[2], value[2])))
+        return sharer.scaled(inner, key[1], value[1])
 
     first = Segment.build(pos, parted[0], merged, share)
     second = Segment(
@@ -60,11 +62,10 @@ def merge(lower: StoreLayer, upper: StoreLayer, order: Tensor, most: Tensor) -> 
         [
             Slab(
                 slab.runs.to(there),
-                ScaledPacked(_copied(recipe.key, key, sides[1][0], there), norms[0].to(there)),
-                ScaledPacked(_copied(recipe.value, value, sides[1][1], there), norms[1].to(there)),
+                sharer.scaled(_copied(codec, inner, sides[1], there), *(scale.to(there) for scale in norms)),
                 slab.pos.to(there),
             )
-            for slab, (key, value, _, norms) in zip(first.slabs, directions, strict=True)
+            for slab, (inner, norms) in zip(first.slabs, made, strict=True)
         ],
     )
     for layer, segment, (k, v) in zip((lower, upper), (first, second), sides, strict=True):
@@ -73,7 +74,7 @@ def merge(lower: StoreLayer, upper: StoreLayer, order: Tensor, most: Tensor) -> 
         if bool(whole.any()):
             one = layer.device
             at, some = parted[1].to(one), whole.to(one)
-            exact = Segment.encode((Dense(), Dense()), k.to(one), v.to(one), pos.to(one), at, some)
+            exact = Segment.encode(Split(), k.to(one), v.to(one), pos.to(one), at, some)
             layer.held = appended(layer.held, Held(exact))
     relink(lower, upper)
     return counts
@@ -81,24 +82,19 @@ def merge(lower: StoreLayer, upper: StoreLayer, order: Tensor, most: Tensor) -> 
 
 def relink(lower: StoreLayer, upper: StoreLayer) -> None:
     """Let the upper layer read the directions of the lower one again, after both were selected or joined alike."""
+    sharer = lower.recipe.sharer
+    assert sharer is not None
     for below, above in zip(lower.held, upper.held, strict=True):
         slabs = [
-            Slab(high.runs, _linked(low.key, high.key), _linked(low.value, high.value), high.pos)
+            Slab(high.runs, sharer.relinked(low.pair, high.pair), high.pos, high.columns)
             for low, high in zip(below.segment.slabs, above.segment.slabs, strict=True)
         ]
         above.segment = Segment(above.segment.rows, above.segment.heads, slabs)
 
 
-def _copied(codec: Codec, packed: Packed, like: Tensor, device: torch.device) -> Packed:
-    """`packed`, made by `codec` of rows as in `like`, for a layer on `device`: itself where it is there already."""
-    tensors = {name: tensor for name, (_, tensor) in packed.tensors().items()}
+def _copied(codec: PairCodec, pair: Pair, like: tuple[Tensor, ...], device: torch.device) -> Pair:
+    """`pair`, made by `codec` of slots as in `like`, for a layer on `device`: itself where it is there already."""
+    tensors = {name: tensor for name, _, _, tensor in pair.tensors()}
     if all(tensor.device == device for tensor in tensors.values()):
-        return packed
-    moved = {name: tensor.to(device) for name, tensor in tensors.items()}
-    return codec.load(moved, like.dtype, like.shape[-1])
-
-
-def _linked(low: Packed, high: Packed) -> Packed:
-    if isinstance(low, ScaledPacked) and isinstance(high, ScaledPacked) and low.norms.device == high.norms.device:
-        return ScaledPacked(low.inner, high.norms)
-    return high
+        return pair
+    return codec.load({name: tensor.to(device) for name, tensor in tensors.items()}, like[0], like[1])

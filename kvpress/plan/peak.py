@@ -11,13 +11,13 @@ import torch
 from kvpress.pipeline.compact import budget
 from kvpress.recipe.press import Recipe
 from kvpress.storage.codec import Packed, joinable
+from kvpress.storage.columns import POSITION
 from kvpress.storage.modes import steady
 from kvpress.storage.tail import capacity
 
 _WORKSPACE = 64 << 20  # of attention, see `partial.TILE_BYTES` and the tiles of `segment`
 _SAMPLE = 4096  # slots that a codec is asked to pack to learn its bytes
-_POSITION = _MASS = 4  # bytes a slot
-_ADDED = 8  # what its value adds to the output, and where it stood
+_POSITION = POSITION.dtype.itemsize  # bytes a slot
 _INSTRUCTION = 256  # tokens that tell a model to repeat its prompt, at most
 
 
@@ -128,8 +128,12 @@ class _Layer:
     @property
     def _dense(self) -> int:
         """Bytes of a slot of the tail."""
-        added = _ADDED if self.recipe.refine is not None and self.recipe.in_place else 0
-        return self.shape.slot + _POSITION + added + (_MASS if self.recipe.needs.mass else 0)
+        return self.shape.slot + _POSITION + self._columns
+
+    @property
+    def _columns(self) -> int:
+        """Bytes of what is known of a slot, besides its position."""
+        return sum(column.dtype.itemsize for column in self.recipe.columns)
 
     @property
     def _window(self) -> int:
@@ -195,7 +199,7 @@ class _Layer:
         if recipe.sharer is not None:  # each layer of a pair, whether its slots are shared or stay whole
             each = max(each + 4, 1.04 * shape.slot)
         gaps = self._evicts or recipe.sharer is not None
-        return each + (_POSITION if gaps else 0) + (_MASS if recipe.needs.mass else 0)
+        return each + (_POSITION if gaps else 0) + self._columns
 
     def work(self) -> int:
         """Bytes of temporaries."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kvpress.evidence.evidence import Evidence, Needs
 from kvpress.storage.block import Block
+from kvpress.storage.pair import Pair, PairCodec
 
 _DIGITS = 4096
 
@@ -115,6 +116,18 @@ class Sharer(Protocol):
 
     def merge(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What a and b (R, n, D) share (R, n, D), and the scale (R, n) of each."""
+        ...
+
+    def scaled(self, inner: Pair, key: Tensor, value: Tensor) -> Pair:
+        """What two layers share, packed, as the keys and values of one, with its scales (R, n)."""
+        ...
+
+    def relinked(self, low: Pair, high: Pair) -> Pair:
+        """The upper layer's pair `high`, reading again what it shares with `low` after both were selected alike."""
+        ...
+
+    def around(self, codec: PairCodec) -> PairCodec:
+        """The codec that loads what `scaled` made of pairs of `codec`, and those pairs."""
         ...
 
 

@@ -11,7 +11,7 @@ deviates  no code was published, and the paper's inequality would keep the most 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,7 @@ from kvpress.errors import PressConflictError
 from kvpress.evidence.evidence import Evidence
 from kvpress.evidence.premise import spread
 from kvpress.storage.block import Block
+from kvpress.storage.pair import Named, Pair, PairCodec, Slots
 
 _SMALL = 1e-6
 
@@ -82,6 +83,20 @@ class SlerpPairs:
         second = torch.where(straight, self.t, (self.t * omega).sin() / sine)
         return F.normalize(first * x + second * y, dim=-1).to(a.dtype), norms[0], norms[1]
 
+    def around(self, codec: PairCodec) -> Directed:
+        """What `codec` stores, as directions."""
+        return Directed(codec)
+
+    def scaled(self, inner: Pair, key: Tensor, value: Tensor) -> Pair:
+        """Directions `inner`, with the norms (R, n) of the keys and of the values of one layer."""
+        return DirectedPair(inner, key, value)
+
+    def relinked(self, low: Pair, high: Pair) -> Pair:
+        """The upper layer's pair with the directions of the lower one's, where both have them on one device."""
+        if not (isinstance(low, DirectedPair) and isinstance(high, DirectedPair)):
+            return high
+        return DirectedPair(low.inner, high.key, high.value) if low.key.device == high.key.device else high
+
     def angle(self, a: Tensor, b: Tensor) -> Tensor:
         """(..., n) fp32 angle between a and b (..., n, D), in units of pi."""
         return _cosine(F.normalize(a.float(), dim=-1), F.normalize(b.float(), dim=-1)).arccos() / math.pi
@@ -89,6 +104,69 @@ class SlerpPairs:
 
 def _cosine(x: Tensor, y: Tensor) -> Tensor:
     return (x * y).sum(-1).clamp(-1 + _SMALL, 1 - _SMALL)
+
+
+@dataclass(frozen=True)
+class Directed:
+    """Codec of pairs that are stored as directions and norms, and of those that stay whole."""
+
+    inner: PairCodec
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def block(self) -> int:
+        return self.inner.block
+
+    def check(self, key: int, value: int) -> None:
+        self.inner.check(key, value)
+
+    def encode(self, slots: Slots) -> Pair:
+        return self.inner.encode(slots)
+
+    def load(self, tensors: Mapping[str, Tensor], k: Tensor, v: Tensor) -> Pair:
+        within = {name: tensor for name, tensor in tensors.items() if not name.endswith(".norms")}
+        inner = self.inner.load(within, k, v)
+        return DirectedPair(inner, tensors["k.norms"], tensors["v.norms"]) if len(within) < len(tensors) else inner
+
+
+class DirectedPair(Pair):
+    """Keys and values as directions, which another layer may read too, and norms of their own. key, value: (R, n)."""
+
+    def __init__(self, inner: Pair, key: Tensor, value: Tensor) -> None:
+        self.inner, self.key, self.value = inner, key, value
+        self.runs, self.slots = inner.runs, inner.slots
+        self.form = type(self), inner.form
+
+    def decode(self, positions: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+        k, v = self.inner.decode(positions)
+        return _times(k, self.key), _times(v, self.value)
+
+    def logits(self, q: Tensor, positions: Callable[[], Tensor]) -> Tensor:
+        return self.inner.logits(q, positions) * self.key.float().unsqueeze(1)
+
+    def mix(self, weights: Tensor, positions: Callable[[], Tensor]) -> Tensor:
+        return self.inner.mix(weights * self.value.float().unsqueeze(1), positions)
+
+    def take(self, run: Tensor, index: Tensor) -> DirectedPair:
+        at = run.unsqueeze(-1)
+        return DirectedPair(self.inner.take(run, index), self.key[at, index], self.value[at, index])
+
+    def join(self, later: Pair) -> DirectedPair | None:
+        if not isinstance(later, DirectedPair) or (inner := self.inner.join(later.inner)) is None:
+            return None
+        return DirectedPair(inner, torch.cat([self.key, later.key], 1), torch.cat([self.value, later.value], 1))
+
+    def tensors(self) -> Named:
+        yield "k.norms", "k", "scales", self.key
+        yield "v.norms", "v", "scales", self.value
+        yield from self.inner.tensors()
+
+
+def _times(rows: Tensor, norms: Tensor) -> Tensor:
+    return (rows.float() * norms.float().unsqueeze(-1)).to(rows.dtype)
 
 
 @dataclass(frozen=True)

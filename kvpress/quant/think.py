@@ -10,7 +10,7 @@ deviates  one set a KV head (the authors repeat K to query heads); channels are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,9 @@ from kvpress.errors import PressSyntaxError
 from kvpress.evidence.evidence import Evidence, Needs
 from kvpress.recipe.press import Decisions, preset
 from kvpress.storage.block import Block
+from kvpress.storage.pair import Named, Pair, PairCodec, Slots
+
+_KEYS, _VALUES = "key_channels", "value_channels"  # what a layer keeps
 
 
 @dataclass(frozen=True)
@@ -58,18 +61,22 @@ class Channels:
         """Whether a key of `key` channels, or a value of `value`, loses any."""
         return self.count(self.keys, key) < key or self.count(self.values, value) < value
 
-    def choose(self, block: Block, seen: Evidence, packed: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Sorted channels (B, H, kept) uint8 or int16 of keys and of values, None where all are kept.
+    def around(self, codec: PairCodec) -> FewerChannels:
+        """Slots stored by `codec`, in the channels that are kept."""
+        return FewerChannels(self, codec)
+
+    def choose(self, block: Block, seen: Evidence, packed: Tensor) -> dict[str, Tensor]:
+        """Sorted channels (B, H, kept) uint8 or int16 of keys and of values, nothing where all are kept.
 
         packed: (B, H, n) bool, the slots that lose channels, whose energy counts.
         """
-        key = value = None
+        chosen = {}
         if self.count(self.keys, block.k.shape[-1]) < block.k.shape[-1]:
-            key = self._best(self.energy(block, seen, packed), self.keys)
+            chosen[_KEYS] = self._best(self.energy(block, seen, packed), self.keys)
         if self.count(self.values, block.v.shape[-1]) < block.v.shape[-1]:
             weights = seen.window(block, self.window).sum((2, 3)) * packed
-            value = self._best(_energy(block.v, weights), self.values)
-        return key, value
+            chosen[_VALUES] = self._best(_energy(block.v, weights), self.values)
+        return chosen
 
     def _best(self, score: Tensor, fraction: float) -> Tensor:
         dim = score.shape[-1]
@@ -82,6 +89,95 @@ def _energy(x: Tensor, weights: Tensor) -> Tensor:
     """(B, H, D) fp32 weighted sum of squares of x (B, H, n, D), slots with weight 0 left out whatever they hold."""
     squares = x.float().square().masked_fill((weights == 0).unsqueeze(-1), 0.0)
     return (weights.unsqueeze(2) @ squares).squeeze(2)
+
+
+@dataclass(frozen=True)
+class FewerChannels:
+    """Codec of pairs that lost some channels, in any other form."""
+
+    channels: Channels
+    inner: PairCodec
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def block(self) -> int:
+        return self.inner.block
+
+    def check(self, key: int, value: int) -> None:
+        self.inner.check(self.channels.count(self.channels.keys, key), self.channels.count(self.channels.values, value))
+
+    def encode(self, slots: Slots) -> Pair:
+        kept = [slots.own.get(name) for name in (_KEYS, _VALUES)]
+        widths, wanted, sides = (slots.k.shape[-1], slots.v.shape[-1]), [], []
+        for x, chosen in zip((slots.k, slots.v), kept, strict=True):
+            mine = None if chosen is None else chosen.flatten(0, 1)
+            if mine is not None and len(slots.runs) < len(mine):  # else the layer's own tensor is shared, not copied
+                mine = mine[slots.runs]
+            wanted.append(mine)
+            sides.append(x if mine is None else _narrowed(x, mine))
+        inner = self.inner.encode(slots._replace(k=sides[0], v=sides[1]))
+        return FewerChannelsPair(inner, wanted[0], wanted[1], widths)
+
+    def load(self, tensors: Mapping[str, Tensor], k: Tensor, v: Tensor) -> Pair:
+        within, (key, value) = dict(tensors), (tensors.get(name) for name in ("k.channels", "v.channels"))
+        if key is None and value is None:  # the layer had not chosen yet
+            return self.inner.load(within, k, v)
+        kept = [x if mine is None else x[..., : mine.shape[-1]] for x, mine in ((k, key), (v, value))]
+        within = {name: tensor for name, tensor in within.items() if not name.endswith(".channels")}
+        return FewerChannelsPair(self.inner.load(within, *kept), key, value, (k.shape[-1], v.shape[-1]))
+
+
+class FewerChannelsPair(Pair):
+    """Keys and values that lost some channels: attention gathers the query instead of padding the rows.
+
+    key, value: (R, kept) uint8 or int16, which of the `widths` channels are left, None = all.
+    """
+
+    def __init__(self, inner: Pair, key: Tensor | None, value: Tensor | None, widths: tuple[int, int]) -> None:
+        self.inner, self.key, self.value, self.widths = inner, key, value, widths
+        self.runs, self.slots = inner.runs, inner.slots
+        self.form = type(self), inner.form
+
+    def decode(self, positions: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+        """Zero in the channels that were dropped."""
+        k, v = self.inner.decode(positions)
+        return _widened(k, self.key, self.widths[0]), _widened(v, self.value, self.widths[1])
+
+    def logits(self, q: Tensor, positions: Callable[[], Tensor]) -> Tensor:
+        return self.inner.logits(q if self.key is None else _narrowed(q, self.key), positions)
+
+    def mix(self, weights: Tensor, positions: Callable[[], Tensor]) -> Tensor:
+        return _widened(self.inner.mix(weights, positions), self.value, self.widths[1])
+
+    def take(self, run: Tensor, index: Tensor) -> FewerChannelsPair:
+        key, value = (None if mine is None else mine[run] for mine in (self.key, self.value))
+        return FewerChannelsPair(self.inner.take(run, index), key, value, self.widths)
+
+    def join(self, later: Pair) -> FewerChannelsPair | None:
+        if not isinstance(later, FewerChannelsPair) or (inner := self.inner.join(later.inner)) is None:
+            return None
+        return FewerChannelsPair(inner, self.key, self.value, self.widths)
+
+    def tensors(self) -> Named:
+        for side, mine in (("k", self.key), ("v", self.value)):
+            if mine is not None:
+                yield f"{side}.channels", side, "indices", mine
+        yield from self.inner.tensors()
+
+
+def _narrowed(x: Tensor, channels: Tensor) -> Tensor:
+    """x (R, m, D) in the channels (R, kept)."""
+    return x.gather(-1, channels.long().unsqueeze(1).expand(-1, x.shape[1], -1))
+
+
+def _widened(x: Tensor, channels: Tensor | None, width: int) -> Tensor:
+    """x (R, m, kept) in all `width` channels, 0 in the others."""
+    if channels is None:
+        return x
+    return x.new_zeros(*x.shape[:2], width).scatter_(-1, channels.long().unsqueeze(1).expand(-1, x.shape[1], -1), x)
 
 
 @dataclass(frozen=True)

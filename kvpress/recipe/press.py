@@ -18,6 +18,8 @@ from kvpress.recipe.plugins import load_plugins
 from kvpress.recipe.text import Value, arguments, clean, split
 from kvpress.registry import Registry
 from kvpress.storage.codec import Codec, Dense
+from kvpress.storage.columns import ADDED, MASS, Column
+from kvpress.storage.pair import PairCodec, Split
 
 if TYPE_CHECKING:
     from kvpress.evidence.premise import Premise
@@ -112,9 +114,27 @@ class Recipe:
         return self.codec_block if self.sharer is None else math.lcm(max(1, self.codec_block), self.sharer.block)
 
     @cached_property
+    def stored(self) -> PairCodec:
+        """How the slots of one layer are stored, in the channels that stay."""
+        split = Split(self.key, self.value)
+        return split if self.channels is None else self.channels.around(split)
+
+    @cached_property
+    def loads(self) -> PairCodec:
+        """As `stored`, for whatever a saved cache may hold."""
+        return self.stored if self.sharer is None else self.sharer.around(self.stored)
+
+    @cached_property
     def codec_block(self) -> int:
         """As `block`, for a layer that shares with no other."""
-        return max(self.key.block, self.value.block)
+        return self.stored.block
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """What is known of every slot besides its position."""
+        received = (MASS,) if self.needs.mass else ()
+        added = (ADDED,) if self.refine is not None and self.evicts and self.in_place else ()
+        return received + added
 
     @cached_property
     def in_place(self) -> bool:
@@ -176,9 +196,7 @@ class Recipe:
 
     def fits(self, key: int, value: int | None = None) -> None:
         """Raise PressConflictError where keys of `key` channels and values of `value` (as many) cannot be stored."""
-        kept, value = self.channels, key if value is None else value
-        self.key.check(key if kept is None else kept.count(kept.keys, key))
-        self.value.check(value if kept is None else kept.count(kept.values, value))
+        self.stored.check(key, key if value is None else value)
 
 
 Builder = Callable[..., Decisions]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from kvpress.attention import backends as kernels
 from kvpress.attention.partial import TILE_BYTES, Partial, attend, fold_queries, merge
+from kvpress.storage.block import slots_of
+from kvpress.storage.columns import POSITION, Column, Columns
 
 _GROW = 64
 
@@ -21,20 +23,24 @@ def capacity(slots: int) -> int:
 class Tail:
     """Dense slots in a buffer that grows by blocks, so that a decode step writes one slot and copies none.
 
-    k, v: (B, H, capacity, D), the first `count` slots are used. In the common case slot i holds logical
-    index start + i for every head, and `valid` (B, capacity) marks padding (None = none). Once heads hold
-    different slots, `pos` (B, H, capacity) int32 says which (-1 = no slot) and replaces both.
-    mass: (B, H, capacity) fp32, attention received so far, only for presses that ask for it.
+    k, v: (B, H, capacity, D), the first `count` slots are used. columns: (B, H, capacity) each. In the common case slot
+    i holds logical index start + i for every head, and `valid` (B, capacity) marks padding (None = none). Once heads
+    hold different slots, a column of positions says which (-1 = no slot) and replaces both.
+    free: (B, H) int64, the slot of every head that was evicted last and is written over next.
     """
 
-    def __init__(self, k: Tensor, v: Tensor, start: int, track_mass: bool) -> None:
+    def __init__(self, k: Tensor, v: Tensor, start: int, columns: Iterable[Column] = ()) -> None:
         batch, heads = k.shape[:2]
         self.k, self.v = k[:, :, :0].clone(), v[:, :, :0].clone()
         self.start, self.count = start, 0
+        self.columns = Columns({column: column.empty(batch, heads, k.device) for column in columns})
         self.valid: Tensor | None = None
-        self.pos: Tensor | None = None
-        self.mass = torch.zeros(batch, heads, 0, dtype=torch.float32, device=k.device) if track_mass else None
         self.free: Tensor | None = None
+
+    @property
+    def pos(self) -> Tensor | None:
+        """(B, H, capacity) int32, None while positions are a range."""
+        return self.columns.get(POSITION)
 
     @property
     def keys(self) -> Tensor:
@@ -43,6 +49,10 @@ class Tail:
     @property
     def values(self) -> Tensor:
         return self.v[:, :, : self.count]
+
+    def used(self) -> Columns:
+        """Of the slots in use, (B, H, count) each; positions only where they are no range."""
+        return self.columns.map(lambda values: values[:, :, : self.count])
 
     def positions(self) -> Tensor:
         """(B, H, count) int32, -1 = no slot."""
@@ -82,22 +92,23 @@ class Tail:
             self.valid[:, self.count : stop] = valid
         elif self.valid is not None:
             self.valid[:, self.count : stop] = True
-        if self.mass is not None:
-            self.mass[:, :, self.count : stop] = 0.0
+        for column, values in self.columns.without(POSITION).items():
+            values[:, :, self.count : stop] = column.fill
         self.count = stop
 
     def _overwrite(self, k: Tensor, v: Tensor, logical: int, valid: Tensor | None) -> None:
         """Write one new slot per head over the one that was evicted last."""
-        assert self.free is not None and self.pos is not None
+        pos = self.pos
+        assert self.free is not None and pos is not None
         index = self.free.unsqueeze(-1)
         for held, new in ((self.k, k), (self.v, v)):  # keys and values may be of different width
             held.scatter_(2, index.unsqueeze(-1).expand_as(new), new.to(held.dtype))
         fresh = torch.full_like(index, logical, dtype=torch.int32)
         if valid is not None:
             fresh = torch.where(valid.unsqueeze(1), fresh, -1)
-        self.pos.scatter_(2, index, fresh)
-        if self.mass is not None:
-            self.mass.scatter_(2, index, 0.0)
+        pos.scatter_(2, index, fresh)
+        for column, values in self.columns.without(POSITION).items():
+            values.scatter_(2, index, column.fill)
         self.free = None
 
     def _hold(self, key: torch.dtype, value: torch.dtype) -> None:
@@ -110,37 +121,37 @@ class Tail:
     def _grow(self, needed: int) -> None:
         # The first fill (the prompt) is exact; growth while decoding is by blocks.
         room = needed if self.k.shape[2] == 0 else capacity(needed)
-        for name in ("k", "v", "pos", "mass"):
-            old = getattr(self, name)
-            if old is not None:
-                new = old.new_empty(*old.shape[:2], room, *old.shape[3:])
-                new[:, :, : self.count] = old[:, :, : self.count]
-                setattr(self, name, new)
+
+        def grown(old: Tensor) -> Tensor:
+            new = old.new_empty(*old.shape[:2], room, *old.shape[3:])
+            new[:, :, : self.count] = old[:, :, : self.count]
+            return new
+
+        self.k, self.v, self.columns = grown(self.k), grown(self.v), self.columns.map(grown)
         if self.valid is not None:
             more = self.valid.new_ones(len(self.valid), room - self.valid.shape[1])
             self.valid = torch.cat([self.valid, more], 1)
 
-    def replace(self, k: Tensor, v: Tensor, pos: Tensor, mass: Tensor | None) -> None:
-        """Hold exactly these slots: k, v (B, H, n, D), pos (B, H, n) int32 (-1 = none), mass (B, H, n)."""
-        self.k, self.v = k.contiguous(), v.contiguous()
-        self.count, self.valid, self.free = k.shape[2], None, None
-        if self.mass is not None:
-            assert mass is not None
-            self.mass = mass.contiguous()
+    def keep(self, index: Tensor, pos: Tensor) -> None:
+        """Hold the slots `index` (B, H, n) alone, in that order, at the positions pos (B, H, n) int32 (-1 = none)."""
+        columns = self.used().without(POSITION).take(index)
+        self.k, self.v = slots_of(self.keys, index).contiguous(), slots_of(self.values, index).contiguous()
+        self.count, self.valid, self.free = index.shape[2], None, None
         steps = torch.arange(self.count, device=pos.device, dtype=torch.int32)
         first = int(pos[0, 0, 0]) if pos.numel() else self.start
         ordered = first >= 0 and torch.equal(pos, (first + steps).expand_as(pos))
-        self.pos = None if ordered or not pos.numel() else pos.contiguous().clone()
+        self.columns = columns if ordered or not pos.numel() else columns.put(POSITION, pos.contiguous().clone())
         if ordered:
             self.start = first
 
     def explicit(self) -> Tensor:
         """Switch to one position per head and slot, as eviction in place needs; returns the positions in use."""
-        if self.pos is None:
+        pos = self.pos
+        if pos is None:
             pos = torch.full((*self.k.shape[:3],), -1, dtype=torch.int32, device=self.k.device)
             pos[:, :, : self.count] = self.positions()
-            self.pos, self.valid = pos, None
-        return self.pos[:, :, : self.count]
+            self.columns, self.valid = self.columns.put(POSITION, pos), None
+        return pos[:, :, : self.count]
 
     def drop_one(self, index: Tensor) -> None:
         """Evict slot index (B, H) of every head; the next single slot is written over it."""
@@ -199,10 +210,11 @@ class Tail:
 
     def take_rows(self, rows: Tensor) -> None:
         """Batch row i becomes what row rows[i] (int64) was."""
-        for name in ("k", "v", "pos", "mass", "valid", "free"):
+        for name in ("k", "v", "valid", "free"):
             value = getattr(self, name)
             if value is not None:
                 setattr(self, name, value.index_select(0, rows))
+        self.columns = self.columns.map(lambda values: values.index_select(0, rows))
 
     def trim(self, count: int) -> None:
         """Keep the first `count` slots."""
@@ -212,13 +224,15 @@ class Tail:
         """An independent copy."""
         other = object.__new__(Tail)
         other.__dict__.update({k: v.clone() if isinstance(v, Tensor) else v for k, v in self.__dict__.items()})
+        other.columns = self.columns.map(Tensor.clone)
         return other
 
     def tensors(self) -> Iterator[tuple[str, str, str, Tensor]]:
         """(name, 'k' | 'v' | '-', ledger kind, tensor) of everything held."""
         yield "k", "k", "window", self.k
         yield "v", "v", "window", self.v
-        for name, kind in (("pos", "positions"), ("valid", "masks"), ("mass", "evidence"), ("free", "indices")):
+        yield from self.columns.tensors()
+        for name, kind in (("valid", "masks"), ("free", "indices")):
             value = getattr(self, name)
             if value is not None:
                 yield name, "-", kind, value

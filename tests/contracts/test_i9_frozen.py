@@ -66,11 +66,12 @@ def segment_addresses(cache: PressCache) -> set[int]:
 
 def replaced_not_written(cache: PressCache) -> set[int]:
     """Tensors that are replaced and never written: forks may share them too."""
-    names = ("seen_mask", "total", "shift", "sink_keys", "key_channels", "value_channels", "added", "added_pos")
+    names = ("seen_mask", "total", "shift", "sink_keys")
     found = [getattr(layer, name) for layer in cache.stores for name in names]
+    found += [tensor for layer in cache.stores for tensor in layer.own.values()]
     found += [tensor for layer in cache.stores for _, tensor in layer.witness.tensors()]
-    mass = [item.mass for layer in cache.stores for item in layer.held]
-    return {t.data_ptr() for t in [*found, *mass] if t is not None}
+    columns = [values for layer in cache.stores for item in layer.held for values in item.columns.values()]
+    return {t.data_ptr() for t in [*found, *columns] if t is not None}
 
 
 TRIMMED = ("full", "random", "snapkv", "kivi", "fp8", "int8", "gear")

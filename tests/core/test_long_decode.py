@@ -13,6 +13,7 @@ from kvpress import Press, PressCache, h2o, streaming_llm
 from kvpress.attention.partial import fold_queries
 from kvpress.cache.layer import StoreLayer
 from kvpress.evidence.evidence import Rule
+from kvpress.storage.columns import MASS
 from tests.helpers import decode, rollout
 from tests.models import build, left_padded, tokens
 
@@ -126,8 +127,9 @@ def test_mass_received_in_two_thousand_steps(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(StoreLayer, "attend", counted)
         decode(model, cache, tokens(1, STEPS))
         layer = cache.stores[0]
-        assert layer.tail.mass is not None and layer.tail.mass.dtype == torch.float32
-        mass, pos = layer.tail.mass[0], layer.tail.positions()[0, 0].tolist()
+        received = layer.tail.columns[MASS]
+        assert received.dtype == torch.float32
+        mass, pos = received[0], layer.tail.positions()[0, 0].tolist()
     compared = 0
     for slot, at in enumerate(pos):
         if 1 <= at < 6:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from kvpress import criticalkv, h2o, snapkv
 from kvpress.errors import KVPressError, SessionError, UnsupportedError
-from kvpress.evidence.output import projected_norms, projections, remembered
+from kvpress.evidence.output import completed, projected_norms, projections
 from kvpress.session import hf
 from tests.models import build, shared, tokens
 from tests.policies.scoring import padded
@@ -86,26 +86,23 @@ def test_norms_are_what_attention_writes(family: str) -> None:
         assert float(added[row, head, slot]) == pytest.approx(wanted, rel=1e-5)
 
 
-def test_remembered_by_position() -> None:
+def test_only_slots_that_are_not_known_are_worked_out() -> None:
     generator = torch.Generator().manual_seed(2)
     v = torch.rand(2, 3, 7, 4, generator=generator)
-    pos = torch.tensor([4, 9, -1, 2, 30, 11, 5]).int().expand(2, 3, -1).contiguous()
-    of = torch.tensor([-1, 2, 4, 5, 11]).int().expand(2, 3, -1).contiguous()
-    known = torch.arange(30.0).view(2, 3, 5)
+    known = torch.arange(42.0).view(2, 3, 7).masked_fill(torch.tensor([0, 1, 1, 0, 1, 0, 0]).bool(), torch.nan)
+    valid = torch.tensor([1, 1, 0, 1, 1, 1, 1]).bool().expand(2, 3, -1)
     asked: list[int] = []
 
     def output(rows: Tensor) -> Tensor:
         asked.append(rows.shape[2])
         return rows.sum(-1)
 
-    out = remembered(v, pos, output, known, of)
+    out = completed(v, valid, output, known)
     assert asked == [2]
-    for number, where in enumerate(pos[0, 0].tolist()):
-        if where in (9, 30):
-            assert torch.equal(out[..., number], v[:, :, number].sum(-1))
-        elif where >= 0:
-            assert torch.equal(out[..., number], known[..., of[0, 0].tolist().index(where)])
-    assert torch.equal(remembered(v[:, :, :1], pos[..., :1], output, known, of)[..., 0], known[..., 2])
+    for number in (0, 1, 3, 4, 5, 6):
+        wanted = v[:, :, number].sum(-1) if number in (1, 4) else known[..., number]
+        assert torch.equal(out[..., number], wanted)
+    assert torch.equal(completed(v[:, :, :1], valid[..., :1], output, known[..., :1])[..., 0], known[..., 0])
     assert asked == [2]
 
 

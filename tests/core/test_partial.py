@@ -99,7 +99,7 @@ def test_tail_is_causal(old: int, new: int, state: str) -> None:
     valid = torch.ones(2, old + new, dtype=torch.bool)
     if state != "plain" and old > 1:
         valid[1, :5] = False
-    tail = Tail(k, v, 0, False)
+    tail = Tail(k, v, 0)
     for start, stop in ((0, old), (old, old + new)):
         if stop > start:
             tail.append(
@@ -117,11 +117,14 @@ def test_tail_is_causal(old: int, new: int, state: str) -> None:
 def test_tail_that_ends_before_the_next_token_keeps_true_positions() -> None:
     """Slots 1..3 survive of a prompt of 9 tokens; the next token is number 9, not 4."""
     k = torch.randn(1, 2, 3, 16)
-    tail = Tail(k, k, 0, False)
-    tail.replace(k, k, torch.tensor([1, 2, 3], dtype=torch.int32).expand(1, 2, -1), None)
+    tail = Tail(k, k, 0)
+    tail.append(torch.randn(1, 2, 9, 16), torch.randn(1, 2, 9, 16), 0, None)
+    left = torch.tensor([1, 2, 3]).expand(1, 2, -1)
+    tail.keep(left, left.int())
+    assert tail.pos is None  # still a range
     tail.append(k[:, :, :2], k[:, :, :2], 9, None)
     assert tail.positions()[0].tolist() == [[1, 2, 3, 9, 10]] * 2
-    empty = Tail(k, k, 0, False)
-    empty.replace(k[:, :, :0], k[:, :, :0], torch.zeros(1, 2, 0, dtype=torch.int32), None)
+    empty = Tail(k, k, 0)
+    empty.keep(left[..., :0], left[..., :0].int())
     empty.append(k, k, 7, None)
     assert empty.positions()[0].tolist() == [[7, 8, 9]] * 2

@@ -11,6 +11,7 @@ from kvpress.evidence import evidence
 from kvpress.evidence.evidence import Evidence, Rule, received_mass
 from kvpress.recipe.press import Recipe
 from kvpress.storage.block import Block
+from kvpress.storage.columns import MASS
 from tests.helpers import dense_attention, rollout
 from tests.models import build, left_padded, shared, tokens
 
@@ -90,7 +91,7 @@ def test_mass_of_a_model_equals_its_attention_weights(family: str, padded: bool,
     for layer in cache.stores:
         probs = weights[layer.index].double() * seen[:, None, :, None]  # queries of padding count for nothing
         wanted = probs.view(2, layer.tail.k.shape[1], -1, 23, 23).sum((2, 3))
-        got = layer.tail.mass[:, :, : layer.tail.count]  # type: ignore[index]
+        got = layer.tail.used()[MASS]
         assert (got - wanted)[seen.bool()[:, None].expand_as(got)].abs().max() < 1e-4
 
 
@@ -103,8 +104,7 @@ def test_mass_reaches_packed_slots_too() -> None:
         assert layer.held
 
         def total() -> Tensor:
-            assert layer.tail.mass is not None
-            parts = [layer.tail.mass[:, :, : layer.tail.count], *(item.mass for item in layer.held)]
+            parts = [layer.tail.used()[MASS], *(item.columns[MASS] for item in layer.held)]
             return torch.stack([part.sum((1, 2)) for part in parts]).sum(0)
 
         before = total()

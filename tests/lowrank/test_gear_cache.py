@@ -23,7 +23,7 @@ def test_prompts_and_decoded_blocks_have_their_own_rank() -> None:
         cache = rollout(session, tokens(1, 40), tokens(1, 40, 1))[1]
         session.prefill(tokens(1, 30, 2), cache=cache)
         decode(model, cache, tokens(1, 20, 3))
-    packed = [item.segment.slabs[0].key for item in cache.stores[0].held]
+    packed = [item.segment.slabs[0].pair.key for item in cache.stores[0].held]
     assert [(key.rank, key.slots) for key in packed] == [(3, 32), (1, 40), (3, 32), (1, 16)]  # type: ignore[attr-defined]
     assert [key.owner for key in packed] == [None] * 4  # type: ignore[attr-defined]
 
@@ -32,7 +32,7 @@ def test_a_short_row_of_a_batch_has_the_rank_it_has_alone() -> None:
     rows = [tokens(1, 40)[0], tokens(1, 13)[0]]
     with gear(bits=4, group=8, block=8, residual=4)(build("llama", num_hidden_layers=1)) as session:
         slabs = session.prefill(*left_padded(rows)).stores[0].held[0].segment.slabs
-    assert {slab.slots: slab.key.rank for slab in slabs} == {8: 2, 32: 4}  # type: ignore[attr-defined]
+    assert {slab.slots: slab.pair.key.rank for slab in slabs} == {8: 2, 32: 4}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("backbone", ["kivi", "kcvt"])

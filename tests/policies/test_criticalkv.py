@@ -17,6 +17,7 @@ from kvpress.pipeline import compact
 from kvpress.policies.ada import AdaptiveHeads
 from kvpress.policies.criticalkv import OutputPerturbation
 from kvpress.storage.block import choose
+from kvpress.storage.columns import ADDED
 from tests.helpers import decode, forward, gap, kept
 from tests.models import left_padded, shared, tokens
 from tests.policies.scoring import padded
@@ -166,7 +167,7 @@ def test_norms_are_worked_out_once_where_slots_go_one_by_one(under: str, monkeyp
             assert counted[:3] == [41] * 3 and set(counted[3:]) == {1} and len(counted) > 20
             slots = sum(layer.tail.count for layer in cache.stores)
             assert 3 * 2 * slots * 4 <= evidence  # mass, norms and positions of what is held, not of the prompt
-            widest = [layer.added.shape[2] for layer in cache.stores if layer.added is not None]
+            widest = [layer.tail.used()[ADDED].shape[2] for layer in cache.stores]
             assert len(widest) == 3 and max(widest) <= max(layer.tail.count for layer in cache.stores)
         monkeypatch.setattr(compact, "remember", lambda *args: None)
     assert gap(found[0][0], found[1][0]) < 1e-5 and found[0][1] == found[1][1]

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from kvpress import Press, PressCache, minicache
 from kvpress.errors import PressConflictError, PressSyntaxError
-from kvpress.policies.minicache import SlerpPairs
-from kvpress.storage.codec import ScaledPacked
+from kvpress.policies.minicache import DirectedPair, SlerpPairs
 from tests.helpers import decode, gap, rollout
 from tests.models import build, left_padded, shared, tokens
 
@@ -116,9 +115,8 @@ def directions(cache: PressCache, layer: int) -> set[int]:
     found = set()
     for item in cache.stores[layer].held:
         for slab in item.segment.slabs:
-            for packed in (slab.key, slab.value):
-                if isinstance(packed, ScaledPacked):
-                    found |= {tensor.data_ptr() for _, tensor in packed.inner.tensors().values()}
+            if isinstance(slab.pair, DirectedPair):
+                found |= {tensor.data_ptr() for *_, tensor in slab.pair.inner.tensors()}
     return found
 
 

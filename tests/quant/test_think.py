@@ -10,9 +10,10 @@ from kvpress import Press, PressCache, think
 from kvpress.errors import PressConflictError, PressSyntaxError
 from kvpress.evidence.evidence import Evidence, Rule
 from kvpress.quant.affine import Affine
-from kvpress.quant.think import Channels
+from kvpress.quant.think import Channels, FewerChannelsPair
 from kvpress.storage.block import Block
-from kvpress.storage.codec import ChannelPacked, DensePacked
+from kvpress.storage.codec import Dense
+from kvpress.storage.pair import Slots, Split
 from tests.helpers import decode, gap, rollout
 from tests.models import build, left_padded, shared, tokens
 
@@ -48,8 +49,8 @@ def test_channels_are_those_of_the_formula() -> None:
     packed = block.valid.clone()
     packed[:, :, -6:] = False
     seen = Evidence(0, Rule(0.3), block.pos, q, at)
-    key, value = Channels(0.5, 0.7, 5).choose(block, seen, packed)
-    assert key is not None and value is not None
+    chosen = Channels(0.5, 0.7, 5).choose(block, seen, packed)
+    key, value = chosen["key_channels"], chosen["value_channels"]
     assert key.shape == (2, 2, 5) and value.shape == (2, 2, 7) and key.dtype == torch.uint8
     probs = seen.window(block, 5).double()
     for row in range(2):
@@ -71,18 +72,29 @@ def test_how_many_channels_stay(fraction: float, dim: int, kept: int) -> None:
 )
 def test_attention_on_kept_channels_is_attention_with_the_others_zero(codec: Affine | None) -> None:
     torch.manual_seed(0)
-    rows = torch.randn(3, 12, 8)
+    rows, values = torch.randn(3, 12, 16), torch.randn(3, 12, 16)
     channels = torch.stack([torch.randperm(16)[:8].sort().values for _ in range(3)]).to(torch.uint8)
-    inner = DensePacked(rows) if codec is None else codec.encode(rows)
-    packed = ChannelPacked(inner, channels, 16)
-    dense = packed.decode()
-    assert dense.shape == (3, 12, 16) and (dense != 0).any(1).sum(-1).tolist() == [8, 8, 8]
+    one = Dense() if codec is None else codec
+    own = {"key_channels": channels[None], "value_channels": channels.flip(0)[None]}
+    slots = Slots(rows, values, torch.arange(12).expand(3, -1).int(), torch.arange(3), own)
+    packed = Channels(0.5, 0.5).around(Split(one, one)).encode(slots)
+
+    def at() -> Tensor:
+        raise AssertionError("this form asks for no positions")
+
+    k, v = packed.decode(at)
+    for dense in (k, v):
+        assert dense.shape == (3, 12, 16) and (dense != 0).any(1).sum(-1).tolist() == [8, 8, 8]
+    if codec is None:
+        mine = channels.long().unsqueeze(1).expand(-1, 12, -1)
+        assert torch.equal(k.gather(-1, mine), rows.gather(-1, mine))
     q, w = torch.randn(3, 5, 16), torch.rand(3, 5, 12)
-    assert gap(packed.logits(q), q @ dense.mT) < 1e-5
-    assert gap(packed.mix(w), w @ dense) < 1e-5
+    assert gap(packed.logits(q, at), q @ k.mT) < 1e-5
+    assert gap(packed.mix(w, at), w @ v) < 1e-5
     part = packed.take(torch.tensor([2, 0]), torch.tensor([[0, 3], [11, 5]]))
-    assert torch.equal(part.decode(), torch.stack([dense[2, [0, 3]], dense[0, [11, 5]]]))
-    assert torch.equal(packed.cat([packed]).decode(), torch.cat([dense, dense], 1))
+    assert torch.equal(part.decode(at)[0], torch.stack([k[2, [0, 3]], k[0, [11, 5]]]))
+    joined = packed.join(packed)
+    assert joined is not None and torch.equal(joined.decode(at)[1], torch.cat([v, v], 1))
 
 
 def test_bytes_follow_the_formula() -> None:
@@ -103,7 +115,7 @@ def test_bytes_follow_the_formula() -> None:
 
 
 def channels_of(cache: PressCache) -> list[list[list[int]]]:
-    return [layer.key_channels.tolist() for layer in cache.stores if layer.key_channels is not None]
+    return [layer.own["key_channels"].tolist() for layer in cache.stores if layer.own]
 
 
 def test_a_padded_row_keeps_the_channels_it_keeps_alone() -> None:
@@ -126,8 +138,8 @@ def test_channels_are_frozen_and_decoded_tokens_stay_whole() -> None:
         assert cache.stores[0].tail.count == 27 and len(cache.stores[0].held) == 1
     with Press.parse("think(window=6) | kivi(bits=4, group=4, residual=5)")(model) as session:
         cache = rollout(session, tokens(1, 9), tokens(1, 60, 1))[1]  # a prompt shorter than the window that stays whole
-        packed = [slab.key for layer in cache.stores for item in layer.held for slab in item.segment.slabs]
-        assert packed and all(isinstance(key, ChannelPacked) for key in packed)
+        packed = [slab.pair for layer in cache.stores for item in layer.held for slab in item.segment.slabs]
+        assert packed and all(isinstance(pair, FewerChannelsPair) for pair in packed)
 
 
 def test_refused() -> None:
