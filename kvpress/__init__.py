@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 from kvpress.errors import KVPressError as KVPressError
@@ -16,10 +17,10 @@ from kvpress.errors import KVPressError as KVPressError
 if TYPE_CHECKING:  # `as`: these names are for whoever imports this package
     from kvpress.cache.cache import Ledger as Ledger
     from kvpress.cache.cache import PressCache as PressCache
-    from kvpress.recipe.presets import *  # noqa: F403  every press by its name, as presets lists them
     from kvpress.recipe.press import PRESETS as PRESETS
     from kvpress.recipe.press import Press as Press
-    from kvpress.recipe.press import Recipe as Recipe
+    from kvpress.recipe.press import list_presses as list_presses
+    from kvpress.recipe.recipe import Recipe as Recipe
     from kvpress.session.report import Report as Report
     from kvpress.session.session import Session as Session
 
@@ -30,17 +31,22 @@ _HOMES = {
     "Ledger": "cache.cache",
     "Press": "recipe.press",
     "PressCache": "cache.cache",
-    "Recipe": "recipe.press",
+    "Recipe": "recipe.recipe",
     "Report": "session.report",
     "Session": "session.session",
+    "list_presses": "recipe.press",
 }
+METHODS = ("policies", "quant", "lowrank")  # rooms whose files hold a method each
 
 
 def _load() -> None:
-    """Bring in everything that this package names."""
-    presets = import_module("kvpress.recipe.presets")
-    found = {name: getattr(import_module(f"kvpress.{home}"), name) for name, home in _HOMES.items()}
-    found |= {name: getattr(presets, name) for name in presets.__all__}
+    """Bring in everything that this package names: what is above, and every press of the files of methods."""
+    found = {name: getattr(import_module(f"{__name__}.{home}"), name) for name, home in _HOMES.items()}
+    preset = import_module(f"{__name__}.recipe.press").Preset
+    for room in METHODS:
+        for file in iter_modules(import_module(f"{__name__}.{room}").__path__):
+            made = vars(import_module(f"{__name__}.{room}.{file.name}"))
+            found |= {name: item for name, item in made.items() if isinstance(item, preset)}
     globals().update(found, __all__=sorted([*found, "KVPressError", "__version__"]))
 
 

@@ -16,7 +16,6 @@ from importlib import import_module
 from pathlib import Path
 
 from kvpress.recipe.press import PRESETS, Press
-from kvpress.recipe.variants import UNSETTLED
 
 from .page.analysis import analyse
 from .page.claims import Analysis, dtype_of
@@ -53,10 +52,7 @@ def bases() -> list[str]:
 
 def module_of(name: str) -> str:
     """The module whose head describes a press."""
-    build = PRESETS[name].build
-    if build.__module__ != "kvpress.recipe.presets":
-        return build.__module__
-    return type(PRESETS[name]().parts[0].decisions()[_kind(name)]).__module__
+    return PRESETS[name].build.__module__
 
 
 def _kind(name: str) -> str:
@@ -96,8 +92,8 @@ def card(name: str, analysis: Analysis, tests: Mapping[str, str]) -> str:
     presets = [PRESETS[variant] for variant in PRESETS if variant.split("@")[0] == name]
     told = [(code(preset().spec()), preset.summary) for preset in presets]
     lines += ["", "## Presets", markdown_table(("press", "what it is"), 2, told)]
-    if name in UNSETTLED:
-        lines += ["", f"There is no `{name}@paper`: {UNSETTLED[name]}."]
+    if why := PRESETS[name].unsettled:
+        lines += ["", f"There is no `{name}@paper`: {why}."]
     lines += ["", "## Checked by", "The contract tests in `tests/contracts/`, alone and composed, and:"]
     lines += [f"- `{path}`: {what}" for path, what in tests.items()] or ["- nothing of its own"]
     lines += ["", "## Scores here", *_scores(name, analysis)]

@@ -23,7 +23,7 @@ from kvpress.evidence.premise import Survey
 from kvpress.evidence.rope import Rotate
 from kvpress.evidence.witness import Witness
 from kvpress.pipeline import compact
-from kvpress.recipe.press import Recipe
+from kvpress.recipe.recipe import Recipe
 from kvpress.session.repeat import Repetition, strongest
 from kvpress.storage.block import Block
 from kvpress.storage.columns import BIAS, MASS

@@ -15,7 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from kvpress.cache.cache import PressCache
 from kvpress.errors import PressConflictError
 from kvpress.evidence.evidence import Evidence
-from kvpress.recipe.press import Press, Recipe
+from kvpress.recipe.press import Press
+from kvpress.recipe.recipe import Recipe
 from kvpress.session.repeat import read_again
 from kvpress.session.session import Session
 from kvpress.storage.block import Block

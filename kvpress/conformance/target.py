@@ -15,8 +15,9 @@ from typing import Any
 from kvpress.conformance.protocol import KINDS, Kind, follow, kind_of
 from kvpress.conformance.trial import BrokenError, told
 from kvpress.errors import KVPressError
-from kvpress.policies.base import AfterPrefill, EveryStep
-from kvpress.recipe.press import PRESETS, Decisions, Part, Preset, Press, Recipe, preset
+from kvpress.recipe.kinds import AfterPrefill, Decisions, EveryStep
+from kvpress.recipe.press import PRESETS, Part, Preset, Press, preset
+from kvpress.recipe.recipe import Recipe
 
 _REFERENCE = re.compile(r"^\s*([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)\s*(?:\((.*)\))?\s*$", re.DOTALL)
 MADE = "checked_"  # how presets made for a check begin

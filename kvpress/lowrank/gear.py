@@ -25,7 +25,8 @@ from kvpress.lowrank.corrected import Corrected
 from kvpress.lowrank.factors import factors
 from kvpress.lowrank.outliers import extremes, index_type, per_side, places, replaced
 from kvpress.quant.affine import Affine, AffinePacked, Axis
-from kvpress.recipe.press import Decisions, preset
+from kvpress.recipe.kinds import Decisions
+from kvpress.recipe.press import preset, variant
 from kvpress.storage.block import Block
 
 _FP16_MAX = 65504.0
@@ -206,3 +207,27 @@ def gear_l(
 ) -> Decisions:
     """Quantized keys and values, with the low-rank part of the error stored beside (2403.05527)."""
     return gear.build(bits, backbone, group, block, residual, rank, prefill_rank, outliers=0.0)
+
+
+variant(
+    gear,
+    "paper",
+    "GEAR on KIVI: 2 bits in groups of 64, rank 4 for prompts and 2 for blocks of 64, 2 % outliers.",
+    outliers=0.02,
+)
+variant(
+    gear,
+    "kcvt",
+    "GEAR on the 4-bit per-channel keys and per-token values of the paper's other tables.",
+    bits=4,
+    backbone="kcvt",
+)
+
+
+variant(gear_l, "paper", "GEAR without outliers: 2 bits in groups of 64, rank 4 for prompts and 2 for blocks of 64.")
+variant(
+    gear_l,
+    "authors",
+    "GEAR-L as in the authors' CUDA code, which gave the speed and memory figures: rank 2 for prompts too.",
+    prefill_rank=2,
+)

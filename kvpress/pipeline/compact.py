@@ -23,7 +23,7 @@ from kvpress.storage.segment import Segment
 
 if TYPE_CHECKING:
     from kvpress.cache.layer import StoreLayer
-    from kvpress.recipe.press import Recipe
+    from kvpress.recipe.recipe import Recipe
 
 
 def budget(recipe: Recipe, lengths: Tensor) -> Tensor:

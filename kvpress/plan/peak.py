@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from kvpress.pipeline.compact import budget
-from kvpress.recipe.press import Recipe
+from kvpress.recipe.recipe import Recipe
 from kvpress.storage.codec import Packed, joinable
 from kvpress.storage.columns import POSITION
 from kvpress.storage.modes import steady
@@ -188,13 +188,11 @@ class _Layer:
             ends = (chunk - recipe.residual, chunk + block - 1)
             sizes = tuple(max(block, min(_SAMPLE, end) // block * block) for end in (*ends, ends[1]))
         each = 0.0
-        sides: tuple[tuple[Any, str, int], ...] = (
-            (recipe.key, "keys", shape.key),
-            (recipe.value, "values", shape.value),
-        )
-        for codec, fraction, dim in sides:
-            kept = recipe.channels
-            dim = dim if kept is None else kept.count(getattr(kept, fraction), dim)
+        widths = shape.key, shape.value
+        if recipe.channels is not None:
+            widths = recipe.channels.widths(*widths)
+        codecs: tuple[Any, ...] = recipe.key, recipe.value
+        for codec, dim in zip(codecs, widths, strict=True):
             each += _coded(codec, dim, shape.dtype, sizes, share)
         if recipe.sharer is not None:  # each layer of a pair, whether its slots are shared or stay whole
             each = max(each + 4, 1.04 * shape.slot)

@@ -16,7 +16,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kvpress.errors import PressSyntaxError
 from kvpress.policies.apportion import apportion
+from kvpress.recipe.kinds import Decisions
+from kvpress.recipe.press import preset, variant
 
 
 @dataclass(frozen=True)
@@ -43,3 +46,17 @@ class AdaptiveHeads:
             return counts
         mixed = (1 - self.alpha) * counts.double() + self.alpha * total[:, None].double()
         return apportion(mixed, wanted, there.clamp(max=1), there)
+
+
+@preset("ada")
+def ada(alpha: float = 0.2, mode: str = "interpolate") -> Decisions:
+    """Slots of a layer go to the heads whose scores need them (2407.11550). Compose with an eviction press."""
+    if mode not in ("interpolate", "floor") or not 0 <= alpha <= 1:
+        raise PressSyntaxError(f'alpha={alpha} lies in [0, 1] and mode={mode!r} is "interpolate" or "floor".')
+    return {"heads": AdaptiveHeads(alpha, mode)}  # type: ignore[arg-type]
+
+
+variant(
+    ada, "paper", "Ada-KV as in the authors' LongBench runs: alpha 0.2 between even and adaptive budgets.", alpha=0.2
+)
+variant(ada, "kvpress", "Ada-KV with the hard floor of NVIDIA's kvpress.", mode="floor")

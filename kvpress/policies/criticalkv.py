@@ -19,7 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kvpress.errors import PressSyntaxError
 from kvpress.evidence.evidence import Needs
+from kvpress.recipe.kinds import Decisions
+from kvpress.recipe.press import preset, variant
 from kvpress.storage.block import choose
 
 
@@ -48,3 +51,21 @@ class OutputPerturbation:
             attention = attention / attention.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
         by_attention = choose(scores, pos, safe, protected)
         return torch.where(by_attention, torch.inf, (attention + self.epsilon) * added)
+
+
+@preset("criticalkv")
+def criticalkv(ratio: float = 0.5, epsilon: float = 1e-4, protected: bool = False, share: bool = True) -> Decisions:
+    """Attention first, then attention weighted by what values add to the output (2502.03805). Compose with a scorer."""
+    if not 0 <= ratio <= 1 or epsilon < 0:
+        raise PressSyntaxError(f"ratio={ratio} lies in [0, 1] and epsilon={epsilon} is not negative.")
+    return {"refine": OutputPerturbation(ratio, epsilon, protected, share)}
+
+
+variant(criticalkv, "paper", "CriticalKV with half of each budget by attention alone.", ratio=0.5)
+variant(
+    criticalkv,
+    "kvpress",
+    "CriticalKV of NVIDIA's kvpress: protected slots use up the first stage, scores are taken as they come.",
+    protected=True,
+    share=False,
+)

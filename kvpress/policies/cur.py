@@ -15,9 +15,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kvpress.errors import PressSyntaxError
 from kvpress.evidence.evidence import Evidence, Needs
-from kvpress.policies.base import rounded
 from kvpress.policies.partitions import Partitions
+from kvpress.policies.rounding import rounded
+from kvpress.recipe.kinds import AfterPrefill, Decisions
+from kvpress.recipe.press import preset, variant
 from kvpress.storage.block import Block
 
 
@@ -61,3 +64,32 @@ def _part(energy: Tensor) -> Tensor:
     """Each number by the sum of its row; a row of zeros stays zero."""
     total = energy.sum(-1, keepdim=True)
     return torch.where(total > 0, energy / total, 0.0)
+
+
+_WIDEST = 4096  # channels, more than any head has
+
+
+@preset(
+    "cur", unsettled="whether the paper's tables take exact or random scores is not known here; @random has the latter"
+)
+def cur(
+    keep: float | int = 0.25,
+    sinks: int = 4,
+    recent: int = 0,
+    combine: str = "product",
+    window: int = 16,
+    sketch: int = 0,
+    seed: int = 0,
+) -> Decisions:
+    """Slots whose keys and values are large among their neighbours: CurDKV (2509.15038)."""
+    if combine not in ("product", "mean", "key", "value"):
+        raise PressSyntaxError(f'combine={combine!r}: use "product", "mean", "key" or "value".')
+    if window < 0 or not 0 <= sketch <= _WIDEST:
+        raise PressSyntaxError(
+            f"window={window} cannot be negative, and sketch={sketch} is a width up to {_WIDEST}; 0 does without."
+        )
+    scorer = ValueGuided(combine, window, sketch, seed)  # type: ignore[arg-type]
+    return {"keep": keep, "scorer": scorer, "sinks": sinks, "recent": recent, "schedule": AfterPrefill()}
+
+
+variant(cur, "random", "CurDKV with random leverage scores: a Gaussian projection to 20 channels first.", sketch=20)

@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 
 from kvpress.attention.partial import softmax_partial
+from kvpress.errors import PressSyntaxError
 from kvpress.evidence.evidence import Evidence, Needs
+from kvpress.recipe.kinds import AfterPrefill, Decisions
+from kvpress.recipe.press import preset, variant
 from kvpress.storage.block import Block
 
 _STEP = 64
@@ -76,3 +79,37 @@ class ExpectedAttention:
         length = seen.rank.amax((1, 2)) + 1
         average = (total / self.future).expand(len(length), 1, -1, -1)
         return seen.turned(average, length)[:, 0]
+
+
+_AHEAD = 1 << 16  # positions
+
+
+@preset("expected_attention")
+def expected_attention(
+    keep: float | int = 0.25,
+    sinks: int = 4,
+    recent: int = 0,
+    future: int = 512,
+    epsilon: float = 0.0,
+    covariance: bool = True,
+    values: bool = True,
+) -> Decisions:
+    """Slots that queries still to come are expected to attend to, by their statistics (2510.00636)."""
+    if not 1 <= future <= _AHEAD or epsilon < 0:
+        raise PressSyntaxError(f"future={future} lies in [1, {_AHEAD}], and epsilon={epsilon} cannot be negative.")
+    scorer = ExpectedAttention(future, sinks, epsilon, covariance, values)
+    return {"keep": keep, "scorer": scorer, "sinks": sinks, "recent": recent, "schedule": AfterPrefill()}
+
+
+variant(
+    expected_attention,
+    "paper",
+    "Expected attention with the defaults of the authors' code: half, epsilon 0, norms of values and not of outputs.",
+    keep=0.5,
+)
+variant(
+    expected_attention,
+    "leaderboard",
+    "Expected attention with the epsilon of NVIDIA's leaderboard, 0.01 (there with adaptive head budgets).",
+    epsilon=0.01,
+)

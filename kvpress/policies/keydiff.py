@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kvpress.evidence.evidence import Evidence, Needs
+from kvpress.recipe.kinds import AfterPrefill, Decisions
+from kvpress.recipe.press import preset
 from kvpress.storage.block import Block
 
 
@@ -32,3 +34,11 @@ class KeyDifference:
         total = unit.masked_fill(~block.valid.unsqueeze(-1), 0.0).sum(2)
         anchor = F.normalize(total, dim=-1)  # the direction of the mean is the direction of the sum
         return -(unit @ anchor.unsqueeze(-1)).squeeze(-1)
+
+
+@preset(
+    "keydiff", unsettled="the paper evicts block by block while it reads: session.prefill(ids, chunk=..., between=True)"
+)
+def keydiff(keep: float | int = 0.25, sinks: int = 0, recent: int = 0) -> Decisions:
+    """Slots whose keys point away from the average key, after the prompt (2504.15364)."""
+    return {"keep": keep, "scorer": KeyDifference(), "sinks": sinks, "recent": recent, "schedule": AfterPrefill()}

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kvpress.errors import PressConflictError
+from kvpress.errors import PressConflictError, PressSyntaxError
 from kvpress.evidence.evidence import Evidence, Needs
-from kvpress.policies.base import rounded
+from kvpress.policies.rounding import rounded
+from kvpress.recipe.kinds import AfterPrefill, Decisions
+from kvpress.recipe.press import preset, variant
 from kvpress.storage.block import Block
 
 
@@ -59,3 +61,15 @@ class FirstWhole:
     def weights(self, measured: Sequence[Tensor], total: Tensor, fixed: Tensor, lengths: Tensor) -> Tensor:
         number = torch.arange(len(measured), dtype=torch.int64, device=total.device)[:, None]
         return torch.where(number < self.skip, lengths, total).double()
+
+
+@preset("knorm")
+def knorm(keep: float | int = 0.25, sinks: int = 0, recent: int = 0, skip: int = 0) -> Decisions:
+    """Slots with the smallest keys, after the prompt; the first `skip` layers stay whole (2406.11430)."""
+    if skip < 0:
+        raise PressSyntaxError(f"skip={skip} is a number of layers and cannot be negative.")
+    whole = {"layers": FirstWhole(skip)} if skip else {}
+    return {"keep": keep, "scorer": KeyNorm(), "sinks": sinks, "recent": recent, "schedule": AfterPrefill(), **whole}
+
+
+variant(knorm, "paper", "Knorm as in the paper: half, the first two layers left whole.", keep=0.5, skip=2)

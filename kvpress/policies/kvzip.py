@@ -17,7 +17,12 @@ from typing import Any
 
 from torch import Tensor
 
+from kvpress.errors import PressSyntaxError
 from kvpress.evidence.evidence import Evidence, Needs, Repeat
+from kvpress.policies.ada import AdaptiveHeads
+from kvpress.policies.pooled import Pooled
+from kvpress.recipe.kinds import AfterPrefill, Decisions
+from kvpress.recipe.press import preset, variant
 from kvpress.storage.block import Block
 
 _MARK = "\u2603"  # stands for a user's words in a chat template
@@ -60,3 +65,43 @@ def instructions(tokenizer: Any, chat: bool = True) -> tuple[list[int], list[int
         end = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True).split(_MARK)[-1]
     first, later, after = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (_FIRST, _LATER, end))
     return list(first), list(later), list(after)
+
+
+@preset("kvzip")
+def kvzip(
+    keep: float | int = 0.25,
+    sinks: int = 4,
+    recent: int = 0,
+    chunk: int = 2000,
+    overlap: int = 8,
+    spread: str = "all",
+    whole: bool = False,
+) -> Decisions:
+    """Slots the model attends to when it repeats the prompt, which is read a second time (2505.23416)."""
+    if chunk < 1 or overlap < 0 or spread not in ("all", "layer", "even"):
+        raise PressSyntaxError(
+            f'chunk={chunk} must be positive, overlap={overlap} not negative, and spread={spread!r} is "all" (the best '
+            'slots of all layers and heads stay), "layer" (those of all heads of a layer) or "even".'
+        )
+    chosen: dict[str, Any] = {"keep": keep, "scorer": Reconstruction(chunk, overlap, sinks, whole), "sinks": sinks}
+    if spread != "even":
+        chosen["heads"] = AdaptiveHeads(alpha=0.0)
+    if spread == "all":
+        chosen["layers"] = Pooled()
+    return chosen | {"recent": recent, "schedule": AfterPrefill()}
+
+
+variant(
+    kvzip,
+    "paper",
+    "KVzip with its authors' 30 % of the slots and parts of 2000 tokens; set session.instructions for their words.",
+    keep=0.3,
+)
+variant(
+    kvzip,
+    "kvpress",
+    "KVzip as in NVIDIA's kvpress: parts of 2048 tokens, the 4 sinks repeated too; set session.instructions.",
+    keep=0.5,
+    chunk=2048,
+    whole=True,
+)

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kvpress.errors import PressSyntaxError
 from kvpress.evidence.evidence import Evidence, Needs
 from kvpress.policies.partitions import Partitions
+from kvpress.recipe.kinds import AfterPrefill, Decisions
+from kvpress.recipe.press import preset, variant
 from kvpress.storage.block import Block
 
 
@@ -64,3 +67,22 @@ class LagRelative:
             low, span = low.gather(1, into + 1), (high - low).gather(1, into + 1)
             spread[:, head] = torch.where(span > 0, (mine - low) / span, 0.0).std(-1)
         return parts.table(spread, -torch.inf).softmax(-1)
+
+
+@preset(
+    "lagkv", unsettled="the paper's tables go over several lags and shares; @authors has the defaults of their code"
+)
+def lagkv(keep: float | int = 0.25, sinks: int = 4, lag: int = 128, cross: bool = False) -> Decisions:
+    """Tokens that stand out against the next partition of the prompt; its last partitions stay (2504.04704)."""
+    if lag < 1:
+        raise PressSyntaxError(f"lag={lag} must be a positive number of tokens.")
+    return {
+        "keep": keep,
+        "scorer": LagRelative(lag, sinks, cross),
+        "sinks": sinks,
+        "recent": 0,
+        "schedule": AfterPrefill(),
+    }
+
+
+variant(lagkv, "authors", "LagKV with the defaults of the authors' own cache: half, and 16 sinks.", keep=0.5, sinks=16)

@@ -16,8 +16,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kvpress.errors import PressSyntaxError
 from kvpress.evidence.evidence import Evidence, Needs
-from kvpress.policies.base import rounded
+from kvpress.policies.rounding import rounded
+from kvpress.recipe.kinds import AfterPrefill, Decisions
+from kvpress.recipe.press import preset, variant
 from kvpress.storage.block import Block
 
 _RANK = 1e-10  # eigenvalues of X^T X below this part of the largest are rounding
@@ -70,3 +73,38 @@ def _leverage(x: Tensor, there: Tensor, ridge: float) -> Tensor:
     real = values > _RANK * values[:, -1:].clamp(min=torch.finfo(x.dtype).tiny)
     weights = real.to(values.dtype) / torch.where(real, values + ridge, 1.0)
     return ((x @ vectors).square() @ weights.unsqueeze(-1)).squeeze(-1).clamp(max=1.0)
+
+
+_WIDEST = 4096  # channels, more than any head has
+
+
+@preset("leverage", unsettled="the paper adds a chunked attention term, which is not built")
+def leverage(
+    keep: float | int = 0.25,
+    sinks: int = 8,
+    recent: int = 4,
+    sketch: int = 48,
+    ridge: float = 0.0,
+    keys: str = "unrotated",
+    seed: int = 0,
+) -> Decisions:
+    """Slots whose keys the other keys cannot stand for: the leverage scores of Compactor (2507.08143)."""
+    if not 0 <= sketch <= _WIDEST or ridge < 0:
+        raise PressSyntaxError(
+            f"sketch={sketch} is a width from 0 (exact) to {_WIDEST}, and ridge={ridge} cannot be negative."
+        )
+    if keys not in ("unrotated", "rotated"):
+        raise PressSyntaxError(f'keys={keys!r}: use "unrotated" (the paper) or "rotated" (as they are cached).')
+    scorer = Leverage(sketch, ridge, keys, seed)  # type: ignore[arg-type]
+    return {"keep": keep, "scorer": scorer, "sinks": sinks, "recent": recent, "schedule": AfterPrefill()}
+
+
+variant(
+    leverage,
+    "kvpress",
+    "Leverage scores as NVIDIA's kvpress takes them: nothing protected, a ridge of 0.01.",
+    keep=0.5,
+    sinks=0,
+    recent=0,
+    ridge=0.01,
+)

@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kvpress.errors import PressConflictError
+from kvpress.errors import PressConflictError, PressSyntaxError
 from kvpress.evidence.evidence import Evidence
 from kvpress.evidence.premise import spread
+from kvpress.recipe.kinds import Decisions
+from kvpress.recipe.press import preset, variant
 from kvpress.storage.block import Block
 from kvpress.storage.pair import Named, Pair, PairCodec, Slots
 
@@ -194,3 +196,31 @@ class NeighboursAgree:
         pairs = self.sharer.pairs(len(samples))
         cosines = [float((samples[low] * samples[high]).sum(-1).mean()) for low, high in pairs]
         return sum(cosines) / len(cosines) if cosines else 1.0
+
+
+@preset("minicache")
+def minicache(
+    start: float = 0.5,
+    t: float = 0.6,
+    retained: float = 0.05,
+    rule: str = "ratio",
+    gamma: float = 0.05,
+    block: int = 32,
+) -> Decisions:
+    """Neighbouring layers share the directions of keys and values (2405.14366)."""
+    inside = 0 <= start < 1 and 0 <= t <= 1 and 0 <= retained < 1 and 0 <= gamma <= 1
+    if rule not in ("ratio", "range") or not inside or block < 1:
+        raise PressSyntaxError(
+            f'start={start}, t={t}, retained={retained} and gamma={gamma} are fractions, rule={rule!r} is "ratio" or '
+            f'"range" and block={block} a number of slots.'
+        )
+    return {"sharer": SlerpPairs(start, t, retained, rule, gamma, block)}  # type: ignore[arg-type]
+
+
+variant(
+    minicache,
+    "paper",
+    "MiniCache from half depth, t 0.6; whole are the slots within gamma 0.05 of the largest angle.",
+    rule="range",
+)
+variant(minicache, "factory", "MiniCache as in KVCache-Factory: the 5 % of largest angle stay whole.", rule="ratio")

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from kvpress.evidence.evidence import Evidence, Needs
+from kvpress.recipe.kinds import Decisions
+from kvpress.recipe.press import preset
 from kvpress.storage.block import Block
 
 
@@ -48,3 +50,9 @@ class Pooled:
         counts = torch.zeros(len(total), len(measured), dtype=torch.float64, device=total.device)
         counts.scatter_add_(1, layer[order], chosen.double())
         return counts.T / heads
+
+
+@preset("pooled", unsettled="it is the threshold of KVzip by itself; kvzip@paper has it")
+def pooled() -> Decisions:
+    """Slots go to the layers whose scores need them, by one threshold for all. Compose with an eviction press."""
+    return {"layers": Pooled()}

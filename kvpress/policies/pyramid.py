@@ -18,7 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kvpress.errors import PressSyntaxError
 from kvpress.evidence.evidence import Evidence, Needs
+from kvpress.recipe.kinds import Decisions
+from kvpress.recipe.press import preset, variant
 from kvpress.storage.block import Block
 
 
@@ -59,3 +62,31 @@ class Pyramid:
             return torch.where(falls, high - (high - low) * number / (layers - 1), past).round()
         step = (high - (2 * past - high)) // (layers - 1)
         return fixed + torch.where(lengths < 2 * past, past, high - step * number)
+
+
+@preset("pyramid")
+def pyramid(beta: float = 20.0, exact: bool = True, whole: bool = False) -> Decisions:
+    """Slots fall linearly from the first layer to the last (2406.02069). Compose with an eviction press."""
+    if beta < 1:
+        raise PressSyntaxError(f"beta={beta} must be at least 1: the last layer gets 1 / beta of the average.")
+    if beta == 1 and exact:  # the authors' rounding is another than that of a press without it
+        raise PressSyntaxError(
+            f"beta={beta} gives every layer what it gets without pyramid. Use more than 1, or leave pyramid out."
+        )
+    return {"layers": Pyramid(beta, exact, whole)}
+
+
+variant(pyramid, "paper", "PyramidKV's arithmetic sequence with beta 20, sums exact.", beta=20.0)
+variant(
+    pyramid,
+    "authors",
+    "PyramidKV in the authors' integers: for 128 slots 242 in the first of 32 layers, 25 in the last, 133.5 a layer.",
+    exact=False,
+)
+variant(
+    pyramid,
+    "kvpress",
+    "PyramidKV's sequence as in NVIDIA's kvpress: the window is part of it; even where the last layer would be less.",
+    exact=False,
+    whole=True,
+)

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from kvpress.evidence.evidence import Evidence, Needs
+from kvpress.recipe.kinds import AfterPrefill, Decisions
+from kvpress.recipe.press import preset
 from kvpress.storage.block import Block
 
 
@@ -36,3 +38,9 @@ class Random:
             x = ((x ^ (x >> shift)) * factor) & 0xFFFFFFFF
         x = x ^ (x >> 16)
         return (x >> 8).float() / float(1 << 24)
+
+
+@preset("random")
+def random(keep: float | int = 0.25, seed: int = 0, sinks: int = 4, recent: int = 32) -> Decisions:
+    """A random subset after the prompt: the control every method must beat."""
+    return {"keep": keep, "scorer": Random(seed), "sinks": sinks, "recent": recent, "schedule": AfterPrefill()}

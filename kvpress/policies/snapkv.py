@@ -17,7 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kvpress.errors import PressSyntaxError
 from kvpress.evidence.evidence import Evidence, Needs
+from kvpress.recipe.kinds import AfterPrefill, Decisions, Schedule
+from kvpress.recipe.press import preset, variant
 from kvpress.storage.block import Block
 
 _NEVER = 2**31 - 1
@@ -105,3 +108,51 @@ class LaterQueriesAgree:
 
     def figure(self, samples: Sequence[Tensor]) -> float:
         return float(torch.cat(list(samples)).mean())
+
+
+_NEIGHBOURS = 1023  # slots that pooling reaches over
+
+
+@preset("snapkv")
+def snapkv(
+    keep: float | int = 0.25,
+    window: int = 32,
+    kernel_size: int = 7,
+    pooling: str = "max",
+    reduce: str = "mean",
+    every_prompt: bool = False,
+) -> Decisions:
+    """Slots the end of the prompt attends to, pooled over neighbours (2404.14469)."""
+    if window < 1 or not 1 <= kernel_size <= _NEIGHBOURS or kernel_size % 2 == 0:
+        raise PressSyntaxError(
+            f"window={window} must be positive, and kernel_size={kernel_size} odd and at most {_NEIGHBOURS}: pooled "
+            "over more neighbours, all slots score alike."
+        )
+    if pooling not in ("max", "avg") or reduce not in ("mean", "max", "sum"):
+        raise PressSyntaxError(f'pooling={pooling!r} is "max" or "avg", reduce={reduce!r} is "mean", "max" or "sum".')
+    schedule: Schedule = AfterPrefill(every_prompt)
+    votes = WindowVotes(window, kernel_size, pooling, reduce)  # type: ignore[arg-type]
+    return {"keep": keep, "scorer": votes, "sinks": 0, "recent": window, "schedule": schedule}
+
+
+variant(snapkv, "paper", "SnapKV as in the paper's LongBench tables: 1024 slots, window 32, max pooling 7.", keep=1024)
+variant(
+    snapkv,
+    "authors",
+    "SnapKV with the defaults of the authors' class (not those of their tables): average pooling 5.",
+    keep=1024,
+    kernel_size=5,
+    pooling="avg",
+)
+variant(
+    snapkv,
+    "kvpress",
+    "SnapKV with the defaults of NVIDIA's kvpress: window 64, average pooling 5.",
+    keep=0.5,
+    window=64,
+    kernel_size=5,
+    pooling="avg",
+)
+variant(
+    snapkv, "factory", "SnapKV as in KVCache-Factory's tables: 128 slots, window 8, max pooling 7.", keep=128, window=8
+)

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from kvpress.errors import PressSyntaxError
 from kvpress.evidence.evidence import Evidence, Needs
+from kvpress.recipe.kinds import Decisions, schedule_of
+from kvpress.recipe.press import preset, variant
 from kvpress.storage.block import Block
 
 
@@ -28,3 +31,36 @@ class Recency:
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         return seen.rank.float()
+
+
+@preset("streaming_llm")
+def streaming_llm(
+    keep: float | int = 0.25, sinks: int = 4, positions: str = "slots", schedule: str = "every_step"
+) -> Decisions:
+    """Attention sinks and a sliding window, at every step (2309.17453)."""
+    if positions not in ("slots", "keep"):
+        raise PressSyntaxError(f'positions={positions!r}: use "slots" (the paper) or "keep" (original rotations).')
+    return {
+        "keep": keep,
+        "scorer": Recency(),
+        "sinks": sinks,
+        "recent": 0,
+        "schedule": schedule_of(schedule),
+        "positions": positions,
+    }
+
+
+variant(
+    streaming_llm,
+    "paper",
+    "StreamingLLM with the paper's cache of 4 sinks and 1020 recent tokens, by slots.",
+    keep=1024,
+)
+variant(
+    streaming_llm,
+    "kvpress",
+    "Sinks and window as in NVIDIA's kvpress and KVCache-Factory: once after the prompt, rotations kept.",
+    keep=0.5,
+    positions="keep",
+    schedule="after_prefill",
+)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kvpress.evidence.evidence import Evidence, Needs
+from kvpress.recipe.kinds import Decisions, schedule_of
+from kvpress.recipe.press import preset, variant
 from kvpress.storage.block import Block
 
 
@@ -29,3 +31,20 @@ class LastQuery:
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         probs = seen.window(block, 1)  # (B, H, G, 1, n)
         return probs.mean((1, 2)).expand(-1, block.pos.shape[1], -1)
+
+
+@preset("tova")
+def tova(keep: float | int = 0.25, recent: int = 0, schedule: str = "every_step") -> Decisions:
+    """Drop the token the last query attends to least, at every step (2401.06104)."""
+    return {"keep": keep, "scorer": LastQuery(), "sinks": 0, "recent": recent, "schedule": schedule_of(schedule)}
+
+
+variant(tova, "paper", "TOVA as in the authors' code: a cache of 512, nothing protected, at every step.", keep=512)
+variant(
+    tova,
+    "kvpress",
+    "TOVA as in NVIDIA's kvpress: once after the prompt, whose last token stays.",
+    keep=0.5,
+    recent=1,
+    schedule="after_prefill",
+)

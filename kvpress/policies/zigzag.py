@@ -16,7 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kvpress.errors import PressSyntaxError
 from kvpress.evidence.evidence import Evidence, Needs
+from kvpress.recipe.kinds import Decisions
+from kvpress.recipe.press import preset
 from kvpress.storage.block import Block
 
 
@@ -72,3 +75,11 @@ class LayersDiffer:
     def figure(self, samples: Sequence[Tensor]) -> float:
         asked = torch.stack(list(samples))
         return float(asked.std(correction=0) / asked.mean())
+
+
+@preset("zigzag", unsettled="no code was published, and the paper's tau and floor are not known here")
+def zigzag(tau: float = 0.9, floor: float = 0.2, window: int = 32) -> Decisions:
+    """Layers get slots by how many their attention needs (2412.09036). Compose with an eviction press."""
+    if not (0 < tau < 1 and 0 <= floor <= 1 and window >= 1):
+        raise PressSyntaxError(f"tau={tau} lies in (0, 1), floor={floor} in [0, 1], window={window} is at least 1.")
+    return {"layers": Uncertainty(tau, floor, window)}

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kvpress.attention.layout import Layout
 from kvpress.errors import PressConflictError, PressSyntaxError
 from kvpress.evidence.evidence import Evidence
 from kvpress.evidence.premise import run_of
@@ -155,6 +156,10 @@ class AffinePacked:
         self.codec, self.codes, self.step, self.lo = codec, codes, step, lo
         self.owner, self.dtype, self.dim = owner, dtype, dim
         self.runs, self.slots = codes.shape[:2]
+
+    def layout(self) -> Layout:
+        codec = self.codec
+        return Layout(codec.axis, self.codes, self.dim, codec.bits, codec.group, self.step, self.lo, self.owner)
 
     def _owners(self) -> Tensor:
         if self.owner is not None:

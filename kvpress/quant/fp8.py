@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from kvpress.errors import PressSyntaxError
-from kvpress.recipe.press import Decisions, preset
+from kvpress.recipe.kinds import Decisions
+from kvpress.recipe.press import preset
 from kvpress.storage.codec import Packed
 
 _TOP = 448.0  # the largest e4m3 number
@@ -116,7 +117,7 @@ class Fp8Packed:
         return {"codes": ("codes", self.codes), "scale": ("scales", self.scale)}
 
 
-@preset("fp8")
+@preset("fp8", unsettled="a number format, which many servers use with scales of their own")
 def fp8(scale: str = "head", block: int = 32, residual: int = 32) -> Decisions:
     """Keys and values as 8-bit floats (e4m3), scaled per head and block or per token."""
     if scale not in ("head", "token"):

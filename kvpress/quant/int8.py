@@ -10,7 +10,8 @@ deviates  asymmetric: a symmetric range spends the half of its codes that one-si
 from __future__ import annotations
 
 from kvpress.quant.affine import Affine
-from kvpress.recipe.press import Decisions, preset
+from kvpress.recipe.kinds import Decisions
+from kvpress.recipe.press import preset
 
 _ROW = 1024  # wider than any head, which makes one group of a row
 

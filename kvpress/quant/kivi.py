@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from kvpress.errors import PressSyntaxError
 from kvpress.quant.affine import Affine
-from kvpress.recipe.press import Decisions, preset
+from kvpress.recipe.kinds import Decisions
+from kvpress.recipe.press import preset, variant
 
 
 @preset("kivi")
@@ -33,3 +34,6 @@ def kivi(
     k_bits, v_bits = (bits if own is None else own for own in (k_bits, v_bits))
     key = Affine(k_bits, "token" if keys == "token" else "channel", group)
     return {"key": key, "value": Affine(v_bits, "token", group), "residual": residual}
+
+
+variant(kivi, "paper", "KIVI as in the authors' LongBench runs: 2 bits, groups of 32, 128 slots dense.", residual=128)

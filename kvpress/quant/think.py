@@ -18,7 +18,8 @@ from torch import Tensor
 
 from kvpress.errors import PressSyntaxError
 from kvpress.evidence.evidence import Evidence, Needs
-from kvpress.recipe.press import Decisions, preset
+from kvpress.recipe.kinds import Decisions
+from kvpress.recipe.press import preset, variant
 from kvpress.storage.block import Block
 from kvpress.storage.pair import Named, Pair, PairCodec, Slots
 
@@ -57,9 +58,9 @@ class Channels:
         """Channels kept of `dim`: dim - floor(dim * (1 - fraction)), at least one."""
         return max(1, dim - int(dim * (1 - fraction) + 1e-9))
 
-    def drops(self, key: int, value: int) -> bool:
-        """Whether a key of `key` channels, or a value of `value`, loses any."""
-        return self.count(self.keys, key) < key or self.count(self.values, value) < value
+    def widths(self, key: int, value: int) -> tuple[int, int]:
+        """Channels that are left of keys of `key` channels and of values of `value`."""
+        return self.count(self.keys, key), self.count(self.values, value)
 
     def around(self, codec: PairCodec) -> FewerChannels:
         """Slots stored by `codec`, in the channels that are kept."""
@@ -107,7 +108,7 @@ class FewerChannels:
         return self.inner.block
 
     def check(self, key: int, value: int) -> None:
-        self.inner.check(self.channels.count(self.channels.keys, key), self.channels.count(self.channels.values, value))
+        self.inner.check(*self.channels.widths(key, value))
 
     def encode(self, slots: Slots) -> Pair:
         kept = [slots.own.get(name) for name in (_KEYS, _VALUES)]
@@ -209,3 +210,9 @@ def think(keep_channels: float = 0.6, keep_values: float = 1.0, window: int = 32
             "at least 1."
         )
     return {"channels": Channels(keep_channels, keep_values, window), "residual": recent}
+
+
+variant(think, "paper", "ThinK as in the paper: 40 % of the key channels dropped, the last 32 tokens whole.")
+variant(
+    think, "kvpress", "ThinK as in NVIDIA's kvpress: the last tokens lose channels too.", keep_channels=0.5, recent=0
+)

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from kvpress import METHODS
 from kvpress.errors import KVPressError
 
 __all__ = ["check"]
@@ -91,14 +92,24 @@ class _World:
         exec(code, vars(made))
         return made
 
+    def _methods(self) -> None:
+        """Run every file of a method, which registers its presses."""
+        for room in METHODS:
+            for path in sorted(Path(__file__).parents[1].joinpath(room).glob("[!_]*.py")):
+                self.module(f"{_TOP}.{room}.{path.stem}")
+
     def _import(
         self, name: str, globals_: Any = None, locals_: Any = None, fromlist: Sequence[str] = (), level: int = 0
     ) -> Any:
         top, _, inside = name.partition(".")
         if top == _TOP and inside not in _SHARED:
-            return self.module(name)
-        if name == "importlib":  # the presses are brought in by their names
-            return SimpleNamespace(import_module=self.module)
+            made = self.module(name)
+            for part in fromlist:
+                if not hasattr(made, part):  # a module of that room
+                    setattr(made, part, self.module(f"{name}.{part}"))
+            return made
+        if name == "importlib":  # the package is asked for all presses
+            return SimpleNamespace(import_module=lambda name: SimpleNamespace(_load=self._methods))
         if top in sys.stdlib_module_names or top == _TOP:
             return __import__(name, globals_, locals_, fromlist, level)
         return _Absent()

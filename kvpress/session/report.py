@@ -94,7 +94,7 @@ def kept_all(cache: PressCache) -> bool:
         if not layer.is_initialized:
             return False
         key, value = layer.tail.k.shape[-1], layer.tail.v.shape[-1]
-        packs = recipe.block > 0 or (recipe.channels is not None and recipe.channels.drops(key, value))
+        packs = recipe.block > 0 or (recipe.channels is not None and recipe.channels.widths(key, value) != (key, value))
         if packs and layer.held:
             return False
         if recipe.evicts and bool((layer.counts() < layer.lengths().cpu()[:, None]).any()):

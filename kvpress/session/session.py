@@ -23,7 +23,7 @@ from kvpress.evidence.rope import Rotate
 from kvpress.pipeline import compact
 from kvpress.plan.forecast import Forecast, chooses
 from kvpress.plan.peak import Peak
-from kvpress.recipe.press import Press
+from kvpress.recipe.press import Press, opens
 from kvpress.session import hf
 from kvpress.session.inputs import check_text
 from kvpress.session.masks import check_mask, check_prompt_mask, seen_mask
@@ -454,6 +454,7 @@ def _ours(cache: Any) -> PressCache:
     return cache
 
 
+@opens
 @contextlib.contextmanager
 def open_session(press: Press, model: PreTrainedModel) -> Iterator[Session]:
     """Attach `press` to `model` for the length of a with block."""

@@ -13,6 +13,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from kvpress.attention.layout import Layout
+
 
 @runtime_checkable
 class Packed(Protocol):
@@ -52,6 +54,15 @@ class Selective(Protocol):
 
     def joins(self, other: Packed) -> bool:
         """`cat` with `other` (same format, same runs) is possible."""
+        ...
+
+
+@runtime_checkable
+class Laid(Protocol):
+    """A `Packed` that kernels may read where it lies."""
+
+    def layout(self) -> Layout | None:
+        """How its bytes lie; None = in no way that kernels know. Asked once."""
         ...
 
 
@@ -108,6 +119,9 @@ class DensePacked:
     def __init__(self, rows: Tensor) -> None:
         self.rows = rows
         self.runs, self.slots = rows.shape[:2]
+
+    def layout(self) -> Layout:
+        return Layout("dense", self.rows, self.rows.shape[-1])
 
     def decode(self) -> Tensor:
         return self.rows

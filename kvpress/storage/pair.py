@@ -9,15 +9,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from kvpress.attention import backends
+from kvpress.attention.layout import Layout
 from kvpress.attention.partial import TILE_BYTES, Partial, attend, merge, soft_cap, softmax_partial
-from kvpress.storage.codec import Codec, Dense, DensePacked, Packed, joinable
+from kvpress.storage.codec import Codec, Dense, DensePacked, Laid, Packed, joinable
 
 _TILE_NUMBERS = 1 << 18  # decoded numbers in flight
 _TILE_SLOTS = 256
@@ -70,8 +71,8 @@ class Pair(ABC):
     form: Hashable
 
     @property
-    def sides(self) -> tuple[Packed, Packed] | None:
-        """Keys and values where each is stored by itself, for kernels that read both; else None."""
+    def layouts(self) -> tuple[Layout, Layout] | None:
+        """How keys and values lie in memory, for kernels that read them where they are; None = in no way they know."""
         return None
 
     @abstractmethod
@@ -213,9 +214,10 @@ class SplitPair(Pair):
         self.runs, self.slots = key.runs, key.slots
         self.form = type(key), type(value)
 
-    @property
-    def sides(self) -> tuple[Packed, Packed]:
-        return self.key, self.value
+    @cached_property
+    def layouts(self) -> tuple[Layout, Layout] | None:
+        key, value = (packed.layout() if isinstance(packed, Laid) else None for packed in (self.key, self.value))
+        return None if key is None or value is None else (key, value)
 
     def decode(self, positions: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
         return self.key.decode(), self.value.decode()
@@ -231,10 +233,10 @@ class SplitPair(Pair):
 
     def attend(self, q: Tensor, scores: Scores, positions: Callable[[], Tensor]) -> Partial:
         if scores.bias is None:
-            part = backends.Part(self.key, self.value, self.slots)
-            fused = backends.attend([part], q, scores.scale, scores.cap)
-            if fused is not None:
-                return fused
+            if self.layouts is not None:
+                fused = backends.attend([backends.Part(*self.layouts, self.slots)], q, scores.scale, scores.cap)
+                if fused is not None:
+                    return fused
             if isinstance(self.key, DensePacked) and isinstance(self.value, DensePacked):
                 found = attend(q[None], self.key.rows[None], self.value.rows[None], scores.scale, None, scores.cap)
                 return Partial(found.out[0], found.lse[0])

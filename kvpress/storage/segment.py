@@ -92,10 +92,10 @@ class Segment:
         """What a fused kernel reads; None where the slots are in no form that one could."""
         found = []
         for slab in self.slabs:
-            sides = slab.pair.sides
-            if sides is None or slab.columns:
+            layouts = slab.pair.layouts
+            if layouts is None or slab.columns:
                 return None
-            found.append(backends.Part(*sides, slab.slots, None if self._whole else slab.runs))
+            found.append(backends.Part(*layouts, slab.slots, None if self._whole else slab.runs))
         return found
 
     def mass(self, q: Tensor, lse: Tensor, scale: float, cap: float | None = None) -> Tensor:

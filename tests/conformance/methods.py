@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from kvpress.evidence.evidence import Evidence, Needs
-from kvpress.recipe.press import PRESETS, Decisions, Part, Press, preset
+from kvpress.recipe.kinds import Decisions
+from kvpress.recipe.press import PRESETS, Part, Press, preset
 from kvpress.storage.block import Block
 
 _SEEN: list[float] = []

@@ -12,9 +12,9 @@ from torch import Tensor
 from kvpress import Press, streaming_llm
 from kvpress.evidence.evidence import Evidence
 from kvpress.pipeline.compact import budget, protected
-from kvpress.policies.base import Even
 from kvpress.policies.h2o import HeavyHitters
-from kvpress.recipe.press import Recipe
+from kvpress.recipe.kinds import Even
+from kvpress.recipe.recipe import Recipe
 from kvpress.storage.block import Block, choose
 from tests.helpers import EVICTING, decode, kept, over
 from tests.models import left_padded, shared, tokens

@@ -213,7 +213,7 @@ try:
     def snapkv():
         return {}
 except KVPressError as error:
-    assert "registered twice, by kvpress.recipe.presets and by __main__" in str(error), error
+    assert "registered twice, by kvpress.policies.snapkv and by __main__" in str(error), error
 else:
     raise AssertionError
 """

@@ -125,6 +125,6 @@ print(*told, sep="\\n")
         "'number' (empty:made) of empty 1.2 is left out: TypeError: it is a int, expected a press",
         "'gone' (nothing_here:made) of empty 1.2 is left out: ModuleNotFoundError",
         "'snapkv' (thief:made) of thief 1.2 is left out: KVPressError: press 'snapkv' is registered twice, "
-        "by kvpress.recipe.presets and by thief; choose another name.",
+        "by kvpress.policies.snapkv and by thief; choose another name.",
     ):
         assert words in out, words

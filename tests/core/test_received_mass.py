@@ -9,7 +9,7 @@ from torch import Tensor
 from kvpress import Press
 from kvpress.evidence import evidence
 from kvpress.evidence.evidence import Evidence, Rule, received_mass
-from kvpress.recipe.press import Recipe
+from kvpress.recipe.recipe import Recipe
 from kvpress.storage.block import Block
 from kvpress.storage.columns import MASS
 from tests.helpers import dense_attention, rollout

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import Tensor
@@ -21,11 +24,30 @@ def rows(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
 
 
+class Stored(NamedTuple):
+    """A Part, and what it was made of."""
+
+    key: Packed | Tensor
+    value: Packed | Tensor
+    slots: int
+    runs: Tensor | None = None
+    pos: Tensor | None = None
+    valid: Tensor | None = None
+
+    def part(self) -> Part:
+        key, value = (x if isinstance(x, Tensor) else x.layout() for x in self[:2])  # type: ignore[attr-defined]
+        return Part(key, value, *self[2:])
+
+
+def attend(stored: Sequence[Stored], q: Tensor, scale: float, cap: float | None) -> Partial | None:
+    return kernels.attend([one.part() for one in stored], q, scale, cap)
+
+
 def decoded(x: Packed | Tensor) -> Tensor:
     return x.float() if isinstance(x, Tensor) else x.decode().float()
 
 
-def expected(part: Part, q: Tensor, cap: float | None = None, mask: Tensor | None = None) -> Partial:
+def expected(part: Stored, q: Tensor, cap: float | None = None, mask: Tensor | None = None) -> Partial:
     k, v = decoded(part.key)[:, : part.slots], decoded(part.value)[:, : part.slots]
     if mask is not None:
         mask = mask[None, :, None, : part.slots]
@@ -46,10 +68,10 @@ def test_packed(slots: int, dim: int, bits: int) -> None:
     k, v = rows(3, slots, dim), rows(3, slots, dim, seed=1)
     group = 16 if dim % 32 else 32
     for axis in ("channel", "token"):
-        part = Part(Affine(bits, axis, group).encode(k), Affine(bits, "token", group).encode(v), slots)
+        part = Stored(Affine(bits, axis, group).encode(k), Affine(bits, "token", group).encode(v), slots)
         for m in (1, 2, 8):
             q = rows(3, m, dim, seed=2) * 3
-            check(kernels.attend([part], q, 0.125, None), expected(part, q))
+            check(attend([part], q, 0.125, None), expected(part, q))
 
 
 @pytest.mark.parametrize("slots", SLOTS)
@@ -59,7 +81,7 @@ def test_dense(slots: int, dim: int, dtype: torch.dtype) -> None:
     k, v = rows(2, slots + 5, dim).to(dtype), rows(2, slots + 5, dim, seed=1).to(dtype)
     for m in (1, 3, 64):
         q = rows(2, m, dim, seed=2)
-        check(kernels.attend([Part(k, v, slots)], q, 0.125, None), expected(Part(k, v, slots), q))
+        check(attend([Stored(k, v, slots)], q, 0.125, None), expected(Stored(k, v, slots), q))
 
 
 @pytest.mark.parametrize("cap", [None, 2.0])
@@ -68,10 +90,10 @@ def test_slots_taken_out_of_groups_and_mixed_formats(cap: float | None) -> None:
     index = torch.rand(4, 200).argsort(1)[:, :77].sort(1).values
     run = torch.arange(4)
     key, value = Affine(2, "channel").encode(k).take(run, index), Dense().encode(v).take(run, index)
-    part = Part(key, value, 77)
-    check(kernels.attend([part], q, 0.125, cap), expected(part, q, cap))
-    part = Part(Dense().encode(k), Affine(4, "channel").encode(v), 200)
-    check(kernels.attend([part], q, 0.125, cap), expected(part, q, cap))
+    part = Stored(key, value, 77)
+    check(attend([part], q, 0.125, cap), expected(part, q, cap))
+    part = Stored(Dense().encode(k), Affine(4, "channel").encode(v), 200)
+    check(attend([part], q, 0.125, cap), expected(part, q, cap))
 
 
 def test_union_of_ragged_parts_and_a_masked_tail() -> None:
@@ -79,14 +101,14 @@ def test_union_of_ragged_parts_and_a_masked_tail() -> None:
     q, tail_k, tail_v = rows(2, 2, 3, 64), rows(2, 2, 40, 64, seed=4), rows(2, 2, 40, 64, seed=5)
     one, two = torch.tensor([2]), torch.tensor([0, 1, 3])
     parts = [
-        Part(Affine(4, "channel").encode(rows(1, 65, 64)), Dense().encode(rows(1, 65, 64, seed=1)), 65, one),
-        Part(Dense().encode(rows(3, 9, 64, seed=2)), Affine(8, "token").encode(rows(3, 9, 64, seed=3)), 9, two),
+        Stored(Affine(4, "channel").encode(rows(1, 65, 64)), Dense().encode(rows(1, 65, 64, seed=1)), 65, one),
+        Stored(Dense().encode(rows(3, 9, 64, seed=2)), Affine(8, "token").encode(rows(3, 9, 64, seed=3)), 9, two),
     ]
     pos = torch.arange(40, dtype=torch.int32).repeat(2, 2, 1)
     pos[0, 1, ::3] = -1
     valid = torch.rand(2, 40, generator=torch.Generator().manual_seed(1)) > 0.5
-    for tail in (Part(tail_k, tail_v, 37, None, pos), Part(tail_k, tail_v, 37, None, None, valid)):
-        got = kernels.attend([*parts, tail], q, 0.125, None)
+    for tail in (Stored(tail_k, tail_v, 37, None, pos), Stored(tail_k, tail_v, 37, None, None, valid)):
+        got = attend([*parts, tail], q, 0.125, None)
         assert got is not None and got.out.shape == (2, 2, 3, 64) and got.lse.shape == (2, 2, 3)
         live = pos >= 0 if tail.pos is not None else valid[:, None].expand(2, 2, 40)
         for run in range(4):
@@ -101,25 +123,25 @@ def test_union_of_ragged_parts_and_a_masked_tail() -> None:
 
 def test_nothing_to_attend_to_gives_zero_and_minus_infinity() -> None:
     pos = torch.full((1, 2, 5), -1, dtype=torch.int32)
-    for part in (Part(rows(2, 5, 8), rows(2, 5, 8), 5, pos=pos), Part(rows(2, 5, 8), rows(2, 5, 8), 0)):
-        got = kernels.attend([part], rows(2, 1, 8), 0.125, None)
+    for part in (Stored(rows(2, 5, 8), rows(2, 5, 8), 5, pos=pos), Stored(rows(2, 5, 8), rows(2, 5, 8), 0)):
+        got = attend([part], rows(2, 1, 8), 0.125, None)
         assert got is not None and not got.out.any() and bool((got.lse == -torch.inf).all())
 
 
 def test_extreme_logits() -> None:
     k, v, q = rows(2, 300, 64), rows(2, 300, 64, seed=1), rows(2, 2, 64, seed=2) * 100
-    check(kernels.attend([Part(k, v, 300)], q, 0.125, None), expected(Part(k, v, 300), q))
+    check(attend([Stored(k, v, 300)], q, 0.125, None), expected(Stored(k, v, 300), q))
 
 
 def test_threads_change_nothing() -> None:
     k, v, q = rows(3, 5000, 64), rows(3, 5000, 64, seed=1), rows(3, 2, 64, seed=2)
-    part = Part(Affine(4, "channel").encode(k), Affine(4, "token").encode(v), 5000)
+    part = Stored(Affine(4, "channel").encode(k), Affine(4, "token").encode(v), 5000)
     before = torch.get_num_threads()
     try:
         for threads in (1, 2, 7):
             torch.set_num_threads(threads)
-            got = kernels.attend([part], q, 0.125, None)
-            again = kernels.attend([part], q, 0.125, None)
+            got = attend([part], q, 0.125, None)
+            again = attend([part], q, 0.125, None)
             check(got, expected(part, q))
             assert got is not None and again is not None and torch.equal(got.out, again.out)
     finally:
@@ -128,8 +150,8 @@ def test_threads_change_nothing() -> None:
 
 def test_what_it_declines() -> None:
     k, q = rows(2, 5, 8), rows(2, 1, 8)
-    assert kernels.attend([Part(k, k, 5)], rows(2, 65, 8), 1.0, None) is None, "many rows are matrix products"
-    assert kernels.attend([Part(k.half(), k.half(), 5)], q, 1.0, None) is None
-    assert kernels.attend([Part(rows(2, 5, 12), rows(2, 5, 12), 5)], rows(2, 1, 12), 1.0, None) is None
-    assert kernels.attend([Part(k, k, 5)], q.requires_grad_(), 1.0, None) is None
-    assert kernels.attend([Part(k.to("meta"), k.to("meta"), 5)], rows(2, 1, 8).to("meta"), 1.0, None) is None
+    assert attend([Stored(k, k, 5)], rows(2, 65, 8), 1.0, None) is None, "many rows are matrix products"
+    assert attend([Stored(k.half(), k.half(), 5)], q, 1.0, None) is None
+    assert attend([Stored(rows(2, 5, 12), rows(2, 5, 12), 5)], rows(2, 1, 12), 1.0, None) is None
+    assert attend([Stored(k, k, 5)], q.requires_grad_(), 1.0, None) is None
+    assert attend([Stored(k.to("meta"), k.to("meta"), 5)], rows(2, 1, 8).to("meta"), 1.0, None) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from kvpress import doctor, full, kivi, snapkv
 from kvpress.attention import backends as kernels
 from kvpress.attention.backends import build, cpu
+from kvpress.attention.partial import Partial, attend_reference
 from kvpress.errors import KVPressError
 from kvpress.recipe.press import Press
 from tests.models import shared
@@ -102,3 +104,35 @@ def test_importing_builds_nothing() -> None:
 def test_doctor_says_how_it_was_built() -> None:
     check = doctor.kernel_check()
     assert check.name == "cpu kernels" and check.status in ("ok", "warn")
+
+
+def test_a_kernel_is_entered_by_registration() -> None:
+    """The one of highest priority that reads all parts on that device is asked; one that declines leaves the next."""
+    k, q = torch.randn(2, 5, 16), torch.randn(2, 1, 16)
+    wanted = attend_reference(q[None], k[None], k[None], 1.0)
+    asked: list[str] = []
+
+    def answers(name: str, out: Partial | None) -> Callable[..., Partial | None]:
+        def attend(*_: object) -> Partial | None:
+            asked.append(name)
+            return out
+
+        return attend
+
+    mine = Partial(wanted.out[0] + 1, wanted.lse[0])
+    made = [
+        kernels.Kernel("elsewhere", "cuda", frozenset({"dense"}), answers("elsewhere", mine), priority=9),
+        kernels.Kernel("absent", "cpu", frozenset({"dense"}), answers("absent", mine), lambda: False, 8),
+        kernels.Kernel("codes", "cpu", frozenset({"token"}), answers("codes", mine), priority=7),
+        kernels.Kernel("declines", "cpu", frozenset({"dense", "token"}), answers("declines", None), priority=6),
+        kernels.Kernel("mine", "cpu", frozenset({"dense"}), answers("mine", mine), priority=5),
+    ]
+    try:
+        for kernel in made:
+            kernels.register(kernel)
+        got = kernels.attend([kernels.Part(k, k, 5)], q, 1.0, None)
+        assert got is mine and asked == ["declines", "mine"]
+    finally:
+        for kernel in made:
+            kernels.forget(kernel.name)
+    assert kernels.attend([kernels.Part(k, k, 5)], q, 1.0, None) is not mine

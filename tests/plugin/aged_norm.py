@@ -15,8 +15,8 @@ from torch import Tensor
 
 from kvpress.errors import PressSyntaxError
 from kvpress.evidence.evidence import Evidence, Needs
-from kvpress.policies.base import AfterPrefill
-from kvpress.recipe.press import Decisions, preset
+from kvpress.recipe.kinds import AfterPrefill, Decisions
+from kvpress.recipe.press import preset
 from kvpress.storage.block import Block
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kvpress.evidence.evidence import Evidence, Rule
-from kvpress.policies.base import Scorer
+from kvpress.recipe.kinds import Scorer
 from kvpress.storage.block import Block
 
 LENGTHS = (37, 19, 30, 4)

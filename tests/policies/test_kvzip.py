@@ -13,10 +13,10 @@ from transformers import DynamicCache, PreTrainedModel
 from kvpress import Press, kvzip, snapkv
 from kvpress.errors import SessionError, UnsupportedError
 from kvpress.evidence.evidence import Repeat
-from kvpress.policies.base import EveryStep
 from kvpress.policies.kvzip import Reconstruction, instructions
 from kvpress.policies.pooled import Pooled
-from kvpress.recipe.press import Recipe
+from kvpress.recipe.kinds import EveryStep
+from kvpress.recipe.recipe import Recipe
 from kvpress.session.repeat import parts, read_again
 from tests.helpers import forward, gap, kept, positions_of
 from tests.models import build, left_padded, shared, tokens

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kvpress import Press, PressCache
 from kvpress.cache.layer import StoreLayer
-from kvpress.recipe.press import Recipe
+from kvpress.recipe.recipe import Recipe
 from kvpress.storage.columns import BIAS, POSITION, Column, Columns
 from kvpress.storage.held import Held
 from kvpress.storage.pair import Split

@@ -7,18 +7,15 @@ import functools
 import math
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kvpress.attention.backends import build
+from kvpress.attention.backends.table import Kernel, Part, register
+from kvpress.attention.layout import Layout
 from kvpress.attention.partial import Partial
-from kvpress.quant.affine import AffinePacked
-from kvpress.storage.codec import DensePacked, Packed
-
-if TYPE_CHECKING:
-    from kvpress.attention.backends import Part
 
 _MAX_DIM = 512
 _DENSE = {torch.float32: 4, torch.bfloat16: 2}  # bytes of a number
@@ -43,17 +40,17 @@ class _Part(ctypes.Structure):
     )
 
 
-# Packed data never changes, so neither does its description; None = not readable by the kernel.
-_sides: weakref.WeakKeyDictionary[Packed, _Side | None] = weakref.WeakKeyDictionary()
+# Stored data never changes, so neither does its description; None = not readable by the kernel.
+_sides: weakref.WeakKeyDictionary[Layout, _Side | None] = weakref.WeakKeyDictionary()
 
 
-def _side(x: Packed | Tensor) -> _Side | None:
+def _side(x: Layout | Tensor) -> _Side | None:
     if isinstance(x, Tensor):
         return _dense(x)
     try:
         return _sides[x]
     except KeyError:
-        found = _sides[x] = _dense(x.rows) if isinstance(x, DensePacked) else _affine(x)
+        found = _sides[x] = _dense(x.data) if x.kind == "dense" else _affine(x)
         return found
 
 
@@ -70,25 +67,24 @@ def _dense(rows: Tensor) -> _Side | None:
     return _Side(rows.data_ptr(), None, None, None, shape[-2] * dim * size, 0, 0, 0, _FP32 if size == 4 else _BF16, dim)
 
 
-def _affine(x: Any) -> _Side | None:
-    if not isinstance(x, AffinePacked) or x.dim % 8 or x.dim > _MAX_DIM:
+def _affine(x: Layout) -> _Side | None:
+    if x.dim % 8 or x.dim > _MAX_DIM or x.step is None or x.lo is None:
         return None
-    codec = x.codec
-    typed = _readable(x.codes, torch.uint8) and _readable(x.owner, torch.int32)
+    typed = _readable(x.data, torch.uint8) and _readable(x.owner, torch.int32)
     typed = typed and _readable(x.step, torch.float16) and _readable(x.lo, torch.float16)
-    per_channel = codec.axis == "channel"
-    group = codec.group if per_channel else min(codec.group, x.dim)
-    if not typed or (not per_channel and group * codec.bits % 8):
+    per_channel = x.kind == "channel"
+    group = x.group if per_channel else min(x.group, x.dim)
+    if not typed or (not per_channel and group * x.bits % 8):
         return None
     return _Side(
-        x.codes.data_ptr(),
+        x.data.data_ptr(),
         x.step.data_ptr(),
         x.lo.data_ptr(),
         None if x.owner is None else x.owner.data_ptr(),
-        x.codes.stride(0),
+        x.data.stride(0),
         x.step.shape[1 if per_channel else 2],
         group,
-        codec.bits,
+        x.bits,
         _PER_CHANNEL if per_channel else _PER_TOKEN,
         x.dim,
     )
@@ -154,3 +150,6 @@ def attend(parts: Sequence[Part], q: Tensor, scale: float, cap: float | None) ->
         torch.get_num_threads(),
     )
     return None if failed else Partial(out, lse)
+
+
+register(Kernel("cpu", "cpu", frozenset({"dense", "channel", "token"}), attend))

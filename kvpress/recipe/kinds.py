@@ -1,19 +1,23 @@
-"""The protocols of the decisions about slots. A method is one small frozen object that follows one of them."""
+"""The kinds of decision a press is made of. A method is one small frozen object that follows one of these protocols.
+
+What a method can do is said by its traits (`comparable`, `attention`, `waits`, ...), never by its name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
+from kvpress.errors import PressSyntaxError
 from kvpress.evidence.evidence import Evidence, Needs
 from kvpress.storage.block import Block
 from kvpress.storage.pair import Pair, PairCodec
 
-_DIGITS = 4096
+Decisions = Mapping[str, Any]
+"""What a preset decides: names of fields of a Recipe, and their values."""
 
 
 class Scorer(Protocol):
@@ -131,13 +135,26 @@ class Sharer(Protocol):
         ...
 
 
-def rounded(scores: Tensor) -> Tensor:
-    """Scores to 12 binary digits, for methods that score equal tokens alike wherever they stand.
+class Pruner(Protocol):
+    """Which channels of keys and values are stored. Chosen once, when the press first fires."""
 
-    Their scores differ by the rounding of rotations and sums; rounded they tie, and ties go to the earlier token.
-    """
-    mantissa, exponent = torch.frexp(scores)
-    return torch.ldexp((mantissa * _DIGITS).round() / _DIGITS, exponent)
+    needs: Needs
+    waits: str
+
+    def around(self, codec: PairCodec) -> PairCodec:
+        """Slots stored by `codec`, in the channels that are kept."""
+        ...
+
+    def widths(self, key: int, value: int) -> tuple[int, int]:
+        """Channels that are left of keys of `key` channels and of values of `value`."""
+        ...
+
+    def choose(self, block: Block, seen: Evidence, packed: Tensor) -> dict[str, Tensor]:
+        """(B, H, ...) by name, what the codec of `around` needs to know of the layer.
+
+        packed: (B, H, n) bool, the slots that lose channels.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -176,3 +193,10 @@ class EveryStep:
 
 
 Schedule = AfterPrefill | EveryStep
+
+
+def schedule_of(name: str) -> Schedule:
+    """The schedule that a press names in its text."""
+    if name not in ("every_step", "after_prefill"):
+        raise PressSyntaxError(f'schedule={name!r}: slots are chosen at "every_step" or once "after_prefill".')
+    return EveryStep() if name == "every_step" else AfterPrefill()

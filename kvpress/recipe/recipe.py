@@ -1,0 +1,198 @@
+"""Every decision of a press, resolved, and whether they can work together."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from kvpress.errors import BudgetError, PressConflictError
+from kvpress.evidence.evidence import Needs
+from kvpress.recipe.kinds import (
+    AfterPrefill,
+    Even,
+    HeadBudget,
+    LayerBudget,
+    Pruner,
+    Refiner,
+    Schedule,
+    Scorer,
+    Sharer,
+)
+from kvpress.storage.codec import Codec, Dense
+from kvpress.storage.columns import ADDED, MASS, Column
+from kvpress.storage.pair import PairCodec, Split
+
+if TYPE_CHECKING:
+    from kvpress.evidence.premise import Premise
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every decision of a press, resolved. What a preset does not decide stays at these defaults.
+
+    keep: fraction of the real tokens of a row, or slots per KV head (on average, where heads or layers
+    differ). refine: changes scores once the budgets of heads are known. layers: None gives every layer the same.
+    channels: which channels are stored, None = all. sharer: which layers store something in common. sinks: first
+    tokens that always stay. recent: last tokens that always stay, as a count or as a fraction of the slots kept.
+    residual: newest slots per head that stay dense when slots are packed. positions: "keep" leaves keys as they were
+    rotated, "slots" rotates the sinks along with the window, so that positions are those inside the cache.
+    """
+
+    keep: float | int = 1.0
+    scorer: Scorer | None = None
+    refine: Refiner | None = None
+    heads: HeadBudget = Even()
+    layers: LayerBudget | None = None
+    key: Codec = Dense()
+    value: Codec = Dense()
+    channels: Pruner | None = None
+    sharer: Sharer | None = None
+    schedule: Schedule = AfterPrefill()
+    sinks: int = 0
+    recent: int | float = 0
+    residual: int = 0
+    positions: str = "keep"
+
+    @cached_property
+    def needs(self) -> Needs:
+        """What has to be observed for this recipe; nothing where nothing is evicted."""
+        needs = Needs() if self.channels is None else self.channels.needs
+        if self.scorer is not None and self.evicts:
+            needs |= self.scorer.needs
+            for other in (self.layers, self.refine):
+                if other is not None:
+                    needs |= other.needs
+        return needs
+
+    @cached_property
+    def premises(self) -> tuple[Premise, ...]:
+        """What its decisions take for granted of a model, each once."""
+        chosen = (self.scorer, self.refine, self.layers) if self.evicts else ()
+        decisions = (*chosen, self.channels, self.sharer, self.key, self.value)
+        found = (getattr(decision, "premise", None) for decision in decisions)
+        return tuple(dict.fromkeys(premise for premise in found if premise is not None))
+
+    @cached_property
+    def evicts(self) -> bool:
+        """Some slots are dropped: there is a scorer, and keep is less than everything."""
+        return self.scorer is not None and self.keep != 1.0
+
+    @cached_property
+    def together(self) -> bool:
+        """All layers have to be read before the press can be applied to any."""
+        spread = self.evicts and self.layers is not None
+        return self.sharer is not None or self.needs.repeat is not None or spread
+
+    @cached_property
+    def compares(self) -> str:
+        """The budget that compares scores of different heads, "" for none."""
+        if self.heads.compares:
+            return "ada"
+        return "pooled" if self.layers is not None and self.layers.compares else ""
+
+    @cached_property
+    def waits(self) -> str | None:
+        """Why the press can only be applied to a whole prompt; None where it may be after every chunk of one."""
+        deciding = (self.scorer, self.layers) if self.evicts else ()
+        for decision in (*deciding, self.channels):
+            unsaid = f"{type(decision).__name__} does not declare that it may choose earlier (waits)"
+            if decision is not None and (why := getattr(decision, "waits", unsaid)):
+                return str(why)
+        return None
+
+    @cached_property
+    def rotates(self) -> bool:
+        """Keys or queries are moved to other positions, which takes the model's rotary embedding."""
+        return self.positions == "slots" or self.needs.rotates
+
+    @cached_property
+    def block(self) -> int:
+        """Slots are packed in multiples of this; 0 = what is stored is exact."""
+        return self.codec_block if self.sharer is None else math.lcm(max(1, self.codec_block), self.sharer.block)
+
+    @cached_property
+    def stored(self) -> PairCodec:
+        """How the slots of one layer are stored, in the channels that stay."""
+        split = Split(self.key, self.value)
+        return split if self.channels is None else self.channels.around(split)
+
+    @cached_property
+    def loads(self) -> PairCodec:
+        """As `stored`, for whatever a saved cache may hold."""
+        return self.stored if self.sharer is None else self.sharer.around(self.stored)
+
+    @cached_property
+    def codec_block(self) -> int:
+        """As `block`, for a layer that shares with no other."""
+        return self.stored.block
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """What is known of every slot besides its position."""
+        received = (MASS,) if self.needs.mass else ()
+        added = (ADDED,) if self.refine is not None and self.evicts and self.in_place else ()
+        return received + added
+
+    @cached_property
+    def in_place(self) -> bool:
+        """Evicted slots are overwritten by the next token, so that nothing is copied while decoding."""
+        return self.schedule.continuous and self.block == 0 and self.channels is None
+
+    def check(self) -> None:
+        """Raise for decisions that cannot work together, and for a budget its protected slots leave no room in."""
+        if self.compares and self.scorer is not None and not getattr(self.scorer, "comparable", False):
+            raise PressConflictError(
+                f"{type(self.scorer).__name__} scores mean nothing across heads, so {self.compares} cannot compare "
+                "heads by them. Use it with a press that scores by attention (snapkv, h2o, expected_attention)."
+            )
+        if self.refine is not None and self.scorer is not None and not getattr(self.scorer, "attention", False):
+            raise PressConflictError(
+                f"criticalkv weights attention by what a value adds to the output, and {type(self.scorer).__name__} "
+                "scores are not what the slots of each head get of it, or are weighted by values already. Use "
+                "criticalkv with snapkv, h2o or expected_attention(values=false)."
+            )
+        if self.sharer is not None:
+            for other, reason in (
+                (self.layers, "a layer budget gives its two layers different numbers of slots"),
+                (self.schedule.continuous or None, "evicting at every step is decided in each layer alone"),
+                (self.channels, "think drops other channels in each of its two layers"),
+            ):
+                if other is not None:
+                    raise PressConflictError(
+                        "minicache stores one direction for two layers, which must hold the same slots and channels, "
+                        f"and {reason}. Use one of them."
+                    )
+        if self.needs.repeat is not None and self.schedule.continuous:
+            raise PressConflictError(
+                f"{type(self.scorer).__name__} scores slots by a second reading of the prompt, and there is none while "
+                "decoding. Use it with a schedule that chooses once, after the prompt."
+            )
+        if self.positions == "slots" and self.block:
+            raise PressConflictError(
+                f'positions="slots" (streaming_llm) moves stored keys at every step, which {self.key.name} storage '
+                'cannot: what is packed never changes. Use streaming_llm(positions="keep") with it.'
+            )
+        if min(self.sinks, self.recent, self.residual) < 0 or (isinstance(self.recent, float) and self.recent > 1):
+            raise BudgetError(
+                f"sinks={self.sinks}, recent={self.recent} and residual={self.residual} count slots and cannot be "
+                "negative; a fraction as `recent` lies in [0, 1]."
+            )
+        if isinstance(self.keep, int):
+            fixed = self.sinks + (self.recent if isinstance(self.recent, int) else 0)
+            if self.keep <= fixed:
+                raise BudgetError(
+                    f"keep={self.keep} slots leaves no choice: {fixed} are always kept (sinks {self.sinks}, "
+                    f"recent {self.recent}). Keep more than {fixed}, or protect fewer."
+                )
+
+    def serves(self, layers: int) -> None:
+        """Raise PressConflictError where a decision would change nothing in a model of so many full layers."""
+        for decision in (self.sharer, self.layers if self.evicts else None):
+            if check := getattr(decision, "check_layers", None):
+                check(layers)
+
+    def fits(self, key: int, value: int | None = None) -> None:
+        """Raise PressConflictError where keys of `key` channels and values of `value` (as many) cannot be stored."""
+        self.stored.check(key, key if value is None else value)
