@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from kvpress.errors import KVPressError as KVPressError
 
 if TYPE_CHECKING:  # `as`: these names are for whoever imports this package
-    from kvpress.cache.cache import Ledger as Ledger
     from kvpress.cache.cache import PressCache as PressCache
+    from kvpress.cache.ledger import Ledger as Ledger
     from kvpress.recipe.press import PRESETS as PRESETS
     from kvpress.recipe.press import Press as Press
     from kvpress.recipe.press import list_presses as list_presses
@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "PRESETS": "recipe.press",
-    "Ledger": "cache.cache",
+    "Ledger": "cache.ledger",
     "Press": "recipe.press",
     "PressCache": "cache.cache",
     "Recipe": "recipe.recipe",

@@ -1,6 +1,6 @@
 """Does kvpress work here? One line a check: what was found, and what to do where something is missing.
 
-The self-test runs every assumption `kvpress/session/hf.py` makes about the installed transformers on a model of two
+The self-test runs every assumption `kvpress/session/facts.py` makes about the installed transformers on a model of two
 layers, so that an upgrade that breaks one is named in seconds.
 """
 
@@ -126,9 +126,9 @@ def _ids(rows: int = 1, count: int = 23) -> torch.Tensor:
 
 
 def _layer_kinds(model: Any) -> str:
-    from kvpress.session import hf
+    from kvpress.hf import model as facts
 
-    kinds = hf.layer_types(model)[0]
+    kinds = facts.layer_types(model)[0]
     return "" if kinds == ["sliding_attention", "full_attention"] else f"layer types read as {kinds}"
 
 
@@ -178,11 +178,11 @@ def _prompts(model: Any) -> str:
 
 def _projects(model: Any) -> str:
     from kvpress import criticalkv, snapkv
-    from kvpress.session import hf
+    from kvpress.hf import model as facts
 
     with (criticalkv() | snapkv(keep=0.5, window=2))(model) as session:  # raises where attention gives another tensor
         report = session.report(session.prefill(_ids()))
-    found = sorted(hf.output_projections(model))
+    found = sorted(facts.output_projections(model))
     held = report.layers[0].slots
     return "" if found == [1] and held == 11 else f"output projections found in layers {found}, {held} slots held"
 

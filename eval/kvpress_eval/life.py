@@ -99,7 +99,7 @@ def step_bytes(cache: PressCache) -> int:
 
 def _read(layer: Any) -> int:
     if not hasattr(layer, "held"):
-        from kvpress.cache.cache import own_tensors
+        from kvpress.cache.own import own_tensors
 
         return sum(tensor.nbytes for tensor in own_tensors(layer).values())
     if not layer.is_initialized:

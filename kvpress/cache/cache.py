@@ -4,72 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
-from kvpress.cache.layer import State, StoreLayer
+from kvpress.cache.files import load_cache, save_cache
+from kvpress.cache.layer import StoreLayer
+from kvpress.cache.ledger import Entry, Ledger
+from kvpress.cache.own import can_crop, copy_layer, own_tensors
 from kvpress.errors import CropError, SessionError, short
+from kvpress.evidence.repetition import Repetition
+from kvpress.hf.model import layer_types, own_layer
+from kvpress.pipeline.layer import Layer
+from kvpress.pipeline.state import State
 from kvpress.recipe.press import Press
-from kvpress.session.hf import own_layer
 from kvpress.storage.modes import steady
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
-    from kvpress.session.repeat import Repetition
-    from kvpress.session.session import Session
+class Compresses(Protocol):
+    """What a cache asks of the session that ran it last: to apply the press to a prompt that is complete."""
 
+    open: bool
 
-@dataclass(frozen=True)
-class Entry:
-    """One storage: the layer it belongs to, side "k", "v" or "-", what it is for, and its bytes."""
-
-    layer: int
-    side: str
-    kind: str
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Ledger:
-    """Bytes of every distinct storage a cache holds.
-
-    Kinds: rows (dense frozen slots), codes, scales, factors (of low rank), outliers, indices, positions, masks,
-    window (the dense tail, its spare room included), evidence (what the press remembers to score with), other
-    (layers left to transformers).
-    """
-
-    entries: tuple[Entry, ...]
-
-    @property
-    def total(self) -> int:
-        return sum(entry.bytes for entry in self.entries)
-
-    def by_kind(self) -> dict[str, int]:
-        """kind -> bytes."""
-        return self._sum("kind")
-
-    def by_layer(self) -> dict[int, int]:
-        """layer -> bytes."""
-        return self._sum("layer")
-
-    def by_side(self) -> dict[str, int]:
-        """ "k", "v" and "-" (neither) -> bytes."""
-        return self._sum("side")
-
-    def _sum(self, name: str) -> dict[Any, int]:
-        out: dict[Any, int] = defaultdict(int)
-        for entry in self.entries:
-            out[getattr(entry, name)] += entry.bytes
-        return dict(sorted(out.items()))
+    def compress(self, cache: PressCache) -> None: ...
 
 
 class PressCache(Cache):  # type: ignore[misc]
@@ -83,7 +45,7 @@ class PressCache(Cache):  # type: ignore[misc]
 
     def __init__(self, press: Press, types: list[str], arguments: list[dict[str, Any]], model: PreTrainedModel) -> None:
         self.press, self.model = press, weakref.ref(model)
-        self.session: weakref.ref[Session] | None = None  # the last one that ran this cache
+        self.session: weakref.ref[Compresses] | None = None  # the last one that ran this cache
         self._types, self._arguments = types, arguments
         recipe = press.recipe
         layers = [
@@ -91,14 +53,15 @@ class PressCache(Cache):  # type: ignore[misc]
             for index, (kind, kwargs) in enumerate(zip(types, arguments, strict=True))
         ]
         super().__init__(layers=layers)
-        self.state = State()
+        self.state: State[Layer] = State()
         self.next_logits: Tensor | None = None
         self.peak = 0
         self.broken = False
         self._share_state()
 
     def _share_state(self) -> None:
-        stores = self.state.layers = self.stores
+        stores = self.stores
+        self.state.layers = [*stores]
         for layer in stores:
             layer.state = self.state
         if self.press.recipe.sharer is not None:
@@ -186,7 +149,7 @@ class PressCache(Cache):  # type: ignore[misc]
         """Within, the prompt is repeated: what a forward adds to the cache is taken out again at the end."""
         own = self.layers
         before = [(layer, layer.logical, layer.seen_mask, dict(vars(layer.tail))) for layer in self.stores]
-        self.layers = [layer if isinstance(layer, StoreLayer) else _copy_layer(layer) for layer in own]
+        self.layers = [layer if isinstance(layer, StoreLayer) else copy_layer(layer) for layer in own]
         self.state.part = part
         try:
             yield
@@ -215,7 +178,7 @@ class PressCache(Cache):  # type: ignore[misc]
             if isinstance(layer, StoreLayer):
                 other.layers.append(layer.fork())
             else:
-                other.layers.append(_copy_layer(layer))
+                other.layers.append(copy_layer(layer))
         other._share_state()
         if isinstance(rows, int):
             batch = self.stores[0].batch_size
@@ -240,7 +203,7 @@ class PressCache(Cache):  # type: ignore[misc]
         for layer in self.layers:
             if isinstance(layer, StoreLayer):
                 layer.check_crop(tokens_to_remove)
-            elif int(tokens_to_remove) and not _can_crop(layer):
+            elif int(tokens_to_remove) and not can_crop(layer):
                 raise CropError(
                     "A sliding or linear layer of this model no longer holds what stood before the last tokens. Fork "
                     "the cache before reading what you may want to undo."
@@ -288,47 +251,9 @@ class PressCache(Cache):  # type: ignore[misc]
 
         Raises CacheFileError when `model` is not the one that filled the cache.
         """
-        from kvpress.cache.files import save_cache
-
         save_cache(self, Path(path), model)
 
     @staticmethod
     def load(path: str | Path, model: PreTrainedModel) -> PressCache:
         """Read a saved cache. Raises CacheFileError when format or model do not match."""
-        from kvpress.cache.files import load_cache
-
-        return load_cache(Path(path), model)
-
-
-def own_tensors(layer: Any) -> dict[str, Tensor]:
-    """Everything a layer of transformers' own holds; states of linear layers are kept by number: "name.number"."""
-    found: dict[str, Tensor] = {}
-    for name, value in vars(layer).items():
-        numbered = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else {}
-        found |= {f"{name}.{number}": item for number, item in numbered.items() if isinstance(item, Tensor)}
-        if isinstance(value, Tensor):
-            found[name] = value
-    return found
-
-
-def _can_crop(layer: Any) -> bool:
-    if not layer.is_initialized or getattr(layer, "record_past", True):
-        return True
-    window = getattr(layer, "sliding_window", None)
-    return window is not None and layer.get_seq_length() < window
-
-
-def _copy_layer(layer: Any) -> Any:
-    """An independent copy of a layer of transformers' own."""
-    new: Any = object.__new__(type(layer))
-    for name, value in vars(layer).items():
-        if isinstance(value, list):
-            value = [_cloned(item) for item in value]
-        elif isinstance(value, dict):
-            value = {number: _cloned(item) for number, item in value.items()}
-        new.__dict__[name] = _cloned(value)
-    return new
-
-
-def _cloned(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
+        return load_cache(Path(path), model, lambda press: PressCache(press, *layer_types(model), model))

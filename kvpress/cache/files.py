@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from kvpress.cache.layer import STATE, StoreLayer
+from kvpress.cache.layer import StoreLayer
+from kvpress.cache.own import own_tensors
 from kvpress.errors import CacheFileError, KVPressError, short
 from kvpress.evidence.evidence import Rule
+from kvpress.hf.model import fingerprint, layer_devices
+from kvpress.pipeline.layer import STATE
+from kvpress.pipeline.phase import Phase, Reader, Stage
 from kvpress.recipe.press import Press
-from kvpress.session import hf
 from kvpress.storage.columns import POSITION, Column, Columns
 from kvpress.storage.held import Held
 from kvpress.storage.modes import steady
@@ -27,30 +30,27 @@ from kvpress.storage.segment import Segment
 from kvpress.storage.slab import Slab
 from kvpress.storage.tail import Tail
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from kvpress.cache.cache import PressCache
-
-FORMAT = 1
-_IGNORED = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation"}
+FORMAT = 2
 
 
-def fingerprint(model: PreTrainedModel) -> str:
-    """32 hex digits of a model's config and a sample of its weights; equal for equal models of any name."""
-    config = {k: v for k, v in model.config.to_dict().items() if k not in _IGNORED}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    parameters = list(model.parameters())
-    for parameter in parameters[:: max(1, len(parameters) // 32)]:
-        sample = parameter.detach().flatten()[:32].float().cpu().contiguous()
-        digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()[:32]
+class Saved(Protocol):
+    """A cache, as far as a file knows it."""
+
+    press: Press
+    layers: list[Any]
+    model: Callable[[], PreTrainedModel | None]
+
+    @property
+    def stores(self) -> list[StoreLayer]: ...
+
+    def settle(self) -> None: ...
 
 
-def save_cache(cache: PressCache, path: Path, model: PreTrainedModel) -> None:
+C = TypeVar("C", bound=Saved)
+
+
+def save_cache(cache: Saved, path: Path, model: PreTrainedModel) -> None:
     """Write `cache`; the file appears complete or not at all."""
-    from kvpress.cache.cache import own_tensors
-
     filled = cache.model()
     if filled is not None and filled is not model and fingerprint(filled) != fingerprint(model):
         raise CacheFileError(
@@ -102,6 +102,7 @@ def _describe(layer: StoreLayer) -> dict[str, Any]:
         "initialized": True,
         "dtype": str(layer.dtype).removeprefix("torch."),
         "own": sorted(layer.own),
+        "phase": [layer.phase.stage.value, layer.phase.reader.holds, layer.phase.fired],
         "tail": {"start": layer.tail.start, "count": layer.tail.count},
         "segments": [
             {"rows": h.segment.rows, "heads": h.segment.heads, "slabs": len(h.segment.slabs)} for h in layer.held
@@ -113,10 +114,8 @@ def _describe(layer: StoreLayer) -> dict[str, Any]:
 
 
 @steady
-def load_cache(path: Path, model: PreTrainedModel) -> PressCache:
-    """Read a file of `save_cache` onto the device of `model`."""
-    from kvpress.cache.cache import PressCache
-
+def load_cache(path: Path, model: PreTrainedModel, empty: Callable[[Press], C]) -> C:
+    """Read a file of `save_cache` onto the device of `model`, into the cache that empty(press) gives."""
     try:
         with safe_open(path, framework="pt", device=str(model.device)) as file:
             header = file.metadata() or {}
@@ -128,7 +127,7 @@ def load_cache(path: Path, model: PreTrainedModel) -> PressCache:
             }
     except (OSError, SafetensorError) as error:
         raise CacheFileError(f"Cannot read {path} as a saved cache: {error}") from error
-    cache, places = PressCache(_press(header, path), *hf.layer_types(model), model), hf.layer_devices(model)
+    cache, places = empty(_press(header, path)), layer_devices(model)
     try:
         for index, (layer, meta) in enumerate(zip(cache.layers, json.loads(header["layers"]), strict=True)):
             there = places.get(index, model.device)
@@ -197,8 +196,10 @@ def _check(header: dict[str, str], path: Path, model: PreTrainedModel) -> None:
 def _restore(layer: StoreLayer, meta: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     if not meta["initialized"]:
         return
-    for name in ("logical", "fired", "fixed", "pending", "hold", "channels_chosen"):
+    for name in ("logical", "fixed", "own_chosen"):
         setattr(layer, name, meta[name])
+    stage, holds, fired = meta["phase"]
+    layer.phase = Phase(Stage(stage), Reader.CHUNK if holds else Reader.NOBODY, fired)
     k, v = tensors["tail.k"], tensors["tail.v"]
     layer.dtype, layer.device, layer.is_initialized = k.dtype, k.device, True
     columns = (*layer.recipe.columns, POSITION)

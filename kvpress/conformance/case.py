@@ -17,7 +17,7 @@ from kvpress.errors import PressConflictError
 from kvpress.evidence.evidence import Evidence
 from kvpress.recipe.press import Press
 from kvpress.recipe.recipe import Recipe
-from kvpress.session.repeat import read_again
+from kvpress.session.second_reading import read_again
 from kvpress.session.session import Session
 from kvpress.storage.block import Block
 

@@ -23,7 +23,7 @@ _TILE_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Repeat:
-    """A prompt is read a second time, see kvpress.session.repeat.
+    """A prompt is read a second time, see kvpress.session.second_reading.
 
     chunk: tokens of a part. overlap: tokens before it that lead into it. skip: first tokens of a row that are not
     repeated, and that every part attends to. whole: they are repeated too, and later parts attend to them.

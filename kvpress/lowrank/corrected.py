@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,10 +12,20 @@ from kvpress.lowrank.outliers import add_product, index_type, per_side
 from kvpress.quant.affine import AffinePacked, renumber
 from kvpress.storage.codec import Packed
 
-if TYPE_CHECKING:
-    from kvpress.lowrank.gear import Gear
-
 _PRODUCTS = 1 << 22  # numbers in flight
+
+
+class Settings(Protocol):
+    """What it was packed with. outliers: share of the numbers; block: slots that decoded tokens are packed in."""
+
+    @property
+    def axis(self) -> str: ...
+
+    @property
+    def block(self) -> int: ...
+
+    @property
+    def outliers(self) -> float: ...
 
 
 class Corrected:
@@ -29,7 +39,7 @@ class Corrected:
 
     def __init__(
         self,
-        codec: Gear,
+        codec: Settings,
         inner: AffinePacked,
         left: Tensor,
         right: Tensor,

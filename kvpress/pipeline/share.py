@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from kvpress.pipeline.layer import Layer
 from kvpress.storage.held import Held, appended
 from kvpress.storage.pair import Pair, PairCodec, Slots, Split
 from kvpress.storage.segment import Segment
 from kvpress.storage.slab import Slab
 
-if TYPE_CHECKING:
-    from kvpress.cache.layer import StoreLayer
 
-
-def merge(lower: StoreLayer, upper: StoreLayer, order: Tensor, most: Tensor) -> Tensor:
+def share(lower: Layer, upper: Layer, order: Tensor, most: Tensor) -> Tensor:
     """Move the oldest slots of both tails into segments; (B, H) int64 how many of each head.
 
     order: (B, H, n) slots of the tail by position. most: (B, H) slots that may go. Of those, whole blocks are
@@ -45,7 +41,7 @@ def merge(lower: StoreLayer, upper: StoreLayer, order: Tensor, most: Tensor) -> 
     pos, codec, own = lower.tail.positions().gather(2, order), recipe.stored, lower.own
     made: list[tuple[Pair, tuple[Tensor, Tensor]]] = []  # directions of each slab, and the norms of the upper layer
 
-    def share(runs: Tensor, index: Tensor, at: Tensor) -> Pair:
+    def directions(runs: Tensor, index: Tensor, at: Tensor) -> Pair:
         among = index.unsqueeze(-1)
         key, value = (
             sharer.merge(*(x.flatten(0, 1)[runs].gather(1, among.expand(-1, -1, x.shape[-1])) for x in pair))
@@ -55,7 +51,7 @@ def merge(lower: StoreLayer, upper: StoreLayer, order: Tensor, most: Tensor) -> 
         made.append((inner, (key[2], value[2])))
         return sharer.scaled(inner, key[1], value[1])
 
-    first = Segment.build(pos, parted[0], merged, share)
+    first = Segment.build(pos, parted[0], merged, directions)
     second = Segment(
         first.rows,
         first.heads,
@@ -80,7 +76,7 @@ def merge(lower: StoreLayer, upper: StoreLayer, order: Tensor, most: Tensor) -> 
     return counts
 
 
-def relink(lower: StoreLayer, upper: StoreLayer) -> None:
+def relink(lower: Layer, upper: Layer) -> None:
     """Let the upper layer read the directions of the lower one again, after both were selected or joined alike."""
     sharer = lower.recipe.sharer
     assert sharer is not None

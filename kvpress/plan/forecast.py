@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from kvpress.cache.meter import Meter
 from kvpress.errors import BudgetError, short
+from kvpress.hf.model import query_heads
+from kvpress.pipeline.meter import Meter
 from kvpress.plan.amounts import bytes_of
 from kvpress.plan.peak import Peak, Plan, Shape, chunk_sizes, estimate
-from kvpress.session import hf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,7 +38,7 @@ class Forecast:
         """What the model's layers really cache, learned from one token."""
         found = []
         for layer in self._probe().stores:
-            k, queries = layer.tail.k, hf.query_heads(self.model, layer.index)
+            k, queries = layer.tail.k, query_heads(self.model, layer.index)
             found.append(Shape(k.shape[1], queries, k.shape[3], layer.tail.v.shape[3], k.dtype))
         return found
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from kvpress.pipeline.compact import budget
+from kvpress.pipeline.budget import budget
 from kvpress.recipe.recipe import Recipe
 from kvpress.storage.codec import Packed, joinable
 from kvpress.storage.columns import POSITION

@@ -24,8 +24,8 @@ from kvpress.cache.layer import StoreLayer
 from kvpress.errors import KVPressError, UnsupportedError
 from kvpress.evidence.evidence import Rule
 from kvpress.evidence.rope import Rotate, rotation, stay
+from kvpress.hf.model import layer_types, shares_keys
 from kvpress.recipe.press import Part, Press
-from kvpress.session import hf
 
 _POSITIONS = (3, 8, 45)
 _TOLERANCE = 1e-3
@@ -94,7 +94,7 @@ class _Witness(StoreLayer):
 
 @torch.no_grad()
 def _look(model: PreTrainedModel, rotate: Rotate) -> dict[int, Seen]:
-    types, arguments = hf.layer_types(model)
+    types, arguments = layer_types(model)
     cache = PressCache(Press((Part("full"),)), types, arguments, model)
     recipe = cache.press.recipe
     cache.layers = [
@@ -102,7 +102,7 @@ def _look(model: PreTrainedModel, rotate: Rotate) -> dict[int, Seen]:
     ]
     cache._share_state()
     for layer in cache.stores:
-        layer.shared = hf.shares_keys(model)
+        layer.shared = shares_keys(model)
     cache.state.live = True
     device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
     # Where weights are offloaded, their hooks take the ids from there.

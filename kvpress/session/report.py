@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from kvpress.cache.cache import PressCache
+from kvpress.cache.cache import PressCache
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from kvpress.cache.cache import PressCache
+from kvpress.cache.cache import PressCache
 
 
 class Call(threading.local):

@@ -14,23 +14,34 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from kvpress.cache.cache import PressCache
-from kvpress.cache.files import fingerprint
-from kvpress.cache.layer import Reading
-from kvpress.cache.meter import Meter
 from kvpress.errors import SessionError, UnsupportedError, short
 from kvpress.evidence.premise import Finding, Survey, warn
 from kvpress.evidence.rope import Rotate
-from kvpress.pipeline import compact
+from kvpress.hf.attention import attention_of, check_call, set_pressed
+from kvpress.hf.generation import generation_of
+from kvpress.hf.inputs import check_text
+from kvpress.hf.model import (
+    check_model,
+    fingerprint,
+    layer_types,
+    learned_positions,
+    output_projections,
+    shares_keys,
+    takes_cache,
+    widths,
+)
+from kvpress.pipeline.budget import fits
+from kvpress.pipeline.meter import Meter
+from kvpress.pipeline.phase import Reader
+from kvpress.pipeline.state import Reading
 from kvpress.plan.forecast import Forecast, chooses
 from kvpress.plan.peak import Peak
 from kvpress.recipe.press import Press, opens
-from kvpress.session import hf
-from kvpress.session.inputs import check_text
 from kvpress.session.masks import check_mask, check_prompt_mask, seen_mask
 from kvpress.session.probe import move, moves
-from kvpress.session.repeat import check_model, checked_instructions, read_again
 from kvpress.session.report import Report, report_of
 from kvpress.session.running import Call, Gate, runs
+from kvpress.session.second_reading import check_repeats, checked_instructions, read_again
 from kvpress.storage.modes import undisturbed
 
 
@@ -43,23 +54,23 @@ class Session:
 
     def __init__(self, press: Press, model: PreTrainedModel, gate: Gate, forget_masks: Callable[[], None]) -> None:
         self.press, self.model = press, model
-        self._types, self._arguments = hf.layer_types(model)
-        self._shares = hf.shares_keys(model)
+        self._types, self._arguments = layer_types(model)
+        self._shares = shares_keys(model)
         self._accepts = set(inspect.signature(model.forward).parameters)
         self._rotate: Rotate | None = None
         self._still: frozenset[int] = frozenset()  # layers whose keys have no positions
         if press.recipe.rotates:
             self._rotate, self._still = moves(model, _instead(press))
-        self._outputs = hf.output_projections(model) if press.recipe.needs.output else {}
+        self._outputs = output_projections(model) if press.recipe.needs.output else {}
         self._call, self._gate, self._forget_masks = Call(), gate, forget_masks
         # Models within models, which run as parts of a forward: of the language model, its decoder.
-        takers = [module for module in model.modules() if hf.takes_cache(module)]
+        takers = [module for module in model.modules() if takes_cache(module)]
         self._parts = {id(m): {id(part) for part in m.modules() if part is not m} for m in takers}
         self._instructions: tuple[Sequence[int], ...] = ((), (), ())
-        self.positions = hf.learned_positions(model)
+        self.positions = learned_positions(model)
         self.premises: tuple[Finding, ...] | None = None if press.recipe.premises else ()
         if press.recipe.needs.repeat is not None:
-            check_model(self)
+            check_repeats(self)
         self._forecast = Forecast(press, model, self._shares, self._probe)
         self.open = True
 
@@ -153,7 +164,7 @@ class Session:
                     lengths = attention_mask.sum(1, dtype=torch.int64)
                 cache.state.reading = Reading(lengths, chooses(cache))
             self._read_chunks(cache, ids, attention_mask, new if chunk is None else chunk, compress)
-            self._when(cache, hold=True, eager=False)
+            self._when(cache, Reader.CHUNK)
             if compress:
                 self.compress(cache)
         return cache
@@ -163,7 +174,7 @@ class Session:
         between = cache.state.reading is not None
         for start in range(0, new, step):
             stop = min(start + step, new)
-            self._when(cache, hold=True, eager=compress and (between or stop == new))
+            self._when(cache, Reader.LAST if compress and (between or stop == new) else Reader.CHUNK)
             seen = None if mask is None else mask[:, : past + stop]
             cache.next_logits = self.forward(ids[:, start:stop], seen, cache)
             if between:  # layers that share something are compressed when all of them have read the chunk
@@ -213,9 +224,9 @@ class Session:
         self.forward(torch.zeros(1, 1, dtype=torch.long, device=self.model.device), None, cache)
         return cache
 
-    def _when(self, cache: PressCache, hold: bool, eager: bool) -> None:
+    def _when(self, cache: PressCache, reader: Reader) -> None:
         for layer in cache.stores:
-            layer.hold, layer.eager = hold, eager and not self._shares
+            layer.phase.reader = reader.patient if self._shares else reader
 
     @contextlib.contextmanager
     def _reading(self, chunked: bool) -> Iterator[None]:
@@ -226,7 +237,7 @@ class Session:
             yield
             read, call.chunked, call.read = call.read, None, None
             if read is not None:
-                self._when(read, hold=False, eager=False)
+                self._when(read, Reader.NOBODY)
                 self.compress(read)
         finally:
             call.chunked = call.read = None
@@ -256,14 +267,15 @@ class Session:
         with cache.state.claimed():
             self._check_made_here(cache)
             first = cache.stores[0]
-            if self.press.recipe.needs.repeat is not None and first.pending and not compact.fits(first):
+            if self.press.recipe.needs.repeat is not None and first.phase.waits and not fits(first):
                 chunked, self._call.chunked = self._call.chunked, None
                 try:
                     read_again(self, cache)
                 finally:
                     self._call.chunked = chunked
             for layer in cache.stores:  # a loaded cache has not met this session yet
-                layer.hold, layer.rotate = False, move(self._rotate, self._still, layer.index)
+                layer.phase.reader = layer.phase.reader.released
+                layer.rotate = move(self._rotate, self._still, layer.index)
                 layer.output = self._outputs.get(layer.index)
             _fire(cache)
             self._conclude(cache)
@@ -310,7 +322,7 @@ class Session:
     def _cache_for(self, given: dict[str, Any]) -> PressCache | None:
         """The cache of this forward, ready to be filled; None where the forward keeps no cache."""
         cache = given.get("past_key_values")
-        hf.set_pressed(False)
+        set_pressed(False)
         if cache is None and not self._uses_cache(given):
             return None
         if cache is not None and not isinstance(cache, PressCache):
@@ -319,7 +331,7 @@ class Session:
                 "the session keeps the cache. Leave it out, or pass session.new_cache(); what a cache of another kind "
                 "holds already has to be read again, with session.prefill(ids)."
             )
-        hf.check_call(self.model, given)
+        check_call(self.model, given)
         if given.get("output_attentions"):
             raise UnsupportedError("output_attentions=True asks for what a press does not build. Leave it out.")
         cache = self.new_cache() if cache is None else cache
@@ -348,8 +360,8 @@ class Session:
         if first.fired:
             return
         check_text(self.press, given, self.model.config)
-        reads = first.hold and self._call.chunked is not False  # a prompt's chunk may be one token
-        if given["input_ids"].shape[1] == 1 and first.pending and not reads:
+        reads = first.phase.reader.holds and self._call.chunked is not False  # a prompt's chunk may be one token
+        if given["input_ids"].shape[1] == 1 and first.phase.waits and not reads:
             self.compress(cache)
 
     def _check_rows(self, cache: PressCache, rows: int) -> None:
@@ -389,11 +401,11 @@ class Session:
             layer.output = self._outputs.get(layer.index)
         chunked = self._call.chunked
         if chunked is not None:
-            self._when(cache, hold=chunked, eager=not chunked)
+            self._when(cache, Reader.CHUNK if chunked else Reader.WHOLE)
             self._call.read = cache
         cache.state.before = cache.get_seq_length()
         cache.state.live = cache.broken = True
-        hf.set_pressed(True)
+        set_pressed(True)
 
     def _after(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Forward hook of the model: see that every key that was cached was also attended through its store."""
@@ -401,7 +413,7 @@ class Session:
         if module is not call.module:
             return
         cache, call.module, call.cache = call.cache, None, None
-        hf.set_pressed(False)
+        set_pressed(False)
         self._forget_masks()
         try:
             if cache is not None and output is not None:  # else the forward raised: the cache stays marked as broken
@@ -444,7 +456,7 @@ def _instead(press: Press) -> str:
 
 def _fire(cache: PressCache) -> None:
     for layer in cache.stores:
-        if layer.pending:
+        if layer.phase.waits:
             layer.fire()
 
 
@@ -458,30 +470,30 @@ def _ours(cache: Any) -> PressCache:
 @contextlib.contextmanager
 def open_session(press: Press, model: PreTrainedModel) -> Iterator[Session]:
     """Attach `press` to `model` for the length of a with block."""
-    hf.check_model(model)
-    for key, value in {*hf.widths(model).values()}:
+    check_model(model)
+    for key, value in {*widths(model).values()}:
         press.recipe.fits(key, value)
-    press.recipe.serves(hf.layer_types(model)[0].count("full_attention"))
+    press.recipe.serves(layer_types(model)[0].count("full_attention"))
     gate = Gate()
     try:
-        with hf.attention_of(model) as forget_masks:
+        with attention_of(model) as forget_masks:
             session = Session(press, model, gate, forget_masks)
             hooks: list[RemovableHandle] = []
-            for module in filter(hf.takes_cache, model.modules()):  # model.model(ids) is under the press too
+            for module in filter(takes_cache, model.modules()):  # model.model(ids) is under the press too
                 hooks.append(module.register_forward_pre_hook(session._before, with_kwargs=True))
                 hooks.append(module.register_forward_hook(session._after, with_kwargs=True, always_call=True))
             for output in session._outputs.values():
                 if (linear := output.linear()) is not None:
                     hooks.append(linear.register_forward_pre_hook(output.check))
             try:
-                with hf.generation_of(model, session.new_cache, session._reading, session._guessing):
+                with generation_of(model, session.new_cache, session._reading, session._guessing):
                     yield session
             finally:
                 session.open = False
                 try:
                     gate.close()
                 finally:
-                    hf.set_pressed(False)
+                    set_pressed(False)
                     for hook in hooks:
                         hook.remove()
     finally:

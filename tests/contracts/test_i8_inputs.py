@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from kvpress import Press, full, kvzip, snapkv
 from kvpress.errors import SessionError, UnsupportedError
-from kvpress.session.inputs import check_text, placeholders
-from kvpress.session.masks import only_causal
+from kvpress.hf.causal import only_causal
+from kvpress.hf.inputs import check_text, placeholders
 from tests.helpers import gap
 from tests.models import build, shared, tokens
 

@@ -10,9 +10,9 @@ import transformers
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 from kvpress import Press, PressCache, full, kivi, snapkv
-from kvpress.cache.files import fingerprint
 from kvpress.errors import CacheFileError, CropError, KVPressError, PressConflictError, SessionError, UnsupportedError
-from kvpress.session import hf
+from kvpress.hf import attention as interface
+from kvpress.hf.model import fingerprint
 from kvpress.session import session as session_module
 from tests.helpers import decode, forward
 from tests.models import build, shared, tokens
@@ -118,7 +118,7 @@ def test_attention_that_is_not_over_what_is_cached(make: Any, words: str, text: 
 @pytest.mark.parametrize("family", ["llama", "gemma3n"])
 def test_attention_that_runs_twice_over_one_key(family: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the values as they were cached: only the second call tells. Layers that share keys do it by right."""
-    attention = hf._attention
+    attention = interface._attention
 
     def twice(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **more: Any) -> Any:
         attention(module, query, key, value, *rest, **more)
@@ -126,21 +126,21 @@ def test_attention_that_runs_twice_over_one_key(family: str, text: str, monkeypa
 
     with Press.parse(text)(shared(family)) as session:
         forward(session.model, tokens(1, 30), session.new_cache())
-    monkeypatch.setattr(hf, "_attention", twice)
+    monkeypatch.setattr(interface, "_attention", twice)
     with Press.parse(text)(build(family)) as session, pytest.raises(UnsupportedError, match="more than once"):
         forward(session.model, tokens(1, 30), session.new_cache())
 
 
 @pytest.mark.parametrize("change", [lambda v: v * 1.0, lambda v: v.contiguous().clone(), lambda v: v[:, [1, 0]]])
 def test_values_that_are_not_the_ones_that_were_cached(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    attention = hf._attention
+    attention = interface._attention
 
     def changed(
         module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **more: Any
     ) -> Any:
         return attention(module, query, key, change(value), *rest, **more)
 
-    monkeypatch.setattr(hf, "_attention", changed)
+    monkeypatch.setattr(interface, "_attention", changed)
     with full()(build("llama")) as session, pytest.raises(UnsupportedError, match="LlamaAttention changes values"):
         forward(session.model, tokens(1, 30), session.new_cache())
 

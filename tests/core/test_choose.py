@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kvpress import Press, streaming_llm
 from kvpress.evidence.evidence import Evidence
-from kvpress.pipeline.compact import budget, protected
+from kvpress.pipeline.budget import budget, protected
 from kvpress.policies.h2o import HeavyHitters
 from kvpress.recipe.kinds import Even
 from kvpress.recipe.recipe import Recipe

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from kvpress import PRESETS, Press, PressCache, full
-from kvpress.cache.meter import Meter
 from kvpress.errors import BudgetError, KVPressError, SessionError, UnsupportedError, short
+from kvpress.pipeline.meter import Meter
 from tests.helpers import ALL, decode, forward, gap, kept, over
 from tests.models import build, left_padded, shared, tokens
 

@@ -1,4 +1,4 @@
-"""What kvpress/session/hf.py takes for granted about transformers, a test each: an upgrade that breaks one names it."""
+"""What kvpress/hf/ takes for granted about transformers, a test each: an upgrade that breaks one names it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from kvpress.cache.cache import PressCache
 from kvpress.cache.layer import TAG, StoreLayer
 from kvpress.errors import SessionError, UnsupportedError
 from kvpress.evidence.output import Projection
-from kvpress.session import hf
+from kvpress.hf import attention as interface
+from kvpress.hf import model as facts
 from tests.models import EAGER_ONLY, FAMILIES, SPECIAL, build, shared, tokens
 
 
 def test_names_are_registered_on_entry_and_found_by_models() -> None:
-    hf.register()
-    hf.register()  # idempotent
-    assert ALL_ATTENTION_FUNCTIONS[hf.NAME] is hf._attention
-    assert ALL_MASK_ATTENTION_FUNCTIONS[hf.NAME] is hf._mask
-    assert ALL_ATTENTION_FUNCTIONS.get_interface(hf.NAME, None) is hf._attention
+    interface.register()
+    interface.register()  # idempotent
+    assert ALL_ATTENTION_FUNCTIONS[interface.NAME] is interface._attention
+    assert ALL_MASK_ATTENTION_FUNCTIONS[interface.NAME] is interface._mask
+    assert ALL_ATTENTION_FUNCTIONS.get_interface(interface.NAME, None) is interface._attention
     for word in ("flash", "sdpa", "flex", "paged", "eager"):  # names that transformers treats in their own way
-        assert word not in hf.NAME
+        assert word not in interface.NAME
     assert AttentionInterface._global_mapping is not AttentionMaskInterface._global_mapping
 
 
@@ -37,7 +38,7 @@ def test_names_are_registered_on_entry_and_found_by_models() -> None:
 def test_the_key_object_reaches_the_attention_function(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """`update` tags a tensor; the model hands that very object to attention, once for every full layer."""
     model, given, found = shared(family), [], []
-    update, attention = StoreLayer.update, hf._attention
+    update, attention = StoreLayer.update, interface._attention
 
     def record_update(self: StoreLayer, *args: Any, **kwargs: Any) -> Any:
         keys, values = update(self, *args, **kwargs)
@@ -52,22 +53,22 @@ def test_the_key_object_reaches_the_attention_function(family: str, monkeypatch:
 
     monkeypatch.setattr(StoreLayer, "update", record_update)
     with full()(model) as session:
-        AttentionInterface.register(hf.NAME, record_attention)
+        AttentionInterface.register(interface.NAME, record_attention)
         try:
             session.prefill(tokens(1, 9))
         finally:
-            AttentionInterface.register(hf.NAME, attention)
-    wanted = [i for i, kind in enumerate(hf.layer_types(model)[0]) if kind == "full_attention"]
+            AttentionInterface.register(interface.NAME, attention)
+    wanted = [i for i, kind in enumerate(facts.layer_types(model)[0]) if kind == "full_attention"]
     assert given == found and [index for index, _ in found] == wanted
 
 
 def test_arguments_of_the_attention_function() -> None:
-    """Everything after the mask comes by keyword, under the names hf.py reads."""
+    """Everything after the mask comes by keyword, under the names facts.py reads."""
     seen: dict[str, Any] = {}
 
     def record(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
         seen.update(kwargs)
-        return hf._base_attention(module, "eager")(module, query, key, value, mask, **kwargs)
+        return interface._base_attention(module, "eager")(module, query, key, value, mask, **kwargs)
 
     AttentionInterface.register("tests_record", record)
     AttentionMaskInterface.register("tests_record", ALL_MASK_ATTENTION_FUNCTIONS["eager"])
@@ -86,19 +87,19 @@ def test_arguments_of_the_attention_function() -> None:
 
 def test_mask_function_is_called_with_the_keywords_hf_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     model, calls = shared("gemma3"), []
-    hf.register()
+    interface.register()
     with full()(model) as session:
-        mask_function = hf._mask
+        mask_function = interface._mask
 
         def record(**kwargs: Any) -> Any:
             calls.append(kwargs)
             return mask_function(**kwargs)
 
-        AttentionMaskInterface.register(hf.NAME, record)
+        AttentionMaskInterface.register(interface.NAME, record)
         try:
             session.prefill(tokens(2, 9), torch.ones(2, 9, dtype=torch.long))
         finally:
-            AttentionMaskInterface.register(hf.NAME, mask_function)
+            AttentionMaskInterface.register(interface.NAME, mask_function)
     plain = [c for c in calls if c["mask_function"] is causal_mask_function]
     other = [c for c in calls if c["mask_function"] is not causal_mask_function]
     assert len(plain) == len(other) == 1  # one for full layers, one for sliding layers
@@ -116,7 +117,7 @@ def test_no_square_mask_is_built_for_full_layers(monkeypatch: pytest.MonkeyPatch
     model = shared("llama")
     with full()(model) as session:
         cache = session.prefill(tokens(1, 9))
-        monkeypatch.setattr(hf, "_base_mask", never)
+        monkeypatch.setattr(interface, "_base_mask", never)
         for count in (6, 1):
             assert torch.isfinite(model(tokens(1, count), past_key_values=cache).logits).all()
     assert cache.get_seq_length() == 16
@@ -124,22 +125,22 @@ def test_no_square_mask_is_built_for_full_layers(monkeypatch: pytest.MonkeyPatch
 
 def test_layer_types_come_with_the_arguments_of_their_layers() -> None:
     for family in FAMILIES + SPECIAL:
-        types, arguments = hf.layer_types(shared(family))
+        types, arguments = facts.layer_types(shared(family))
         assert len(types) == len(arguments) > 0 and "full_attention" in types
         for kind, kwargs in zip(types, arguments, strict=True):
             assert kind in cache_utils.DYNAMIC_LAYER_TYPE_MAPPING
-            hf.own_layer(kind, kwargs)
-    assert hf.layer_types(shared("gemma3"))[0] == ["sliding_attention", "full_attention", "full_attention"]
-    assert hf.own_layer("sliding_attention", hf.layer_types(shared("gemma3"))[1][0]).sliding_window == 8
-    assert hf.layer_types(shared("qwen3_next"))[0][0] == "linear_attention"
-    assert hf.shares_keys(shared("gemma3n")) and not hf.shares_keys(shared("gemma3"))
+            facts.own_layer(kind, kwargs)
+    assert facts.layer_types(shared("gemma3"))[0] == ["sliding_attention", "full_attention", "full_attention"]
+    assert facts.own_layer("sliding_attention", facts.layer_types(shared("gemma3"))[1][0]).sliding_window == 8
+    assert facts.layer_types(shared("qwen3_next"))[0][0] == "linear_attention"
+    assert facts.shares_keys(shared("gemma3n")) and not facts.shares_keys(shared("gemma3"))
 
 
 def test_own_layers_are_those_a_dynamic_cache_would_have() -> None:
     for family in FAMILIES + SPECIAL:
         model = shared(family)
         own = DynamicCache(config=model.config).layers
-        ours = PressCache(full(), *hf.layer_types(model), model).layers
+        ours = PressCache(full(), *facts.layer_types(model), model).layers
         assert len(own) == len(ours)
         for a, b in zip(own, ours, strict=True):
             assert type(a) is type(b) or (isinstance(b, StoreLayer) and type(a) is cache_utils.DynamicLayer)
@@ -149,8 +150,8 @@ def test_implementation_lives_in_one_attribute_that_is_not_saved() -> None:
     model = build("llama")
     assert model.config._attn_implementation_internal == model.config._attn_implementation == "sdpa"
     with full()(model):
-        assert model.config._attn_implementation == hf.NAME
-        assert hf.NAME not in json.dumps(model.config.to_dict(), default=str)
+        assert model.config._attn_implementation == interface.NAME
+        assert interface.NAME not in json.dumps(model.config.to_dict(), default=str)
     assert model.config._attn_implementation_internal == "sdpa"
 
 
@@ -178,8 +179,8 @@ def test_positions_are_counted_from_the_length_the_cache_reports() -> None:
 def test_what_attention_gives_goes_through_one_linear_layer(family: str) -> None:
     """Found by name in each full layer, and given what the attention function returned, or that behind a gate."""
     model, given = shared(family), []
-    projections = hf.output_projections(model)
-    full_layers = [i for i, kind in enumerate(hf.layer_types(model)[0]) if kind == "full_attention"]
+    projections = facts.output_projections(model)
+    full_layers = [i for i, kind in enumerate(facts.layer_types(model)[0]) if kind == "full_attention"]
     assert list(projections) == full_layers
     hooks = []
     for index, projection in projections.items():
@@ -209,9 +210,9 @@ def test_what_attention_gives_goes_through_one_linear_layer(family: str) -> None
 def test_eager_attention_is_a_function_of_the_module(family: str) -> None:
     model = shared(family)
     attention = next(m for m in model.modules() if type(m).__name__.endswith("Attention"))
-    function = hf._base_attention(attention, "eager")
+    function = interface._base_attention(attention, "eager")
     assert list(inspect.signature(function).parameters)[:5] == ["module", "query", "key", "value", "attention_mask"]
-    assert family in EAGER_ONLY or hf._base_attention(attention, "sdpa") is ALL_ATTENTION_FUNCTIONS["sdpa"]
+    assert family in EAGER_ONLY or interface._base_attention(attention, "sdpa") is ALL_ATTENTION_FUNCTIONS["sdpa"]
 
 
 def test_sliding_layers_run_as_they_ever_did() -> None:
@@ -234,18 +235,18 @@ def test_a_mask_with_a_rule_of_its_own_is_refused() -> None:
     embeds = torch.zeros(1, 5, 64)
     with full()(model) as session:
         cache = session.new_cache()
-        hf.set_pressed(True)
+        interface.set_pressed(True)
         with pytest.raises(UnsupportedError, match="packed sequences or image blocks"):
             create_causal_mask(
                 config=model.config, inputs_embeds=embeds, attention_mask=None, past_key_values=cache,
                 or_mask_function=lambda b, h, q, k: q >= 0,
             )  # fmt: skip
-        hf.set_pressed(False)
+        interface.set_pressed(False)
 
 
 def test_the_name_without_a_session_is_explained() -> None:
-    hf.register()
+    interface.register()
     model = build("llama")
-    model.config._attn_implementation_internal = hf.NAME
+    model.config._attn_implementation_internal = interface.NAME
     with pytest.raises(SessionError, match="no press is entered"):
         model(tokens(1, 5))

@@ -13,7 +13,7 @@ from kvpress import Press, PressCache, ada, criticalkv, h2o, kivi, snapkv
 from kvpress.cache.layer import StoreLayer
 from kvpress.errors import PressConflictError
 from kvpress.evidence import output
-from kvpress.pipeline import compact
+from kvpress.pipeline import evict
 from kvpress.policies.ada import AdaptiveHeads
 from kvpress.policies.criticalkv import OutputPerturbation
 from kvpress.storage.block import choose
@@ -70,7 +70,7 @@ def test_two_stages(ratio: float, all_of: bool) -> None:
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[StoreLayer, Any, Tensor, Tensor, Tensor, Tensor]]:
     """(layer, block, scores, counts, protected, kept) of every eviction after a prompt."""
     calls: list[Any] = []
-    retain, refine = compact.retain, OutputPerturbation.__call__
+    retain, refine = evict.retain, OutputPerturbation.__call__
     given: list[Any] = []
 
     def record_refine(self: Any, scores: Tensor, added: Tensor, pos: Tensor, counts: Tensor, safe: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[StoreLayer, Any, Tens
         retain(layer, keep)
 
     monkeypatch.setattr(OutputPerturbation, "__call__", record_refine)
-    monkeypatch.setattr(compact, "retain", record_retain)
+    monkeypatch.setattr(evict, "retain", record_retain)
     return calls
 
 
@@ -169,7 +169,7 @@ def test_norms_are_worked_out_once_where_slots_go_one_by_one(under: str, monkeyp
             assert 3 * 2 * slots * 4 <= evidence  # mass, norms and positions of what is held, not of the prompt
             widest = [layer.tail.used()[ADDED].shape[2] for layer in cache.stores]
             assert len(widest) == 3 and max(widest) <= max(layer.tail.count for layer in cache.stores)
-        monkeypatch.setattr(compact, "remember", lambda *args: None)
+        monkeypatch.setattr(evict, "remember", lambda *args: None)
     assert gap(found[0][0], found[1][0]) < 1e-5 and found[0][1] == found[1][1]
 
 

@@ -17,7 +17,7 @@ from kvpress.policies.kvzip import Reconstruction, instructions
 from kvpress.policies.pooled import Pooled
 from kvpress.recipe.kinds import EveryStep
 from kvpress.recipe.recipe import Recipe
-from kvpress.session.repeat import parts, read_again
+from kvpress.session.second_reading import parts, read_again
 from tests.helpers import forward, gap, kept, positions_of
 from tests.models import build, left_padded, shared, tokens
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from torch import Tensor
 
 from kvpress.errors import KVPressError
 
-if TYPE_CHECKING:
-    from kvpress.cache.layer import StoreLayer
+
+class Measured(Protocol):
+    """What a layer shows of itself."""
+
+    index: int
+
+    def tensors(self) -> Iterator[tuple[str, str, str, Tensor]]: ...
 
 
 class Meter:
@@ -18,14 +25,14 @@ class Meter:
     the cost does not grow with the length of the prompt.
     """
 
-    def __init__(self, layers: Iterable[StoreLayer], limit: int | None = None) -> None:
+    def __init__(self, layers: Iterable[Measured], limit: int | None = None) -> None:
         self.high, self.limit = 0, limit
         self._storages: dict[int, dict[int, int]] = {}
         for layer in layers:
             self._storages[layer.index] = _storages(layer)
         self.now = self._total()
 
-    def read(self, *changed: StoreLayer | None) -> None:
+    def read(self, *changed: Measured | None) -> None:
         """Look at the layers that changed. Raises KVPressError above the limit."""
         for layer in changed:
             if layer is not None:
@@ -46,7 +53,7 @@ class Meter:
         return sum(together.values())
 
 
-def _storages(layer: StoreLayer) -> dict[int, int]:
+def _storages(layer: Measured) -> dict[int, int]:
     """Address -> bytes."""
     found = (tensor.untyped_storage() for *_, tensor in layer.tensors())
     return {storage.data_ptr(): storage.nbytes() for storage in found}

@@ -7,15 +7,12 @@ the second time, so a prompt is read again only where everything it came with is
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kvpress.errors import UnsupportedError, short
-
-if TYPE_CHECKING:
-    from kvpress.recipe.press import Press
 
 # Tensors and objects that may come with tokens: where they stand, where they are kept, and what to compute.
 _TEXT = {"input_ids", "attention_mask", "position_ids", "cache_position", "past_key_values", "logits_to_keep", "labels"}
@@ -23,7 +20,7 @@ _OF_TEXT = ("bos", "eos", "pad", "sep", "cls", "mask", "unk", "eod", "decoder_st
 _ENDS = ("_token_id", "_token_index", "_token_ids")
 
 
-def check_text(press: Press, given: Mapping[str, Any], config: Any) -> None:
+def check_text(press: object, given: Mapping[str, Any], config: Any) -> None:
     """Raise UnsupportedError where `given`, the arguments of a forward, may be more than tokens that can be fed again.
 
     config: of the whole model, which names the tokens that stand for images, audio and the like.

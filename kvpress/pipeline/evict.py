@@ -1,0 +1,142 @@
+"""Which slots stay: score, allocate, choose, retain. Sinks, the recent window, padding and exact totals are kept here,
+so that no scorer has to know them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kvpress.evidence.evidence import Evidence
+from kvpress.evidence.output import completed
+from kvpress.pipeline.budget import marked, protected
+from kvpress.pipeline.layer import Layer
+from kvpress.pipeline.pack import by_position
+from kvpress.pipeline.share import relink
+from kvpress.storage.block import Block, choose
+from kvpress.storage.columns import ADDED
+
+
+def evict(layer: Layer, total: Tensor) -> bool:
+    """Reduce a layer to `total` (B,) slots per KV head on average; False when it holds no more than that."""
+    recipe = layer.recipe
+    if recipe.scorer is None:
+        return False
+    held = layer.counts().to(total.device)  # nothing is decoded to find that nothing is to be done
+    more = held.double().mean(1, keepdim=True) if recipe.heads.compares else held
+    due = (more > total.unsqueeze(1)).any(1, keepdim=True)
+    if not bool(due.any()):
+        return False
+    block = layer.block()
+    seen = layer.evidence(block)
+    scores = recipe.scorer(block, seen)
+    lengths = layer.lengths()
+    safe = protected(recipe, seen.rank, lengths, total)
+    # A head that stores less than its share (it was reduced before) keeps what it has; so does a row that is not due,
+    # whose heads are not compared anew, as they would not be if it were alone.
+    counts = torch.where(due, torch.minimum(recipe.heads(total, marked(scores, block, safe)), held), held)
+    safe = protected(recipe, seen.rank, lengths, total, counts)  # a head may have got less than the average
+    added = weighed(layer, block, seen)
+    if recipe.refine is not None and added is not None:
+        scores = recipe.refine(scores, added, block.pos, counts, safe)
+    keep = choose(scores, block.pos, counts, safe)
+    if added is not None:
+        remember(layer, added)
+    retain(layer, keep)
+    if layer.upper is not None:  # layers that share directions hold the same slots
+        retain(layer.upper, keep.to(layer.upper.device))
+        relink(layer, layer.upper)
+    return True
+
+
+def weighed(layer: Layer, block: Block, seen: Evidence) -> Tensor | None:
+    """(B, H, n) fp32: what each slot's value can add to the layer's output; None where the recipe does not ask."""
+    if layer.recipe.refine is None:
+        return None
+    if (known := layer.tail.used().get(ADDED)) is None:
+        return seen.added(block.v)
+    return completed(block.v, block.valid, seen.added, known)
+
+
+def remember(layer: Layer, added: Tensor) -> None:
+    """Keep `added` (B, H, n) where slots go one by one: most of them come again at the next step."""
+    if (known := layer.tail.used().get(ADDED)) is not None:
+        known.copy_(added)
+
+
+def retain(layer: Layer, keep: Tensor) -> None:
+    """Keep the slots where `keep` (B, H, n) is true, in the order of `layer.block()`."""
+    start, held = 0, []
+    for item in layer.held:
+        stop = start + item.segment.width
+        mine = keep[..., start:stop]
+        start = stop
+        item = item.own()
+        left = item if bool((mine | (item.segment.positions() < 0)).all()) else item.select(mine)
+        if left is not None:
+            held.append(left)
+    layer.held = held
+    tail = layer.tail
+    mine = keep[..., start:]
+    width = int(mine.sum(-1).max()) if mine.numel() else 0
+    pos = tail.positions()
+    order = by_position(pos, mine)[..., :width]
+    there = torch.arange(width, dtype=torch.int64, device=order.device) < mine.sum(-1, keepdim=True)
+    tail.keep(order, torch.where(there, pos.gather(2, order), -1))
+    layer.fixed = layer.logical
+    follow(layer)
+
+
+def follow(layer: Layer) -> None:
+    """Where positions are cache slots: move the sinks along, so that no gap is between them and the window.
+
+    The window keeps its rotations; only the distance to the sinks would grow, by one token an eviction. Sinks are
+    turned from the keys they were given, by all of the way at once: turning what was rounded the last time would add
+    the rounding of every step. Those keys are kept beside the tail, one for each sink.
+    """
+    if layer.recipe.positions != "slots":
+        return
+    assert layer.rotate is not None
+    held = (layer.tail.positions() >= 0).sum(-1).amax(1)
+    shift = layer.lengths() - held
+    sinks = layer.tail.k[:, :, : layer.recipe.sinks]  # they are oldest, hence first, and never evicted
+    given = sinks.clone(memory_format=torch.contiguous_format)
+    if layer.sink_keys is not None and layer.shift is not None:
+        # A row that has evicted nothing yet may still be getting its sinks: they stand as they were given.
+        given = torch.where(_rows(layer.shift > 0), layer.sink_keys, given)
+    sinks.copy_(torch.where(_rows(shift > 0), layer.rotate(given, shift), given))
+    layer.sink_keys, layer.shift = given, shift
+
+
+def _rows(of: Tensor) -> Tensor:
+    """(B,) as (B, 1, 1, 1)."""
+    return of.view(-1, 1, 1, 1)
+
+
+def evict_one(layer: Layer, total: Tensor) -> bool:
+    """One decoded token came, one slot per head goes, in place. False when the layer does not allow that."""
+    recipe, tail = layer.recipe, layer.tail
+    if layer.held or recipe.scorer is None or not recipe.in_place or recipe.heads.compares:
+        return False
+    if recipe.positions == "slots" and layer.shift is None:  # `evict` puts the sinks first, before any padding
+        return False
+    pos = tail.explicit()
+    surplus = (pos >= 0).sum(-1) - total.unsqueeze(1)
+    if bool((surplus != 1).any()):
+        return False
+    block = layer.block()
+    seen = layer.evidence(block)
+    safe = protected(recipe, seen.rank, layer.lengths(), total)
+    scores = recipe.scorer(block, seen)
+    added = weighed(layer, block, seen)
+    if recipe.refine is not None and added is not None:
+        scores = recipe.refine(scores, added, block.pos, total.unsqueeze(1).expand(pos.shape[:2]), safe)
+        remember(layer, added)
+    goes = (pos >= 0) & ~safe  # some do: no more are protected than stay
+    scores = scores.float().nan_to_num(nan=-torch.inf).masked_fill(~goes, torch.inf)
+    # Among equal scores the later token goes, as in `choose`.
+    lowest = goes & (scores == scores.amin(-1, keepdim=True))
+    tail.drop_one(torch.where(lowest, pos, -2).argmax(-1))
+    layer.fixed = layer.logical
+    follow(layer)
+    return True
