@@ -42,11 +42,10 @@ METHODS = ("policies", "quant", "lowrank")  # rooms whose files hold a method ea
 def _load() -> None:
     """Bring in everything that this package names: what is above, and every press of the files of methods."""
     found = {name: getattr(import_module(f"{__name__}.{home}"), name) for name, home in _HOMES.items()}
-    preset = import_module(f"{__name__}.recipe.press").Preset
     for room in METHODS:
         for file in iter_modules(import_module(f"{__name__}.{room}").__path__):
             made = vars(import_module(f"{__name__}.{room}.{file.name}"))
-            found |= {name: item for name, item in made.items() if isinstance(item, preset)}
+            found |= {name: item for name, item in made.items() if isinstance(item, found["PRESETS"].of)}
     globals().update(found, __all__=sorted([*found, "KVPressError", "__version__"]))
 
 

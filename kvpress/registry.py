@@ -14,7 +14,7 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Names of one kind of thing. Names are case-insensitive and treat ``-`` as ``_``.
 
-    origin: the module an item comes from, for errors. more: called when a name is not known, and may register it.
+    of: the type of an item. origin: the module an item comes from, for errors. more: called when a name is not known, and may register it.
     listing: the command that lists all names. first: called once before the first look, and registers what is always
     there.
     """
@@ -22,12 +22,13 @@ class Registry(Generic[T]):
     def __init__(
         self,
         kind: str,
+        of: type[T],
         origin: Callable[[T], str] | None = None,
         more: Callable[[Registry[T]], None] | None = None,
         listing: str = "",
         first: Callable[[], None] | None = None,
     ) -> None:
-        self.kind, self.listing = kind, listing
+        self.kind, self.of, self.listing = kind, of, listing
         self._origin, self._more, self._first = origin, more, first
         self._complete, self._lock, self._filling = first is None, threading.RLock(), False
         self._items: dict[str, T] = {}

@@ -68,7 +68,7 @@ def check(text: str, entered: bool = False) -> None:
 def glimpses() -> Registry[Glimpse] | None:
     """Every press of this package, and of those that declare some; None where their source does not tell of all."""
     own = sorted(Path(__file__).parents[1].rglob("*.py"))
-    found: Registry[Glimpse] = Registry("press", listing="kvpress list presses")
+    found: Registry[Glimpse] = Registry("press", Glimpse, listing="kvpress list presses")
     if not _read(own, _OWN, found):
         return None  # installed without source
     for point in entry_points(group=GROUP):

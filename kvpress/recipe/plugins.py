@@ -23,9 +23,8 @@ class PluginWarning(RuntimeWarning):
     """A package declares presses that could not be registered."""
 
 
-def load_plugins(presets: Registry[Any], made: type[Any]) -> None:
-    """Register in `presets` what installed packages declare, objects of type `made`; a package that fails is a
-    PluginWarning.
+def load_plugins(presets: Registry[Any]) -> None:
+    """Register in `presets` what installed packages declare; a package that fails is a PluginWarning.
 
     Each entry point is imported once. One that fails, or whose name is taken, leaves nothing behind in `presets`,
     and the others are registered all the same.
@@ -38,7 +37,7 @@ def load_plugins(presets: Registry[Any], made: type[Any]) -> None:
             _tried.add((point.name, point.value))
             before = set(presets)
             try:
-                _register(point, presets, made)
+                _register(point, presets)
             except (Exception, SystemExit) as error:
                 for name in set(presets) - before:
                     presets.forget(name)
@@ -47,10 +46,10 @@ def load_plugins(presets: Registry[Any], made: type[Any]) -> None:
         warnings.warn(problem, PluginWarning, stacklevel=2)
 
 
-def _register(point: EntryPoint, presets: Registry[Any], kind: type[Any]) -> None:
+def _register(point: EntryPoint, presets: Registry[Any]) -> None:
     found = point.load()
     items = list(vars(found).values()) if isinstance(found, ModuleType) else [found]
-    made = [item for item in items if isinstance(item, kind)]
+    made = [item for item in items if isinstance(item, presets.of)]
     if not made:
         raise TypeError(
             f"it is a {type(found).__name__}, expected a press: decorate a function with "

@@ -16,7 +16,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
-from functools import cached_property, partial
+from functools import cached_property
 from importlib import import_module
 from typing import Any
 
@@ -74,8 +74,9 @@ def _load_all() -> None:
 
 PRESETS: Registry[Preset] = Registry(
     "press",
+    Preset,
     origin=lambda preset: preset.build.__module__,
-    more=partial(load_plugins, made=Preset),
+    more=load_plugins,
     listing="kvpress list presses",
     first=_load_all,
 )

@@ -82,7 +82,7 @@ def test_nearest_and_short() -> None:
     assert nearest("zzz", ["b", "a"], "") == "choose from a, b"
     assert short("a" * 80) == "a" * 80
     assert len(short("a" * 5000)) <= 80 and len(short("a" * 5000, 40)) <= 40
-    mine: Registry[int] = Registry("thing")
+    mine: Registry[int] = Registry("thing", int)
     with pytest.raises(KVPressError, match="Unknown thing 'x'"):
         mine["x"]
 

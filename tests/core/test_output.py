@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from kvpress import criticalkv, h2o, snapkv
 from kvpress.errors import KVPressError, SessionError, UnsupportedError
 from kvpress.evidence.output import completed, projected_norms, projections
-from kvpress.hf import model as facts
 from tests.models import build, shared, tokens
 from tests.policies.scoring import padded
 
@@ -54,8 +53,8 @@ def write(model: PreTrainedModel, layer: int, query: int, value: Tensor) -> Tens
 
     found: list[Tensor] = []
     hook = attention.register_forward_hook(lambda m, a, out: found.append(out[0][0, -1]))
-    facts.AttentionInterface.register("tests_one_slot", one_slot)
-    facts.AttentionMaskInterface.register("tests_one_slot", lambda **kwargs: None)
+    AttentionInterface.register("tests_one_slot", one_slot)
+    AttentionMaskInterface.register("tests_one_slot", lambda **kwargs: None)
     before = model.config._attn_implementation
     try:
         model.config._attn_implementation_internal = "tests_one_slot"
@@ -63,8 +62,8 @@ def write(model: PreTrainedModel, layer: int, query: int, value: Tensor) -> Tens
     finally:
         model.config._attn_implementation_internal = before
         hook.remove()
-        facts.AttentionInterface._global_mapping.pop("tests_one_slot")
-        facts.AttentionMaskInterface._global_mapping.pop("tests_one_slot")
+        AttentionInterface._global_mapping.pop("tests_one_slot")
+        AttentionMaskInterface._global_mapping.pop("tests_one_slot")
     return found[0]
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kvpress import Press, h2o
+from kvpress.storage.columns import MASS
 from tests.helpers import decode, forward, kept, positions_of, rollout
 from tests.models import build, left_padded, shared, tokens
 
@@ -131,7 +132,7 @@ def test_one_token_at_a_time_gives_the_mass_of_the_whole_prompt() -> None:
     for chunk in (None, 1):
         with h2o(keep=400)(model) as session:
             cache = session.prefill(ids, chunk=chunk)
-            masses.append(torch.stack([s.tail.mass[:, :, :23] for s in cache.stores]))  # type: ignore[index]
+            masses.append(torch.stack([s.tail.used()[MASS] for s in cache.stores]))
     assert (masses[0] - masses[1]).abs().max() < 1e-4
     assert abs(float(masses[0].sum()) - 3 * 2 * 4 * 23) < 1e-2
 
@@ -179,7 +180,7 @@ def test_a_press_that_chooses_once_lets_the_mass_go() -> None:
     model = shared("llama")
     with Press.parse("h2o@factory(keep=13)")(model) as session:
         cache = session.prefill(tokens(1, 30))
-        assert all(layer.tail.mass is None for layer in cache.stores)
+        assert not any(layer.tail.columns for layer in cache.stores)
         decode(model, cache, tokens(1, 4, 1))
         assert "evidence" not in cache.ledger().by_kind()
         cache.crop(-2)
