@@ -14,9 +14,9 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Names of one kind of thing. Names are case-insensitive and treat ``-`` as ``_``.
 
-    of: the type of an item. origin: the module an item comes from, for errors. more: called when a name is not known, and may register it.
-    listing: the command that lists all names. first: called once before the first look, and registers what is always
-    there.
+    of: the type of an item. origin: the module an item comes from, for errors. more: called when a name is not known,
+    and may register it. listing: the command that lists all names. first: called once before the first look, and
+    registers what is always there.
     """
 
     def __init__(
