@@ -19,12 +19,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import CONTINUATION
 from ..metrics import score
 from ..metrics.divergence import MEASURES, means
-from ..sources.stored import unpacked
-from ..tasks import TASKS
-from .base import UNREADABLE, Damaged, Found, Session, Skipped, make_row, name_under
+from ..runs.config import CONTINUATION
+from ..sources.episode_rows import unpacked
+from ..suites import TASKS
+from .imported_rows import UNREADABLE, Damaged, Found, Session, Skipped, make_row, name_under
 
 __all__ = ["KIND", "read"]
 

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import datasets
 import evaluate
 
-from ..episode import Gold
 from ..errors import UsageError
 from . import Scorer, score
+from .golds import Gold
 
 __all__ = ["ScoreMetric"]
 

@@ -18,8 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ..errors import StorageError, UsageError, choose
-from ..files import Owner
-from ..locks import Locks
+from ..machine.locks import Locks
+from ..machine.processes import Owner
 from .cached import DTYPES, Manifest, folder_of, here, models_folder
 from .convert import need_gguf, save
 from .pip import download
