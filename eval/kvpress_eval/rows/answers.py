@@ -7,7 +7,7 @@ The first line says whose answers they are and how many. Each further line is on
   ended the answer;
 - ``gold`` the text of the right answer, ``expected`` what the scorers compare with where that is something else;
 - ``score`` and ``reference`` by the row's scorer and by the released one (null without one);
-- ``gold_logprob`` and ``gold_argmax``, see ``forced``; null where there are none;
+- ``gold_logprob`` and ``gold_argmax``, see ``gold_logprobs``; null where there are none;
 - ``evidence`` ranges ``[start, end)`` of the prompt's tokens that hold the answer, ``depth`` where their middle stands
   in percent of the context, ``kept`` the share of their slots that the cache still held when the question was
   answered, mean over layers and KV heads; null where it is not known.

@@ -57,7 +57,7 @@ class Row:
     ``scorer`` made ``session_scores``; ``reference_scores`` are those of the released scorer for the same
     answers, where there is one. ``turn_tasks`` names the sub-task of every turn of a mixed task, ``subtasks``
     their mean scores. ``extras`` are means of what is measured beside the score, over the turns that have it (see
-    ``tasks.extras``). ``chat`` says whether the tokenizer's chat template was used, ``source`` where the sessions
+    ``suites.extras``). ``chat`` says whether the tokenizer's chat template was used, ``source`` where the sessions
     come from, ``origin`` whose measurement it is ("" = this harness). ``cut`` is the share of sessions whose context
     was truncated, ``evidence_cut`` the share of turns that lost evidence by it.
 
@@ -71,10 +71,10 @@ class Row:
 
     ``measures`` are measured beside the score, by name: one list a session in the order of ``session_ids``, one value a
     question, None where there is none. ``gold_logprob`` is the mean log-probability of the gold answer's tokens
-    (natural logarithm), ``gold_argmax`` 1 where each of them was the likeliest, else 0 (see ``forced``). On tasks that
-    ask nothing a session is a passage with one value: "kl" and "nll" in nats a token, "agree" as a share, "kl@2-16" of
-    the tokens at these distances from the cut. ``forced`` tokens of each were forced there, ``forced_step`` at a time
-    (0: at once).
+    (natural logarithm), ``gold_argmax`` 1 where each of them was the likeliest, else 0 (see ``gold_logprobs``). On
+    tasks that ask nothing a session is a passage with one value: "kl" and "nll" in nats a token, "agree" as a share,
+    "kl@2-16" of the tokens at these distances from the cut. ``forced`` tokens of each were forced there,
+    ``forced_step`` at a time (0: at once).
 
     ``disturbance`` is what other programs did meanwhile (see ``disturbance.Disturbance``); ``quiet`` says whether the
     times can be believed, and is None where nothing tells, as in rows of before. Scores do not depend on it.
@@ -275,8 +275,8 @@ def answers_path(row: Path) -> Path:
 
 
 def load_row(path: Path) -> Row | None:
-    """The row of a name (see ``stored``), or None where there is none (also for a damaged one: its cell is simply run
-    again).
+    """The row of a name (see ``row_files``), or None where there is none (also for a damaged one: its cell is simply
+    run again).
     """
     try:
         data = json.loads(row_text(path))

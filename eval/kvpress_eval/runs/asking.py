@@ -42,7 +42,7 @@ class Answers:
     ``step_bytes`` is what a decoding step reads of the cache, ``decode_lengths`` the tokens seen by then.
     ``session_bytes`` is the most that one session held with an answer, ``fired`` how often the press was applied.
     ``golds[t]`` says how likely the gold answer to question t was where the model answered it, None without one;
-    ``kept[t]`` how much was left there of the slots of its evidence (see ``places.share_kept``).
+    ``kept[t]`` how much was left there of the slots of its evidence (see ``share_kept``).
     """
 
     ids: list[list[int]] = field(default_factory=list)

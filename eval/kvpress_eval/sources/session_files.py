@@ -27,7 +27,7 @@ def write(
     Args:
         length: most tokens of a session, counted by the tokenizer of ``model``; without one, four bytes are a token.
         model: ``tiny`` writes its dialect; any other one is only asked for its tokenizer. With one, ``meta.fed`` of
-            a line holds the session's token ids (see :func:`~.exported.fed`), for harnesses without our tokenizing.
+            a line holds the session's token ids (see :func:`~.peer_inputs.fed`), for harnesses without our tokenizing.
 
     Raises:
         UsageError: for a task, a length or a model that cannot be.

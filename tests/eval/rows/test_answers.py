@@ -26,7 +26,8 @@ from kvpress_eval.runs.runner import run_cell
 from kvpress_eval.sweeps.leftovers import clean_parts
 from kvpress_eval.sweeps.merge import merge, same_results
 from kvpress_eval.sweeps.sweep import run_sweep
-from test_harness_rows import make_row as whole_row
+
+from tests.eval.rows.test_harness_rows import make_row as whole_row
 
 ASKED = RunConfig(press="snapkv(keep=0.4, window=5)", task="kv", length=300, sessions=2, turns=3)
 HOSTILE = "[red]x[/] \x1b[31m\u202e\x07 <b>"

@@ -17,7 +17,8 @@ from kvpress_eval.runs.config import RunConfig
 from kvpress_eval.sweeps.leftovers import clean_parts
 from kvpress_eval.sweeps.merge import merge, pack, same_results
 from kvpress_eval.sweeps.sweep import Outcome, run_sweep
-from test_answers import make_row
+
+from tests.eval.rows.test_answers import make_row
 
 IDS = ("0123456789ab", "aaaaaaaaaaaa", "bbbbbbbbbbbb")
 

@@ -24,7 +24,8 @@ from kvpress_eval.sweeps.estimate import Estimator, Remaining, time_text
 from kvpress_eval.sweeps.leftovers import clean_parts
 from kvpress_eval.sweeps.local_workers import gpus_of
 from kvpress_eval.sweeps.merge import merge, same_results
-from test_harness_rows import make_row as whole_row
+
+from tests.eval.rows.test_harness_rows import make_row as whole_row
 
 DEAD = 2**22 - 3  # above what Linux gives out by default on a small machine
 

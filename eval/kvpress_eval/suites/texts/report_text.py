@@ -26,7 +26,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Reports:
-    """A :class:`~.base.Context` of reports. Its filler pieces are elaboration: dealt out to the reports in turn, and
+    """A :class:`~.task.Context` of reports. Its filler pieces are elaboration: dealt out to the reports in turn, and
     where these hold ``most`` pieces, to ``further`` ones, which stand anywhere.
     """
 
