@@ -182,7 +182,7 @@ class Row:
         """
         if data.get("format") != FORMAT:
             raise UsageError(f"row format {str(data.get('format'))[:20]!r} is not {FORMAT}; run the cell again")
-        hints = _hints(cls)
+        hints = _hints()
         try:
             parse_row(data, "")  # says what is wrong with what
             # other programs write null for a text that they do not have
@@ -198,8 +198,8 @@ class Row:
 
 
 @lru_cache(maxsize=1)
-def _hints(cls: type[Row]) -> dict[str, Any]:
-    return {name: hint for name, hint in get_type_hints(cls).items() if name != "transcript"}
+def _hints() -> dict[str, Any]:
+    return {name: hint for name, hint in get_type_hints(Row).items() if name != "transcript"}
 
 
 def _premises(found: list[dict[str, Any]]) -> str:

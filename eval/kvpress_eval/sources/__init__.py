@@ -99,7 +99,13 @@ def open_source(config: Wanted, loaded: Reader) -> Source:
         return open_passages(config, loaded)
     if config.source == GENERATED:
         return _Generated(config, loaded)
-    return _Recorded(config, loaded, _read(config.source, config.task, config.sessions, config.turns))
+    return _Recorded(config, loaded, _read(config.source, config.task, config.sessions, _turns(config)))
+
+
+def _turns(config: Wanted) -> int:
+    """Questions of a session; who asks has put the usual number in place of none."""
+    assert config.turns is not None
+    return config.turns
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,7 @@ class _Generated:
 
     @property
     def turns(self) -> int:
-        return self.config.turns
+        return _turns(self.config)
 
     def __len__(self) -> int:
         return self.config.sessions
@@ -121,7 +127,7 @@ class _Generated:
         key = (config.task, config.length, config.turns, config.seed, config.depth, session)
         if key not in self.loaded.episodes:
             depth = None if config.depth < 0 else config.depth / 100
-            request = asking(prompter, config.task, config.length, config.turns, config.seed, session, depth)
+            request = asking(prompter, config.task, config.length, self.turns, config.seed, session, depth)
             _keep(self.loaded, key, build(request))
         return self.loaded.episodes[key]
 
@@ -136,7 +142,7 @@ class Unread:
 
     @property
     def turns(self) -> int:
-        return self.config.turns
+        return _turns(self.config)
 
     def __len__(self) -> int:
         return self.config.sessions

@@ -22,7 +22,7 @@ __all__ = ["LARGE", "SweepConfig", "load_sweep"]
 LARGE = 50_000
 """Cells of the largest sweep that is run, or listed cell by cell."""
 _LM_TEXT = "lm_text"
-_DEFAULTS = {f.name: f.default for f in fields(RunConfig)}
+_DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(RunConfig)}
 
 
 @dataclass(frozen=True)

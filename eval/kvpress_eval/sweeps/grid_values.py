@@ -108,7 +108,7 @@ def read_yaml(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], dic
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError, safe_load  # type: ignore[import-untyped]
+    from yaml import YAMLError, safe_load
 
     if not path.is_file():
         raise UsageError(f"no such sweep file: {path}; eval/configs/ holds examples")

@@ -8,7 +8,9 @@ logits.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -125,6 +127,11 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape.num_hidden_layers))
         self.norm = RMSNorm(shape.hidden_size)
 
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """The layers, first to last; a ModuleList does not say what it holds."""
+        return cast("Sequence[Block]", self.layers)
+
 
 class TinyLM(nn.Module):
     """Decoder with tied embeddings; weights drawn from torch's global generator."""
@@ -146,8 +153,8 @@ class TinyLM(nn.Module):
     def forward(self, ids: Tensor, cos: Tensor, sin: Tensor, at: Tensor) -> Tensor:
         """Logits ``(m, vocab)`` at the flat positions ``at`` (m,) of ``ids`` (B, n)."""
         x = self.model.embed_tokens(ids)
-        last = len(self.model.layers) - 1
-        for i, block in enumerate(self.model.layers):
+        last = len(self.model.blocks) - 1
+        for i, block in enumerate(self.model.blocks):
             x = x + block.self_attn(block.input_layernorm(x), cos, sin)
             if i == last:
                 x = x.reshape(-1, self.shape.hidden_size)[at]

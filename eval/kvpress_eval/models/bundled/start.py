@@ -59,7 +59,7 @@ def _previous_tokens(model: TinyLM, u: Tensor) -> None:
     flat = torch.zeros(1, shape.head_dim, dtype=torch.float32, device="cpu")
     pairs = min(FAST_PAIRS, half)
     flat[0, :pairs] = (SHARPNESS / pairs) ** 0.5
-    attention = model.model.layers[0].self_attn
+    attention = model.model.blocks[0].self_attn
     for head in range(shape.num_attention_heads):
         angle = -(head + 1) * shape.frequencies()
         query = rotate(flat, angle.cos(), angle.sin())[0]
@@ -72,7 +72,7 @@ def _previous_tokens(model: TinyLM, u: Tensor) -> None:
 
 def _mimetic(model: TinyLM) -> None:
     slow = _slow(model.shape)
-    for block in list(model.model.layers)[1:]:
+    for block in list(model.model.blocks)[1:]:
         for head in range(model.shape.num_attention_heads):
             q = _rows(block.self_attn.q_proj.weight, head, model.shape.head_dim)
             kv = head // model.shape.group
@@ -84,7 +84,7 @@ def _contexts(model: TinyLM, u: Tensor, generator: torch.Generator) -> None:
     """Layer 0 writes each previous token where it can be read alone; layer 1 matches contexts."""
     shape, slow = model.shape, _slow(model.shape)
     hd, heads = shape.head_dim, shape.num_attention_heads
-    first, second = model.model.layers[0].self_attn, model.model.layers[1].self_attn
+    first, second = model.model.blocks[0].self_attn, model.model.blocks[1].self_attn
     value = first.v_proj.weight[:hd].clone()
     value -= torch.outer(value @ u, u)  # what all tokens share tells none apart
     for kv in range(shape.num_key_value_heads):
@@ -100,7 +100,7 @@ def _contexts(model: TinyLM, u: Tensor, generator: torch.Generator) -> None:
         )
     )[0][:, hd:]
     first.o_proj.weight.zero_()
-    model.model.layers[0].mlp.down_proj.weight.mul_(DAMPED)  # its random output would drown the tokens
+    model.model.blocks[0].mlp.down_proj.weight.mul_(DAMPED)  # its random output would drown the tokens
     back = [value[:width] * (shape.hidden_size / (1 + CONSTANT**2)) ** 0.5]  # own token, then 1, 2 ..
     for head in range(heads):
         block = frame[:, head * width : (head + 1) * width]
@@ -142,7 +142,7 @@ def _match_gaps(model: TinyLM, shifts: list[int], generator: torch.Generator) ->
     )  # syllables and numbers
     cos, sin = rope_table(shape, 2 * n)
     x = model.model.embed_tokens(torch.cat([once, once], 1))
-    first, second = model.model.layers[0], model.model.layers[1]
+    first, second = model.model.blocks[0], model.model.blocks[1]
     x = x + first.self_attn(first.input_layernorm(x), cos, sin)
     x = second.input_layernorm(x + first.mlp(first.post_attention_layernorm(x)))
 

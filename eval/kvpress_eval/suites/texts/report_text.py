@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..episode import Request, Span
-from ..task import Filler, Filling, depth
+from ..fitting import Filling
+from ..task import Filler, depth
 from .english import draw
 from .reports import FACTS, SEPARATOR, Report, elaborations, percentage, report
 from .world import Names
