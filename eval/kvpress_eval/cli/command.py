@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         for stream in (sys.stdout, sys.stderr):  # a character that the terminal does not have is no reason to end
             with suppress(AttributeError, ValueError):
-                stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+                stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a stream without it is left
     os.environ.update(waiting())  # read by OpenMP when torch is imported
     code = _guarded(words)
     try:

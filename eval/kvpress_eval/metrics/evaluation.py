@@ -21,7 +21,7 @@ from .golds import Gold
 __all__ = ["ScoreMetric"]
 
 
-class ScoreMetric(evaluate.Metric):  # type: ignore[misc]
+class ScoreMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is not typed
     """Mean and list of the scores of one task, or of one task an answer."""
 
     scorer: ClassVar[Scorer]

@@ -17,4 +17,4 @@ def be_quiet() -> None:
     logging.set_verbosity_error()
     warnings.simplefilter("ignore", PremiseWarning)  # rows carry it, and tables say it once
     logging.disable_progress_bar()
-    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # the hub's library is not typed here

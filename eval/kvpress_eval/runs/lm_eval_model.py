@@ -35,7 +35,7 @@ try:
     from lm_eval._cli.utils import key_val_to_dict
     from lm_eval.api.registry import register_model
     from lm_eval.models.huggingface import HFLM
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from tqdm import tqdm
 except ModuleNotFoundError as error:
     package = (error.name or "").partition(".")[0]
     raise UsageError(f"{package} is not installed; {extra('lm-eval')}") from None

@@ -86,8 +86,8 @@ def _object(line: str, where: str) -> dict[str, Any]:
 
 
 def _parquet(file: Path) -> Iterator[Located]:
-    from pyarrow import ArrowException  # type: ignore[import-untyped]
-    from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
 
     try:
         number = 0
