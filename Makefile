@@ -48,8 +48,8 @@ report: $(STAMP)
 	$(BIN)/kvpress report --results leaderboards/results --out leaderboards
 
 docs: $(STAMP)
-	$(BIN)/python -m kvpress_eval.cards
-	$(BIN)/python -m kvpress_eval.picture
+	$(BIN)/python -m kvpress_eval.report.cards
+	$(BIN)/python -m kvpress_eval.report.picture
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -64,7 +64,7 @@ def test_a_wrong_name_gets_the_nearest_and_the_command(word: str) -> None:
 
 
 def test_names_of_the_harness() -> None:
-    from kvpress_eval.tasks import TASKS, get_task
+    from kvpress_eval.suites import TASKS, get_task
 
     for word in ("kvv", "rulerniah", "zzz", "x" * 20_000):
         with pytest.raises(KVPressError, match="`kvpress list tasks` lists all") as caught:

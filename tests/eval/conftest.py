@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kvpress_eval.tiny.dialect import VOCAB
+from kvpress_eval.models.bundled.dialect import VOCAB
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 

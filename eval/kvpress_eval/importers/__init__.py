@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UsageError, choose
-from ..files import check_folder
-from ..page.loading import parse_row
-from ..rows import Row, load_row, row_path, write_row
-from . import nvidia, peer, scbench
-from .base import Found, Skipped
+from ..machine.files import check_folder
+from ..rows.parsing import parse_row
+from ..rows.row import Row, load_row, row_path, write_row
+from . import nvidia, peer, scbench_results
+from .imported_rows import Found, Skipped
 
 __all__ = ["KINDS", "Imported", "Skipped", "import_results"]
 
 KINDS: dict[str, Callable[[Path], Iterator[Found | Skipped]]] = {
     "nvidia": nvidia.read,
-    "scbench": scbench.read,
+    "scbench": scbench_results.read,
     "peer": peer.read,
 }
 """Which layouts can be read."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml  # what transformers reads its own files with
 
-from .base import UNREADABLE, Damaged, Found, Session, Skipped, make_row, name_under
+from .imported_rows import UNREADABLE, Damaged, Found, Session, Skipped, make_row, name_under
 from .nvidia_scores import SOURCES, scores
 
 __all__ = ["ORIGIN", "read"]

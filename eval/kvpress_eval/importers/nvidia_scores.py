@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .base import Damaged, Session, digest
+from .imported_rows import Damaged, Session, digest
 
 __all__ = ["SOURCES", "scores"]
 

@@ -19,12 +19,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import CONTINUATION
 from ..metrics import score
 from ..metrics.divergence import MEASURES, means
-from ..sources.stored import unpacked
-from ..tasks import TASKS
-from .base import UNREADABLE, Damaged, Found, Session, Skipped, make_row, name_under
+from ..metrics.golds import Gold
+from ..runs.config import CONTINUATION
+from ..sources.episode_rows import unpacked
+from ..suites import TASKS
+from .imported_rows import UNREADABLE, Damaged, Found, Session, Skipped, make_row, name_under
 
 __all__ = ["KIND", "read"]
 
@@ -133,6 +134,12 @@ def _asked(session: Mapping[str, Any], scorer: str) -> Session:
     return Session(session["id"], scores)
 
 
+def _gold(expected: Mapping[str, Any]) -> Gold:
+    """What an answer is compared with: its text, where the scorers need nothing else."""
+    found = unpacked(expected["gold"])
+    return expected["answer"] if found is None else found
+
+
 def _scored(session: Mapping[str, Any], scorer: str) -> Session:
     """The session with the scores of its answers, as an answer of our own gets them."""
     answers, expected, stopped = (session.get(name) for name in ("answers", "expected", "stopped"))
@@ -140,7 +147,7 @@ def _scored(session: Mapping[str, Any], scorer: str) -> Session:
     if len(lists) != 3 or not answers or len({len(one) for one in lists}) != 1:
         raise Damaged(f"session {session['id']} has not one of answers, expected and stopped for each question")
     try:
-        golds = [one["answer"] if one["gold"] is None else unpacked(one["gold"]) for one in expected or ()]
+        golds = [_gold(one) for one in expected or ()]
         tasks = [str(one["task"]) for one in expected or ()]
     except (TypeError, KeyError, ValueError):
         raise Damaged(f"session {session['id']} has expected answers that kvpress data did not write") from None

@@ -52,11 +52,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from ..episode import Gold
 from ..errors import UsageError, choose
-from .base import check_reference, rule_name
 from .code import best_needle, exact_line_recall
 from .corrected import CORRECTED
+from .golds import Gold, check_reference, rule_name
 from .modules import module_path
 from .reference import REFERENCE
 from .text import char_f1, key_fact_recall, rouge_lsum, token_f1

@@ -19,10 +19,9 @@ from typing import Any
 
 from kvpress.errors import extra
 
-from ..episode import Gold
 from ..errors import UsageError, choose
-from .base import is_empty
 from .bleu import bleu_scores
+from .golds import Gold, is_empty
 
 __all__ = ["LANGUAGES", "THRESHOLD", "best_needle", "exact_line_recall", "extract_function", "repoqa"]
 

@@ -9,13 +9,12 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 
-from ..episode import Gold
 from ..errors import UsageError
-from .base import Rule, golds
+from .answer_reading import after_announcement, first_number, option
 from .code import repoqa
-from .reading import after_announcement, first_number, option
+from .golds import Gold, Rule, golds
 from .reference import first_digits
-from .suites import longgen_by_index, match_all_words, match_part_words
+from .ruler_longgen import longgen_by_index, match_all_words, match_part_words
 from .text import char_f1, contains_words, rouge_lsum, starts_with_words
 
 __all__ = ["CORRECTED"]

@@ -14,14 +14,14 @@ from typing import Any, ClassVar
 import datasets
 import evaluate
 
-from ..episode import Gold
 from ..errors import UsageError
 from . import Scorer, score
+from .golds import Gold
 
 __all__ = ["ScoreMetric"]
 
 
-class ScoreMetric(evaluate.Metric):  # type: ignore[misc]
+class ScoreMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is not typed
     """Mean and list of the scores of one task, or of one task an answer."""
 
     scorer: ClassVar[Scorer]

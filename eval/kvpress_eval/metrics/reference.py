@@ -11,10 +11,9 @@ import re
 import string
 from collections.abc import Mapping
 
-from ..episode import Gold
-from .base import Rule, golds
 from .code import repoqa
-from .suites import longgen_positional, match_all, match_part
+from .golds import Gold, Rule, golds
+from .ruler_longgen import longgen_positional, match_all, match_part
 from .text import multiset_f1, rouge_lsum
 
 __all__ = ["REFERENCE", "first_digits"]

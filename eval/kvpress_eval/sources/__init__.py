@@ -8,20 +8,18 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from ..episode import Episode
 from ..errors import EpisodeError, UsageError
-from ..ruler import asking
-from ..tasks import build, get_task
-from . import files, hub, sessions
-from .passages import Passages, check_texts, open_passages
-from .records import SCBENCH_TASKS, Record, record
-from .stored import is_stored
-
-if TYPE_CHECKING:
-    from ..config import RunConfig
-    from ..models import Loaded
+from ..suites import build, get_task
+from ..suites.episode import Episode
+from ..suites.session_length import asking
+from . import data_files, hub_rows, sessions
+from .episode_rows import is_stored
+from .passage_cutting import check_texts, open_passages
+from .passages import Passages
+from .scbench_records import SCBENCH_TASKS, Record, record
+from .wanted import Reader, Wanted
 
 __all__ = ["GENERATED", "Passages", "Source", "Unread", "check_source", "find_sources", "open_source"]
 
@@ -53,7 +51,7 @@ class Source(Protocol):
         """
 
 
-def check_source(config: RunConfig) -> None:
+def check_source(config: Wanted) -> None:
     """Check what a configuration says of its source, without loading anything.
 
     Raises:
@@ -72,26 +70,26 @@ def check_source(config: RunConfig) -> None:
             raise UsageError(
                 f"{name} is for generated sessions; those of source {source!r} are what they are: leave it out"
             )
-    if not files.is_local(source):
+    if not data_files.is_local(source):
         if config.task not in SCBENCH_TASKS:
             raise UsageError(f"source {source!r} has no task {config.task!r}; choose from {', '.join(SCBENCH_TASKS)}")
     else:
-        files.find(source, config.task)
+        data_files.find(source, config.task)
 
 
-def find_sources(configs: Sequence[RunConfig]) -> None:
+def find_sources(configs: Sequence[Wanted]) -> None:
     """Say before anything slow is imported that the data of a cell are neither here nor to be had from the hub.
 
     Raises:
         UsageError: for the first of them.
     """
     for source in dict.fromkeys(config.source for config in configs):
-        if source != GENERATED and not files.is_local(source):
+        if source != GENERATED and not data_files.is_local(source):
             asked = dict.fromkeys((config.task, config.continues) for config in configs if config.source == source)
-            hub.find(source, [task for task, continues in asked if not continues])
+            hub_rows.find(source, [task for task, continues in asked if not continues])
 
 
-def open_source(config: RunConfig, loaded: Loaded) -> Source:
+def open_source(config: Wanted, loaded: Reader) -> Source:
     """The source of a cell. Episodes are kept in ``loaded``: every press asks the same ones.
 
     Raises:
@@ -101,19 +99,25 @@ def open_source(config: RunConfig, loaded: Loaded) -> Source:
         return open_passages(config, loaded)
     if config.source == GENERATED:
         return _Generated(config, loaded)
-    return _Recorded(config, loaded, _read(config.source, config.task, config.sessions, config.turns))
+    return _Recorded(config, loaded, _read(config.source, config.task, config.sessions, _turns(config)))
+
+
+def _turns(config: Wanted) -> int:
+    """Questions of a session; who asks has put the usual number in place of none."""
+    assert config.turns is not None
+    return config.turns
 
 
 @dataclass(frozen=True)
 class _Generated:
-    config: RunConfig
-    loaded: Loaded
+    config: Wanted
+    loaded: Reader
     digest: str = ""
     made: bool = True
 
     @property
     def turns(self) -> int:
-        return self.config.turns
+        return _turns(self.config)
 
     def __len__(self) -> int:
         return self.config.sessions
@@ -123,7 +127,7 @@ class _Generated:
         key = (config.task, config.length, config.turns, config.seed, config.depth, session)
         if key not in self.loaded.episodes:
             depth = None if config.depth < 0 else config.depth / 100
-            request = asking(prompter, config.task, config.length, config.turns, config.seed, session, depth)
+            request = asking(prompter, config.task, config.length, self.turns, config.seed, session, depth)
             _keep(self.loaded, key, build(request))
         return self.loaded.episodes[key]
 
@@ -132,13 +136,13 @@ class _Generated:
 class Unread:
     """The source of a cell that cannot be built: what is known of it without its sessions."""
 
-    config: RunConfig
+    config: Wanted
     digest: str = ""
     made: bool = False
 
     @property
     def turns(self) -> int:
-        return self.config.turns
+        return _turns(self.config)
 
     def __len__(self) -> int:
         return self.config.sessions
@@ -149,8 +153,8 @@ class Unread:
 
 @dataclass(frozen=True)
 class _Recorded:
-    config: RunConfig
-    loaded: Loaded
+    config: Wanted
+    loaded: Reader
     data: _Data
 
     @property
@@ -180,7 +184,7 @@ class _Recorded:
         return self.loaded.episodes[key]
 
 
-def _keep(loaded: Loaded, key: tuple[object, ...], episode: Episode) -> None:
+def _keep(loaded: Reader, key: tuple[object, ...], episode: Episode) -> None:
     """Keep an episode for the presses to come, the oldest making room for it."""
     kept = loaded.episodes
     kept[key] = episode
@@ -192,7 +196,7 @@ def _keep(loaded: Loaded, key: tuple[object, ...], episode: Episode) -> None:
 
 def _name(source: str) -> str:
     """A source without the folders above it, which are those of one machine."""
-    return Path(source).expanduser().resolve().name if files.is_local(source) else source
+    return Path(source).expanduser().resolve().name if data_files.is_local(source) else source
 
 
 @dataclass(frozen=True)
@@ -221,7 +225,7 @@ def _read(source: str, task: str, most: int, turns: int) -> _Data:
     return _Data(tuple(found), sessions.pools(found), digest)
 
 
-def _rows(source: str, task: str) -> Iterator[files.Located]:
-    if not files.is_local(source):
-        return hub.rows(source, task)
-    return files.read(files.find(source, task))
+def _rows(source: str, task: str) -> Iterator[data_files.Located]:
+    if not data_files.is_local(source):
+        return hub_rows.rows(source, task)
+    return data_files.read(data_files.find(source, task))

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import UsageError
-from ..tasks.stdlib_code import modules, source
-from . import files, hub
+from ..suites.texts.stdlib_code import modules, source
+from . import data_files, hub_rows
 
 __all__ = ["LIBRARY", "Document", "library", "of_files", "of_source"]
 
@@ -113,7 +113,9 @@ def of_source(source: str, rng: random.Random, enough: int) -> Iterator[Document
     Raises:
         UsageError: where it cannot be had, or has no text.
     """
-    rows = files.read(files.find(source, "lm_text")) if files.is_local(source) else hub.texts(source)
+    rows = (
+        data_files.read(data_files.find(source, "lm_text")) if data_files.is_local(source) else hub_rows.texts(source)
+    )
     found: list[Document] = []
     read, parts, since = 0, list[str](), 0
     for number, text in enumerate(_texts(rows, source), 1):
@@ -129,7 +131,7 @@ def of_source(source: str, rng: random.Random, enough: int) -> Iterator[Document
     return iter(rng.sample(found, len(found)))
 
 
-def _texts(rows: Iterable[files.Located], source: str) -> Iterator[str]:
+def _texts(rows: Iterable[data_files.Located], source: str) -> Iterator[str]:
     field = ""
     for where, row in rows:
         if not field:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from ..episode import Episode, Gold, Turn
 from ..errors import UsageError
-from ..prompt import Prompter
-from .budget import MAX_NEW, cut, limit, room
-from .records import Record
-from .stored import is_stored, stored
+from ..metrics.golds import Gold
+from ..suites.episode import Episode, Turn
+from ..suites.prompt import Prompter
+from .episode_rows import is_stored, stored
+from .scbench_records import Record
+from .token_limits import MAX_NEW, cut, limit, room
+from .wanted import Wanted
 from .wording import head, joints, words
-
-if TYPE_CHECKING:
-    from ..config import RunConfig
 
 __all__ = ["Pools", "episode", "pools"]
 
@@ -34,7 +32,7 @@ def pools(records: Sequence[Record]) -> Pools:
     return found
 
 
-def episode(config: RunConfig, prompter: Prompter, records: Sequence[Record], session: int, known: Pools) -> Episode:
+def episode(config: Wanted, prompter: Prompter, records: Sequence[Record], session: int, known: Pools) -> Episode:
     """The episode of a record, truncated where it does not fit ``config.length``.
 
     Raises:
@@ -65,7 +63,7 @@ def episode(config: RunConfig, prompter: Prompter, records: Sequence[Record], se
     return cut(made, prompter, *room(made, prompter, reference, alone, len(records[0].questions)))
 
 
-def _worded(config: RunConfig, prompter: Prompter, record: Record, session: int, known: Pools) -> Episode:
+def _worded(config: Wanted, prompter: Prompter, record: Record, session: int, known: Pools) -> Episode:
     reference, alone = config.prompts == "reference", config.mode == "multi-request"
     own = config.history == "own"
     before = head(record, reference, alone)

@@ -15,10 +15,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ..episode import Joints
 from ..errors import UsageError
-from ..tasks.prompts import HEADS, asked
-from .records import Question, Record
+from ..suites.episode import Joints
+from ..suites.texts.release_prompts import HEADS, asked
+from .scbench_records import Question, Record
 
 __all__ = ["Words", "head", "joints", "words"]
 

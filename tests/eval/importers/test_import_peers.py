@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 import torch
-from kvpress_eval import report
 from kvpress_eval.cli import main
 from kvpress_eval.importers import import_results
-from kvpress_eval.page.loading import read_rows
-from kvpress_eval.page.measures import forced
-from kvpress_eval.rows import Row, load_rows
+from kvpress_eval.report import generate
+from kvpress_eval.report.measure_changes import forced
+from kvpress_eval.rows.parsing import read_rows
+from kvpress_eval.rows.row import Row, load_rows
 from transformers import DynamicCache
 
 PEERS = Path(__file__).parents[3] / "eval" / "peers"
@@ -171,13 +171,13 @@ def test_peers_stand_in_one_table_with_ours(
 ) -> None:
     rows, _, theirs = measured
     assert not read_rows(rows)[1]
-    (found,) = forced(report.read(rows).analysis)
+    (found,) = forced(generate.read(rows).analysis)
     origins = {line.cell.method.asked: line.cell.table.origin for line in found.lines}
     assert len(found.lines) == 4
     assert origins["StreamingPress(0.5)"].startswith("transformers ")
     for row in theirs.values():
         assert row.origin.startswith("transformers ")
-    text = report.write(rows, tmp_path).readme.read_text()
+    text = generate.write(rows, tmp_path).readme.read_text()
     lines = [line.split("|") for line in text.splitlines() if line.startswith("| `StreamingPress(0.5)`")]
     held = [cells[2].strip() for cells in lines if "transformers" not in cells[1]]
     assert held == ["49.9 %"] * 2  # of questions, by both scorers: what a peer measured of bytes is shown

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from kvpress_eval.errors import UsageError
 from kvpress_eval.metrics import char_f1, exact_line_recall, key_fact_recall, rouge_lsum, score_corrected, token_f1
-from kvpress_eval.metrics.reading import first_number, option
+from kvpress_eval.metrics.answer_reading import first_number, option
 
 UUID = "2d9ab7c8-394a-4062-9928-310e39201a2f"
 TEXT, LETTER = "Walking Georgie", "B"

@@ -21,7 +21,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def report(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The report on the sweep, written once."""
-    from kvpress_eval.report import write
+    from kvpress_eval.report.generate import write
 
     return write(results, tmp_path_factory.mktemp("report"))
 
@@ -29,7 +29,7 @@ def report(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="session")
 def suite_report(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The report on `suites`, with a hostile name in every place that a row may name, written once."""
-    from kvpress_eval.report import write
+    from kvpress_eval.report.generate import write
 
     rows = made.suites()
     bad = made.make_row("full", "kv", suite="ruler", model=made.HOSTILE, origin=made.HOSTILE, scorer=made.HOSTILE)

@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kvpress_eval.answers import seal
-from kvpress_eval.importers import base
-from kvpress_eval.page.analysis import analyse
-from kvpress_eval.page.claims import Analysis
-from kvpress_eval.page.loading import parse_row
-from kvpress_eval.rows import Row, write_row
+from kvpress_eval.importers import imported_rows as base
+from kvpress_eval.rows.analysis import analyse
+from kvpress_eval.rows.answers import seal
+from kvpress_eval.rows.claims import Analysis
+from kvpress_eval.rows.parsing import parse_row
+from kvpress_eval.rows.row import Row, write_row
 
 HOSTILE = "evil<script>window.pwned=1</script>\"'><img src=x onerror=window.pwned=2>|`*(keep=0.3)"
 PRESSES = {  # text -> (bytes/dense, quality on the first turn, quality on later turns)

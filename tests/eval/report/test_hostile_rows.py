@@ -11,24 +11,26 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import kvpress_eval
 import pytest
-from kvpress_eval import console, page, printing, report
-from kvpress_eval.cli import main
-from kvpress_eval.config import RunConfig
-from kvpress_eval.estimate import Estimator
-from kvpress_eval.merge import same_results
-from kvpress_eval.page.loading import NAME, parse_row, read_rows
-from kvpress_eval.page.suites import pages
-from kvpress_eval.plain import plain
-from kvpress_eval.rows import Row, load_row, load_rows
-from kvpress_eval.stats import bootstrap_interval
-from kvpress_eval.study.finding import Check, Finding
-from kvpress_eval.study.text import render
+from kvpress_eval.cli import main, printing
+from kvpress_eval.machine import console
+from kvpress_eval.machine.printable import plain
+from kvpress_eval.report import generate
+from kvpress_eval.report.suite_names import pages
+from kvpress_eval.rows.parsing import NAME, parse_row, read_rows
+from kvpress_eval.rows.row import Row, load_row, load_rows
+from kvpress_eval.rows.stats import bootstrap_interval
+from kvpress_eval.runs.config import RunConfig
+from kvpress_eval.studies.finding import Check, Finding
+from kvpress_eval.studies.findings_text import render
+from kvpress_eval.sweeps.estimate import Estimator
+from kvpress_eval.sweeps.merge import same_results
 
 from tests.eval.report import made
 
 ROUNDS = 8
-PACKAGE = Path(page.__file__).parent.parent
+PACKAGE = Path(kvpress_eval.__file__).parent
 TEXTS = (
     *("[bold]x[/]", "[/]", "[/red] and [link=http://evil]this[/link]", "[[", "\\[", ":warning:", "{task.description}"),
     *("\x1b[31mred\x1b]0;title\x07", "\r\nover\x08\x08", "\u202egnp.exe", "\x9b2J", "\ud800", "zero\u200bwidth\ufeff"),
@@ -204,7 +206,7 @@ def test_files_are_written_before_anything_is_printed(tmp_path: Path, monkeypatc
     def fail(*args: object) -> None:
         raise RuntimeError("a fault of the printer")
 
-    monkeypatch.setattr(report, "print_summary", fail)
+    monkeypatch.setattr(generate, "print_summary", fail)
     write(tmp_path / "rows", [base()])
     with pytest.raises(RuntimeError, match="printer"):
         main(["report", "--results", str(tmp_path / "rows"), "--out", str(tmp_path / "out")])

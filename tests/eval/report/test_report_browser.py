@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kvpress_eval.report import write
+from kvpress_eval.report.generate import write
 
 from tests.eval.report import made
 
@@ -202,7 +202,7 @@ def test_details_and_copy(page: Any) -> None:
 
 
 def test_details_say_why_something_was_not_measured(browser: Any, tmp_path: Path) -> None:
-    from kvpress_eval.report import write
+    from kvpress_eval.report.generate import write
 
     rows = made.write_rows(tmp_path / "r", [made.make_row("full", "kv", not_measured="files: no room")])
     browser.get(write(rows, tmp_path).page.as_uri())
@@ -211,7 +211,7 @@ def test_details_say_why_something_was_not_measured(browser: Any, tmp_path: Path
 
 
 def test_details_say_what_a_press_did_not_do(browser: Any, tmp_path: Path) -> None:
-    from kvpress_eval.report import write
+    from kvpress_eval.report.generate import write
 
     premise = {"method": "minicache", "says": "layers agree", "measures": "mean cosine", "figure": -0.02, "bound": 0.5}
     row = made.make_row("full", "kv", kept_all=True, premises=[{**premise, "holds": False}])
@@ -241,7 +241,7 @@ def test_no_sideways_scrolling_and_labels_apart(page: Any, width: int) -> None:
 
 
 def test_an_empty_report_opens(browser: Any, tmp_path: Path) -> None:
-    from kvpress_eval.report import write
+    from kvpress_eval.report.generate import write
 
     (tmp_path / "none").mkdir()
     only_failed = made.write_rows(tmp_path / "failed", [made.failed(made.make_row("full", "kv"), "broke")])
@@ -253,7 +253,7 @@ def test_an_empty_report_opens(browser: Any, tmp_path: Path) -> None:
 
 
 def test_equal_bytes_in_the_page(browser: Any, page: Any, tmp_path: Path) -> None:
-    from kvpress_eval.report import write
+    from kvpress_eval.report.generate import write
 
     assert js(page, "document.getElementById('s-equal').hidden")  # no press of that sweep was solved
     full, one = made.make_row("full", "kv"), made.make_row("snapkv(keep=0.25)", "kv", asked="snapkv", target="25%")
@@ -432,7 +432,7 @@ def open_answers(browser: Any, press: str) -> None:
 @pytest.fixture
 def told(browser: Any, tmp_path: Path) -> Path:
     """A report on rows with answers, one with hostile ones, one whose answers are gone, one of before; it is open."""
-    from kvpress_eval.report import write
+    from kvpress_eval.report.generate import write
 
     results = tmp_path / "results"
     made.say(results, made.with_gold(made.make_row("full", "kv")))

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kvpress_eval.page.analysis import analyse
-from kvpress_eval.page.equal import matrices
-from kvpress_eval.page.gates import run_gates
-from kvpress_eval.page.html import page_data
-from kvpress_eval.page.loading import parse_row
-from kvpress_eval.page.markdown import render_markdown
-from kvpress_eval.page.presses import falling, named, solved_range
-from kvpress_eval.report import print_summary
+from kvpress_eval.report.equal_bytes import matrices
+from kvpress_eval.report.gates import run_gates
+from kvpress_eval.report.generate import print_summary
+from kvpress_eval.report.html import page_data
+from kvpress_eval.report.markdown import render_markdown
+from kvpress_eval.rows.amounts import falling
+from kvpress_eval.rows.analysis import analyse
+from kvpress_eval.rows.parsing import parse_row
+from kvpress_eval.rows.press_text import named, solved_range
 
 from tests.eval.report import made
 

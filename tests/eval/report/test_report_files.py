@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kvpress_eval.page.markdown import code, markdown_table, render_markdown, text
-from kvpress_eval.page.numbers import fixed, percent, points, probability, snap, span
-from kvpress_eval.page.suites import pages
-from kvpress_eval.report import print_summary, read, stale, write
+from kvpress_eval.report.generate import print_summary, read, stale, write
+from kvpress_eval.report.markdown import code, markdown_table, render_markdown, text
+from kvpress_eval.report.suite_names import pages
+from kvpress_eval.rows.numbers import fixed, percent, points, probability, snap, span
 
 from tests.eval.report import made
 

@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kvpress_eval import stats
-from kvpress_eval.compare import Asked, compare, print_comparisons
-from kvpress_eval.page.analysis import analyse
-from kvpress_eval.page.gates import run_gates
-from kvpress_eval.page.html import page_data
-from kvpress_eval.page.loading import parse_row
-from kvpress_eval.page.markdown import render_markdown
-from kvpress_eval.page.terminal import print_analysis
-from kvpress_eval.printing import difference
-from kvpress_eval.rows import Row
+from kvpress_eval.cli.printing import difference
+from kvpress_eval.report.comparison_tables import print_comparisons
+from kvpress_eval.report.gates import run_gates
+from kvpress_eval.report.html import page_data
+from kvpress_eval.report.markdown import render_markdown
+from kvpress_eval.report.terminal import print_analysis
+from kvpress_eval.rows import stats
+from kvpress_eval.rows.analysis import analyse
+from kvpress_eval.rows.compare import Asked, compare
+from kvpress_eval.rows.parsing import parse_row
+from kvpress_eval.rows.row import Row
 from rich.console import Console
 
 from tests.eval.report import made

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kvpress_eval.page.loading import parse_row
-from kvpress_eval.page.numbers import fixed, millis, percent, points, probability
-from kvpress_eval.report import write
+from kvpress_eval.report.generate import write
+from kvpress_eval.rows.numbers import fixed, millis, percent, points, probability
+from kvpress_eval.rows.parsing import parse_row
 
 from tests.eval.report import made
 from tests.eval.report.test_report_browser import browser, pytestmark  # noqa: F401
@@ -135,12 +135,12 @@ def test_a_press_links_to_its_paper(browser: Any, tmp_path: Path) -> None:  # no
 
 
 def test_a_report_in_the_checkout_links_to_the_pages_of_methods() -> None:
-    from kvpress_eval import report
+    from kvpress_eval.report import generate
 
-    root = Path(report.__file__).parents[2]
-    assert report._methods(root / "leaderboards") == "../docs/methods/"
-    assert report._methods(root / "runs" / "deep") == "../../docs/methods/"
-    assert report._methods(Path("/")) == ""
+    root = Path(generate.__file__).parents[3]
+    assert generate._methods(root / "leaderboards") == "../docs/methods/"
+    assert generate._methods(root / "runs" / "deep") == "../../docs/methods/"
+    assert generate._methods(Path("/")) == ""
     page = (root / "leaderboards" / "index.html").read_text(encoding="utf-8")
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
     assert data["methods"] == "../docs/methods/"

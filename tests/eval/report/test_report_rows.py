@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kvpress_eval import stats
-from kvpress_eval.page.analysis import analyse
-from kvpress_eval.page.gates import Gate, run_gates
-from kvpress_eval.page.loading import parse_row, read_rows
-from kvpress_eval.page.presses import family, keeps_everything, sweep
+from kvpress_eval.report.gates import Gate, run_gates
+from kvpress_eval.rows import stats
+from kvpress_eval.rows.analysis import analyse
+from kvpress_eval.rows.parsing import parse_row, read_rows
+from kvpress_eval.rows.press_text import family, keeps_everything, sweep
 
 from tests.eval.report import made
 from tests.eval.report.made import parsed

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from kvpress_eval.page.gates import run_gates
-from kvpress_eval.page.html import page_data
-from kvpress_eval.page.markdown import render_markdown
+from kvpress_eval.report.gates import run_gates
+from kvpress_eval.report.html import page_data
+from kvpress_eval.report.markdown import render_markdown
 
 from tests.eval.report import made
 from tests.eval.report.made import parsed

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kvpress_eval.page.analysis import analyse
-from kvpress_eval.page.claims import table_of, table_order
-from kvpress_eval.page.gates import run_gates
-from kvpress_eval.page.html import page_data
-from kvpress_eval.page.loading import parse_row, read_rows
-from kvpress_eval.page.markdown import render_markdown
-from kvpress_eval.page.terminal import print_analysis
+from kvpress_eval.report.gates import run_gates
+from kvpress_eval.report.html import page_data
+from kvpress_eval.report.markdown import render_markdown
+from kvpress_eval.report.terminal import print_analysis
+from kvpress_eval.rows.analysis import analyse
+from kvpress_eval.rows.claims import table_of, table_order
+from kvpress_eval.rows.parsing import parse_row, read_rows
 from rich.console import Console
 
 from tests.eval.report import made

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 
-from kvpress_eval.page.html import page_data
-from kvpress_eval.page.loading import parse_row
-from kvpress_eval.page.markdown import render_markdown
-from kvpress_eval.page.terminal import print_analysis
+from kvpress_eval.report.html import page_data
+from kvpress_eval.report.markdown import render_markdown
+from kvpress_eval.report.terminal import print_analysis
+from kvpress_eval.rows.parsing import parse_row
 from rich.console import Console
 
 from tests.eval.report import made

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from kvpress_eval.cli import main
-from kvpress_eval.config import RunConfig
+from kvpress_eval.cli.survivors_text import shade
 from kvpress_eval.errors import UsageError
-from kvpress_eval.models import Loaded, load
-from kvpress_eval.survivors import Survivors, of_episode, of_text
-from kvpress_eval.survivors_text import shade
+from kvpress_eval.report.survivors_page import survivors_page
+from kvpress_eval.runs.config import RunConfig
+from kvpress_eval.runs.loaded import Loaded, load
+from kvpress_eval.runs.survivors import Survivors, of_episode, of_text
 
 SMALL = RunConfig(length=131, turns=3)
 
@@ -55,7 +56,7 @@ def test_a_press_that_only_stores_keeps_every_token(tiny: Loaded, press: str) ->
 
 def test_evidence_is_found_in_the_tokens_and_followed(tiny: Loaded) -> None:
     found = shown(tiny, "knorm(keep=0.4)")
-    from kvpress_eval.prepare import prepare
+    from kvpress_eval.runs.prepare import prepare
 
     episode = prepare(SMALL, tiny).episode(0)
     assert found.evidence is not None and [one.turn for one in found.evidence] == [1, 2, 3]
@@ -94,7 +95,7 @@ def test_session_and_bytes_that_are_not_there(tiny: Loaded) -> None:
 def test_json_and_page_hold_the_same(tiny: Loaded) -> None:
     found = shown(tiny, "ada | snapkv(keep=0.5)")
     told = json.loads(json.dumps(found.to_dict()))
-    page = found.to_html()
+    page = survivors_page(found)
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])  # type: ignore[index]
     assert data["tokens"] == told["tokens"] == list(found.tokens) and data["evidence"] == told["evidence"]
     for heads, positions, packed in zip(found.kept, told["layers"], data["layers"], strict=True):

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kvpress_eval.config import RunConfig
-from kvpress_eval.episode import Episode
-from kvpress_eval.prompt import Prompter
+from kvpress_eval.runs.config import RunConfig
 from kvpress_eval.sources import sessions
-from kvpress_eval.sources.records import SCBENCH_TASKS, record
+from kvpress_eval.sources.scbench_records import SCBENCH_TASKS, record
+from kvpress_eval.suites.episode import Episode
+from kvpress_eval.suites.prompt import Prompter
 from transformers import AutoTokenizer
 
 from tests.eval.sources.scbench_rows import Row, make

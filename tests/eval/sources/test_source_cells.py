@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from kvpress_eval import asking
-from kvpress_eval.config import RunConfig
-from kvpress_eval.models import Loaded, load
-from kvpress_eval.prepare import prepare
-from kvpress_eval.runner import blank_row, run_cell
-from kvpress_eval.sources import budget, writing
-from kvpress_eval.sources.records import SCBENCH_TASKS
+from kvpress_eval.runs import asking
+from kvpress_eval.runs.config import RunConfig
+from kvpress_eval.runs.loaded import Loaded, load
+from kvpress_eval.runs.prepare import prepare
+from kvpress_eval.runs.runner import blank_row, run_cell
+from kvpress_eval.sources import session_files, token_limits
+from kvpress_eval.sources.scbench_records import SCBENCH_TASKS
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +27,9 @@ def text(text_model: str) -> Loaded:
 def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model never stops."""
     table: dict[str, Any] = {
-        task: dict.fromkeys(most, 5) if isinstance(most, dict) else 5 for task, most in budget.MAX_NEW.items()
+        task: dict.fromkeys(most, 5) if isinstance(most, dict) else 5 for task, most in token_limits.MAX_NEW.items()
     }
-    monkeypatch.setattr(budget, "MAX_NEW", table)
+    monkeypatch.setattr(token_limits, "MAX_NEW", table)
 
 
 def config(data: Path, **changes: Any) -> RunConfig:
@@ -60,7 +60,7 @@ def test_all_questions_of_a_row_are_asked_unless_fewer_are_wanted(data: Path, te
 
 def test_what_guessing_scores_is_known_of_generated_sessions_only(data: Path, text: Loaded, tmp_path: Path) -> None:
     assert blank_row(prepare(config(data, task="many_shot"), text)).chance is None
-    writing.write(["many_shot"], tmp_path, 3000, 1, 2, 0)
+    session_files.write(["many_shot"], tmp_path, 3000, 1, 2, 0)
     stored = prepare(config(tmp_path, task="many_shot", prompts="corrected", length=12000), text)
     assert blank_row(stored).chance == 0.2
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kvpress_eval.episode import Episode
 from kvpress_eval.errors import UsageError
-from kvpress_eval.prompt import Prompter
-from kvpress_eval.sources import writing
-from kvpress_eval.sources.budget import cut
+from kvpress_eval.sources import session_files
+from kvpress_eval.sources.token_limits import cut
+from kvpress_eval.suites.episode import Episode
+from kvpress_eval.suites.prompt import Prompter
 
 from tests.eval.sources.scbench_rows import make
 
@@ -84,7 +84,9 @@ def test_a_summary_needs_all_of_its_context(ask: Ask, prompter: Prompter, task: 
 
 
 def test_generated_sessions_leave_room_for_whole_answers(ask: Ask, prompter: Prompter, tmp_path: Path) -> None:
-    (file,) = writing.write(["summary"], tmp_path, 4000, 1, 2, 0)  # of four bytes, which this tokenizer reads as four
+    (file,) = session_files.write(
+        ["summary"], tmp_path, 4000, 1, 2, 0
+    )  # of four bytes, which this tokenizer reads as four
     row = json.loads(file.read_text(encoding="utf-8"))
     length = len(row["context"]) - 500
     episode = ask(prompter, "summary", [row], length=length)
@@ -95,7 +97,7 @@ def test_generated_sessions_leave_room_for_whole_answers(ask: Ask, prompter: Pro
 
 
 def test_a_stored_session_that_just_fits_is_whole(ask: Ask, prompter: Prompter, tmp_path: Path) -> None:
-    (file,) = writing.write(["kv"], tmp_path, 2000, 1, 1, 0)
+    (file,) = session_files.write(["kv"], tmp_path, 2000, 1, 1, 0)
     row = json.loads(file.read_text(encoding="utf-8"))
     whole = ask(prompter, "kv", [row], length=99_999)
     prompt = prompter.prompt(whole)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
-from kvpress_eval.episode import Episode
 from kvpress_eval.errors import UsageError
-from kvpress_eval.prompt import Prompter
-from kvpress_eval.sources.records import SCBENCH_TASKS
+from kvpress_eval.sources.scbench_records import SCBENCH_TASKS
+from kvpress_eval.suites.episode import Episode
+from kvpress_eval.suites.prompt import Prompter
 
 Ask = Callable[..., Episode]
 

@@ -12,10 +12,10 @@ import huggingface_hub
 import pyarrow
 import pytest
 from kvpress_eval.cli import main
-from kvpress_eval.config import RunConfig
 from kvpress_eval.errors import UsageError
-from kvpress_eval.sources import _read, files, find_sources, hub
-from kvpress_eval.sources.records import SCBENCH_TASKS, record
+from kvpress_eval.runs.config import RunConfig
+from kvpress_eval.sources import _read, data_files, find_sources, hub_rows
+from kvpress_eval.sources.scbench_records import SCBENCH_TASKS, record
 from pyarrow import parquet
 
 from tests.eval.sources.scbench_rows import make
@@ -142,10 +142,10 @@ def test_files_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
 
 def test_paths_and_hub_ids_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert not files.is_local("owner/name")
+    assert not data_files.is_local("owner/name")
     (tmp_path / "owner" / "name").mkdir(parents=True)
     for source in ("owner/name", "./x/y", "~/x", "kv.jsonl", "a/b/c", "nowhere"):
-        assert files.is_local(source), source
+        assert data_files.is_local(source), source
 
 
 class Hub:
@@ -166,13 +166,13 @@ class Hub:
 
 def test_the_hub_is_asked_for_a_pinned_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Hub(("test",), monkeypatch)
-    assert len(list(hub.rows("scbench", "kv"))) == 3
+    assert len(list(hub_rows.rows("scbench", "kv"))) == 3
     assert found.asked == [("microsoft/SCBench", "scbench_kv", "test", "283310bb8c5ba6909dd9a6b1be087d2937f76f6d")]
 
 
 def test_old_revisions_have_another_split(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Hub(("train",), monkeypatch)
-    where, row = next(iter(hub.rows("me/mine", "kv")))
+    where, row = next(iter(hub_rows.rows("me/mine", "kv")))
     assert (where, row) == ("me/mine scbench_kv, row 1", make("kv", 0))
     assert found.asked == [("me/mine", "scbench_kv", "test", None), ("me/mine", "scbench_kv", "train", None)]
 
@@ -180,7 +180,7 @@ def test_old_revisions_have_another_split(monkeypatch: pytest.MonkeyPatch) -> No
 def test_without_the_hub_it_is_one_line_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     Hub((), monkeypatch)
     with pytest.raises(UsageError, match=r"cannot load scbench_kv .*cannot reach the hub.*download scbench_kv\.jsonl"):
-        list(hub.rows("scbench", "kv"))
+        list(hub_rows.rows("scbench", "kv"))
 
 
 @pytest.fixture
@@ -259,4 +259,4 @@ def test_the_folder_of_a_copy_is_the_one_that_datasets_looks_for() -> None:
     from datasets.naming import camelcase_to_snakecase
 
     for name in ("SCBench", "MySet2", "wikitext", "a-B_c", "C4x", "HTMLPages"):
-        assert hub._snake(name) == camelcase_to_snakecase(name), name
+        assert hub_rows._snake(name) == camelcase_to_snakecase(name), name

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 from kvpress_eval.cli import main
-from kvpress_eval.config import RunConfig
 from kvpress_eval.errors import EpisodeError, UsageError
-from kvpress_eval.models import Loaded, load
-from kvpress_eval.prepare import prepare
-from kvpress_eval.rows import load_rows
+from kvpress_eval.rows.row import load_rows
+from kvpress_eval.runs.config import RunConfig
+from kvpress_eval.runs.loaded import Loaded, load
+from kvpress_eval.runs.prepare import prepare
 from kvpress_eval.sources import open_source
-from kvpress_eval.sources.records import SCBENCH_TASKS
-from kvpress_eval.sources.writing import write
-from kvpress_eval.tasks import TASKS
+from kvpress_eval.sources.scbench_records import SCBENCH_TASKS
+from kvpress_eval.sources.session_files import write
+from kvpress_eval.suites import TASKS
 
 LENGTHS = (2500, 8000, 40000)  # of tokens; the text model has one for each byte
 

@@ -1,0 +1,1 @@
+"""Time and memory of presses, and what sweeps promise, measured."""

@@ -1,0 +1,56 @@
+"""What a source is told: which sessions are wanted, and who reads them. It knows neither cells nor loaded models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from ..suites.episode import Episode
+from ..suites.prompt import Prompter
+from .passages import Passages
+
+__all__ = ["Reader", "Wanted"]
+
+
+class Wanted(Protocol):
+    """The sessions of a cell, as its configuration names them; see `runs.config.RunConfig` for what each means."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def task(self) -> str: ...
+    @property
+    def mode(self) -> str: ...
+    @property
+    def history(self) -> str: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def sessions(self) -> int: ...
+    @property
+    def turns(self) -> int | None: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def prompts(self) -> str: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def forced(self) -> int: ...
+    @property
+    def text(self) -> Sequence[str]: ...
+    @property
+    def continues(self) -> bool: ...
+
+
+class Reader(Protocol):
+    """Whoever reads sessions: how they become tokens, and those made so far."""
+
+    @property
+    def prompter(self) -> Prompter: ...
+    @property
+    def episodes(self) -> dict[tuple[object, ...], Episode]: ...
+    @property
+    def passages(self) -> dict[tuple[object, ...], Passages]: ...

@@ -1,0 +1,1 @@
+"""What tasks are made of: small worlds, prose, reports, code, and the words around a question."""

@@ -1,0 +1,1 @@
+"""Many cells: the grid, who runs which, worker processes and clusters, and bringing rows together."""
