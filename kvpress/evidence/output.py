@@ -19,7 +19,10 @@ from kvpress.errors import SessionError, UnsupportedError
 Output = Callable[[Tensor], Tensor]
 _NAMES = ("o_proj", "out_proj", "dense", "c_proj", "wo")
 _TILE_BYTES = 16 << 20
-_INSTEAD = "Leave criticalkv out, or use a model whose attention ends in one plain linear layer (llama, qwen, gemma)."
+_INSTEAD = (
+    "Leave out the part that weighs values by it, or use a model whose attention ends in one plain linear layer "
+    "(llama, qwen, gemma)."
+)
 
 
 class Projection:
@@ -88,13 +91,13 @@ def projections(model: nn.Module, config: Any, layers: Mapping[int, int]) -> dic
 def _plain(linear: Any, where: str, width: int) -> nn.Linear:
     if type(linear) is not nn.Linear or not linear.weight.is_floating_point():
         raise UnsupportedError(
-            f"{where} is a {type(linear).__name__}, and criticalkv reads the weights of a plain linear layer. Load "
-            "the model without quantized weights, merge adapters into it (merge_and_unload), or leave criticalkv out."
+            f"{where} is a {type(linear).__name__}, and the press reads the weights of a plain linear layer. Load the "
+            "model without quantized weights, merge adapters into it (merge_and_unload), or leave out that part."
         )
     if linear.weight.is_meta:
         raise UnsupportedError(
-            f"{where} is offloaded, and criticalkv reads its weights while attention runs. Load the model without "
-            "offloading, or leave criticalkv out."
+            f"{where} is offloaded, and the press reads its weights while attention runs. Load the model without "
+            "offloading, or leave out the part that weighs values by it."
         )
     if linear.in_features != width:
         raise UnsupportedError(

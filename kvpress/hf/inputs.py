@@ -1,6 +1,6 @@
 """What a forward is given: whether it is text, token by token, and nothing else.
 
-A press that feeds a prompt again (kvzip) has the token ids alone. What else told the model what to read is not there
+A press that feeds a prompt again has the token ids alone. What else told the model what to read is not there
 the second time, so a prompt is read again only where everything it came with is known to carry no content.
 """
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kvpress.errors import UnsupportedError, short
+from kvpress.recipe.press import like, reads_once
 
 # Tensors and objects that may come with tokens: where they stand, where they are kept, and what to compute.
 _TEXT = {"input_ids", "attention_mask", "position_ids", "cache_position", "past_key_values", "logits_to_keep", "labels"}
@@ -29,21 +30,22 @@ def check_text(press: object, given: Mapping[str, Any], config: Any) -> None:
     if not isinstance(ids, Tensor):
         raise UnsupportedError(
             f"{short(press)} reads the prompt a second time and needs input_ids; this forward has none. Give them, or "
-            "use a press that reads the prompt once (snapkv, h2o)."
+            f"use a press that reads the prompt once ({like(reads_once)})."
         )
     marks = placeholders(config)
     other = [name for name, value in given.items() if not _carries_nothing(name, value, bool(marks))]
     if other:
         raise UnsupportedError(
             f"{short(press)} reads the prompt a second time, as tokens alone, and this one has "
-            f"{short(', '.join(other))} too. Use a press that reads the prompt once (snapkv, h2o)."
+            f"{short(', '.join(other))} too. Use a press that reads the prompt once ({like(reads_once)})."
         )
     stands = torch.isin(ids, torch.tensor(sorted(marks), dtype=ids.dtype, device=ids.device)) if marks else None
     if stands is not None and bool(stands.any()):
         token = int(ids[stands][0])
         raise UnsupportedError(
             f"{short(press)} reads the prompt a second time, as text alone, and token {token} in it is the model's "
-            f"{marks[token]}, which stands for something else. Use a press that reads the prompt once (snapkv, h2o)."
+            f"{marks[token]}, which stands for something else. Use a press that reads the prompt once "
+            f"({like(reads_once)})."
         )
 
 

@@ -83,7 +83,7 @@ def estimate(recipe: Recipe, shapes: list[Shape], plan: Plan) -> Peak:
 
     - stored: n slots in the codec's bytes (measured by packing random rows; where slots of packed groups may be
       evicted later, as if every group kept some), `residual` + a block of them dense, and 4 bytes a slot
-      for its position after an eviction and for the attention it received (h2o);
+      for its position after an eviction and for its other columns;
     - reading: the same with c more dense slots in the tail; without `between`, s(all tokens) dense slots.
 
     held = the sum of stored over the layers + the largest (reading - stored), or + the sum of those where layers are

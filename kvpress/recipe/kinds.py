@@ -5,16 +5,19 @@ What a method can do is said by its traits (`comparable`, `attention`, `waits`, 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from kvpress.errors import PressSyntaxError
+from kvpress.errors import PressConflictError, PressSyntaxError
 from kvpress.evidence.evidence import Evidence, Needs
 from kvpress.storage.block import Block
 from kvpress.storage.pair import Pair, PairCodec
+
+_ALIKE = 0.8  # of two words, where 1 is the same
 
 Decisions = Mapping[str, Any]
 """What a preset decides: names of fields of a Recipe, and their values."""
@@ -200,3 +203,30 @@ def schedule_of(name: str) -> Schedule:
     if name not in ("every_step", "after_prefill"):
         raise PressSyntaxError(f'schedule={name!r}: slots are chosen at "every_step" or once "after_prefill".')
     return EveryStep() if name == "every_step" else AfterPrefill()
+
+
+TRAITS = {
+    "scorer": ("needs", "comparable", "attention", "waits", "premise"),
+    "refine": ("needs", "premise"),
+    "heads": ("compares", "premise"),
+    "layers": ("needs", "compares", "exact", "waits", "premise"),
+    "channels": ("needs", "waits", "premise"),
+    "sharer": ("block", "premise"),
+    "key": ("name", "block", "premise"),
+    "value": ("name", "block", "premise"),
+}
+"""Field of a recipe -> what its decision may declare of itself."""
+
+
+def check_traits(name: str, decision: object) -> None:
+    """Raise PressConflictError where a decision declares a trait of another name, which would be taken for none."""
+    if decision is None:
+        return
+    own = {word for cls in type(decision).__mro__[:-1] for word in (*vars(cls), *vars(cls).get("__annotations__", {}))}
+    known = TRAITS[name]
+    for word in sorted(own - set(known)):
+        if not word.startswith("_") and (meant := difflib.get_close_matches(word, known, 1, _ALIKE)):
+            raise PressConflictError(
+                f"{type(decision).__name__} declares {word!r}, which decides nothing. Call it {meant[0]!r}, if that is "
+                "what it is, or something less like it."
+            )

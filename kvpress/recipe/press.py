@@ -20,10 +20,10 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
-from kvpress.errors import PressConflictError, PressSyntaxError
+from kvpress.errors import KVPressError, PressConflictError, PressSyntaxError
 from kvpress.recipe.kinds import Decisions
 from kvpress.recipe.plugins import load_plugins
-from kvpress.recipe.recipe import Recipe
+from kvpress.recipe.recipe import MisfitError, Recipe
 from kvpress.recipe.text import Value, arguments, clean, split
 from kvpress.registry import Registry
 
@@ -144,28 +144,27 @@ class Press:
     def __post_init__(self) -> None:
         try:
             self.recipe.check()
+        except MisfitError as error:
+            raise PressConflictError(f"{self}: {error} ({like(error.instead)}).") from None
         except PressConflictError as error:
             raise PressConflictError(f"{self}: {error}") from None
 
     def ready(self) -> None:
         """Raise PressConflictError for a press that is only a part of one: it may be composed, but not entered."""
-        if self.recipe.scorer is None and self.recipe.refine is not None:
-            raise PressConflictError(
-                f"{self} refines scores by what values add to the output, but nothing gives any. Compose it with a "
-                "press that scores by attention, for example criticalkv | snapkv(keep=0.25)."
-            )
-        if self.recipe.scorer is None and (self.recipe.layers is not None or self.recipe.heads.compares):
-            raise PressConflictError(
-                f"{self} says how slots are spread over heads or layers, but nothing evicts any. Compose it with an "
-                "eviction press, for example ada | snapkv(keep=0.25)."
-            )
+        if not self.recipe.unfinished:
+            return
+        does = "refines scores" if self.recipe.refine is not None else "says how slots are spread over heads or layers"
+        raise PressConflictError(
+            f"{self} {does}, but nothing scores slots and drops any. Compose it with a press that does, for example "
+            f"{self} | {like(_by_attention, 1)}(keep=0.25)."
+        )
 
     @cached_property
     def recipe(self) -> Recipe:
         """Every decision, resolved. Two parts that decide the same thing are a PressConflictError."""
         chosen: dict[str, Any] = {}
         owner: dict[str, str] = {}
-        names = {f.name for f in fields(Recipe)}
+        names = {f.name for f in fields(Recipe)} - {"owners"}
         for part in self.parts:
             decided = part.decisions()
             if not decided and len(self.parts) > 1:
@@ -179,7 +178,7 @@ class Press:
                         f"{owner[name]} and {part.name} both decide {_WORDS.get(name, name)}; use one of them."
                     )
                 chosen[name], owner[name] = value, part.name
-        return Recipe(**chosen)
+        return Recipe(**chosen, owners=tuple(owner.items()))
 
     def __or__(self, other: Press) -> Press:
         return Press(self.parts + other.parts)
@@ -235,6 +234,29 @@ def opens(opener: Opener) -> Opener:
     """Decorator: what entering a press on a model does. Sessions are above recipes, which know nothing of models."""
     _openers[:] = [opener]
     return opener
+
+
+def like(fits: Callable[[Recipe], bool], most: int = 3) -> str:
+    """Names of some presses whose recipe `fits`, for messages that say what to use instead."""
+    found = []
+    for name in PRESETS:
+        try:
+            decided = {} if "@" in name else Part(name).decisions()
+        except KVPressError:  # it has no defaults
+            continue
+        recipe = Recipe(**decided)
+        if decided and not recipe.unfinished and fits(recipe):
+            found.append(name)
+    return ", ".join(found[:most])
+
+
+def _by_attention(recipe: Recipe) -> bool:
+    return bool(getattr(recipe.scorer, "attention", False))
+
+
+def reads_once(recipe: Recipe) -> bool:
+    """It drops slots by attention, and the prompt is read once."""
+    return recipe.evicts and recipe.needs.repeat is None and _by_attention(recipe)
 
 
 def list_presses() -> dict[str, str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from kvpress.errors import BudgetError, PressConflictError
 from kvpress.evidence.evidence import Needs
 from kvpress.recipe.kinds import (
+    TRAITS,
     AfterPrefill,
     Even,
     HeadBudget,
@@ -19,6 +21,7 @@ from kvpress.recipe.kinds import (
     Schedule,
     Scorer,
     Sharer,
+    check_traits,
 )
 from kvpress.storage.codec import Codec, Dense
 from kvpress.storage.columns import ADDED, MASS, Column
@@ -26,6 +29,14 @@ from kvpress.storage.pair import PairCodec, Split
 
 if TYPE_CHECKING:
     from kvpress.evidence.premise import Premise
+
+
+class MisfitError(PressConflictError):
+    """Two decisions do not go together. instead: the recipes that would do, whose presses the message is to name."""
+
+    def __init__(self, message: str, instead: Callable[[Recipe], bool]) -> None:
+        super().__init__(message)
+        self.instead = instead
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,8 @@ class Recipe:
     channels: which channels are stored, None = all. sharer: which layers store something in common. sinks: first
     tokens that always stay. recent: last tokens that always stay, as a count or as a fraction of the slots kept.
     residual: newest slots per head that stay dense when slots are packed. positions: "keep" leaves keys as they were
-    rotated, "slots" rotates the sinks along with the window, so that positions are those inside the cache.
+    rotated, "slots" rotates the sinks along with the window, so that positions are those inside the cache. owners:
+    which part of a press decided a field, for messages.
     """
 
     keep: float | int = 1.0
@@ -54,6 +66,7 @@ class Recipe:
     recent: int | float = 0
     residual: int = 0
     positions: str = "keep"
+    owners: tuple[tuple[str, str], ...] = field(default=(), compare=False)
 
     @cached_property
     def needs(self) -> Needs:
@@ -89,8 +102,18 @@ class Recipe:
     def compares(self) -> str:
         """The budget that compares scores of different heads, "" for none."""
         if self.heads.compares:
-            return "ada"
-        return "pooled" if self.layers is not None and self.layers.compares else ""
+            return self.by("heads")
+        return self.by("layers") if self.layers is not None and self.layers.compares else ""
+
+    @cached_property
+    def unfinished(self) -> bool:
+        """It says how slots are chosen or spread, but nothing scores them: a part of a press, not to be entered."""
+        spreads = self.layers is not None or self.heads.compares or self.refine is not None
+        return self.scorer is None and spreads
+
+    def by(self, name: str) -> str:
+        """The part of the press that decided the field `name`."""
+        return dict(self.owners).get(name) or type(getattr(self, name)).__name__
 
     @cached_property
     def waits(self) -> str | None:
@@ -142,37 +165,41 @@ class Recipe:
 
     def check(self) -> None:
         """Raise for decisions that cannot work together, and for a budget its protected slots leave no room in."""
+        for name in TRAITS:
+            check_traits(name, getattr(self, name))
         if self.compares and self.scorer is not None and not getattr(self.scorer, "comparable", False):
-            raise PressConflictError(
-                f"{type(self.scorer).__name__} scores mean nothing across heads, so {self.compares} cannot compare "
-                "heads by them. Use it with a press that scores by attention (snapkv, h2o, expected_attention)."
+            raise MisfitError(
+                f"scores of {self.by('scorer')} mean nothing across heads, so {self.compares} cannot compare heads by "
+                "them. Use it with a press whose scores are on one scale",
+                lambda recipe: bool(getattr(recipe.scorer, "comparable", False)),
             )
         if self.refine is not None and self.scorer is not None and not getattr(self.scorer, "attention", False):
-            raise PressConflictError(
-                f"criticalkv weights attention by what a value adds to the output, and {type(self.scorer).__name__} "
-                "scores are not what the slots of each head get of it, or are weighted by values already. Use "
-                "criticalkv with snapkv, h2o or expected_attention(values=false)."
+            raise MisfitError(
+                f"{self.by('refine')} weights attention by what a value adds to the output, and scores of "
+                f"{self.by('scorer')} are not what the slots of each head get of it, or are weighted by values "
+                "already. Use it with a press that scores by attention",
+                lambda recipe: bool(getattr(recipe.scorer, "attention", False)),
             )
         if self.sharer is not None:
             for other, reason in (
                 (self.layers, "a layer budget gives its two layers different numbers of slots"),
                 (self.schedule.continuous or None, "evicting at every step is decided in each layer alone"),
-                (self.channels, "think drops other channels in each of its two layers"),
+                (self.channels, "other channels are dropped in each of its two layers"),
             ):
                 if other is not None:
                     raise PressConflictError(
-                        "minicache stores one direction for two layers, which must hold the same slots and channels, "
-                        f"and {reason}. Use one of them."
+                        f"{self.by('sharer')} stores something once for two layers, which must hold the same slots and "
+                        f"channels, and {reason}. Use one of them."
                     )
         if self.needs.repeat is not None and self.schedule.continuous:
             raise PressConflictError(
-                f"{type(self.scorer).__name__} scores slots by a second reading of the prompt, and there is none while "
+                f"{self.by('scorer')} scores slots by a second reading of the prompt, and there is none while "
                 "decoding. Use it with a schedule that chooses once, after the prompt."
             )
         if self.positions == "slots" and self.block:
             raise PressConflictError(
-                f'positions="slots" (streaming_llm) moves stored keys at every step, which {self.key.name} storage '
-                'cannot: what is packed never changes. Use streaming_llm(positions="keep") with it.'
+                f'positions="slots" of {self.by("positions")} moves stored keys at every step, which {self.key.name} '
+                'storage cannot: what is packed never changes. Use it with positions="keep".'
             )
         if min(self.sinks, self.recent, self.residual) < 0 or (isinstance(self.recent, float) and self.recent > 1):
             raise BudgetError(

@@ -33,7 +33,7 @@ def _part(piece: str) -> tuple[str, str]:
     match = _PART.match(piece)
     if not match:
         raise PressSyntaxError(
-            f"Cannot read {piece.strip()!r}; write name(argument=value), for example snapkv(keep=0.25)."
+            f"Cannot read {piece.strip()!r}; write name(argument=value), for example NAME(keep=0.25)."
         )
     return match.group(1), match.group(2) or ""
 

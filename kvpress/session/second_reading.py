@@ -17,7 +17,7 @@ from kvpress.cache.cache import PressCache
 from kvpress.errors import SessionError, UnsupportedError, short
 from kvpress.evidence.repetition import parts
 from kvpress.evidence.rope import length_dependent
-from kvpress.recipe.press import Press
+from kvpress.recipe.press import Press, like, reads_once
 from kvpress.storage.modes import undisturbed
 
 
@@ -70,7 +70,7 @@ def check_repeats(session: Repeats) -> None:
         raise UnsupportedError(
             f"{type(session.model).__name__} uses {kind} RoPE, whose angles depend on the longest position seen, and "
             f"{short(session.press)} makes the model repeat its prompt beyond its end. Use a press that reads the "
-            "prompt once (snapkv, h2o)."
+            f"prompt once ({like(reads_once)})."
         )
 
 

@@ -36,7 +36,7 @@ from kvpress.pipeline.phase import Reader
 from kvpress.pipeline.state import Reading
 from kvpress.plan.forecast import Forecast, chooses
 from kvpress.plan.peak import Peak
-from kvpress.recipe.press import Press, opens
+from kvpress.recipe.press import Press, like, opens
 from kvpress.session.masks import check_mask, check_prompt_mask, seen_mask
 from kvpress.session.probe import move, moves
 from kvpress.session.report import Report, report_of
@@ -76,7 +76,7 @@ class Session:
 
     @property
     def instructions(self) -> Sequence[Sequence[int]]:
-        """Token ids around the parts of a prompt that a press (kvzip) makes the model repeat, without a begin token.
+        """Token ids around the parts of a prompt that a press makes the model repeat, without a begin token.
 
         Three lists: what comes before the first part, what comes before each later one and the last tokens of the part
         before it, and what comes after either (the end of the user's turn; may be left out). See
@@ -201,7 +201,7 @@ class Session:
         if why := self.press.recipe.waits:
             raise UnsupportedError(
                 f"{short(self.press)} cannot be applied between the chunks of a prompt: {why}. Read it "
-                "with between=False, or use another press (knorm, keydiff, h2o, kivi)."
+                f"with between=False, or use another press ({like(lambda recipe: recipe.waits is None)})."
             )
 
     def peak(self, tokens: int, rows: int = 1, chunk: int | None = None, between: bool = False) -> Peak:
@@ -247,7 +247,7 @@ class Session:
             raise UnsupportedError(
                 "Assisted generation and prompt lookup take guessed tokens back, and what "
                 f"{short(self.press)} evicted for their sake cannot come back. Generate without them, or use a press "
-                "that keeps every token (full, kivi)."
+                f"that keeps every token ({like(lambda recipe: not recipe.evicts)})."
             )
 
     def forward(self, ids: Tensor, mask: Tensor | None, cache: PressCache) -> Tensor:
@@ -451,7 +451,8 @@ def _instead(press: Press) -> str:
     """What to do where keys cannot be moved."""
     if press.recipe.positions == "slots":
         return 'use positions="keep" (original positions)'
-    return f'{short(press)} scores what was there before RoPE; use snapkv, keydiff, leverage(keys="rotated") or another'
+    others = like(lambda recipe: recipe.evicts and not recipe.rotates)
+    return f"{short(press)} scores what was there before RoPE; use another press ({others})"
 
 
 def _fire(cache: PressCache) -> None:

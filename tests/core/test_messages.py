@@ -87,14 +87,13 @@ def test_nearest_and_short() -> None:
         mine["x"]
 
 
-_RECOMMENDS = re.compile(r"scores by attention \(([^)]+)\)|Use criticalkv with ([^;]+?\))\.")
+_RECOMMENDS = re.compile(r"Use it with a press [^(]*\(([^)]+)\)\.")
 
 
 def recommended(message: str) -> list[str]:
     """The presses that a message says to use, as they are written there."""
     match = _RECOMMENDS.search(message)
-    listing = next((part for part in match.groups() if part), "") if match else ""
-    return [word for word in re.split(r",\s*|\s+or\s+", listing) if word]
+    return match[1].split(", ") if match else []
 
 
 def scores(name: str) -> bool:
@@ -119,7 +118,7 @@ def test_the_composition_a_conflict_recommends_works() -> None:
             assert len(others) == 1, said
             assert not set(names) & {a, b}, said  # it would be what was refused
             instead = [f"{others[0]} | {name}" for name in names]
-        elif 'streaming_llm(positions="keep")' in said:
+        elif 'positions="keep"' in said:
             instead = [f"{a} | {b}".replace("streaming_llm", 'streaming_llm(positions="keep")')]
         else:
             assert "use one of them" in said.lower() or "leave it out" in said, said
