@@ -11,58 +11,41 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from kvpress import Press, PressCache, Session
+from kvpress import PRESETS, Press, PressCache, Session
 
 KIVI = "kivi(bits=4, group=4, residual=5)"
 KIVI8 = "kivi(bits=8, group=4, residual=5)"
 GEAR = "gear(bits=4, group=4, block=8, residual=5, outliers=0.1)"
-EVICTING = {
-    "random": "random(keep=0.4, seed=3, sinks=2, recent=4)",
-    "streaming_llm": 'streaming_llm(keep=0.4, sinks=2, positions="keep")',
-    "tova": "tova(keep=0.4)",
-    "h2o": "h2o(keep=0.4)",
-    "snapkv": "snapkv(keep=0.4, window=5, kernel_size=3)",
-    "knorm": "knorm(keep=0.4, sinks=1, recent=3)",
-    "keydiff": "keydiff(keep=0.4)",
-    "leverage": "leverage(keep=0.4, sinks=1, recent=2, sketch=7)",
-    "cur": "cur(keep=0.4, sinks=1, window=5)",
-    "lagkv": "lagkv(keep=0.4, sinks=2, lag=5)",
-    "expected_attention": "expected_attention(keep=0.4, sinks=2, future=9, epsilon=0.01)",
-    "kvzip": 'kvzip(keep=0.4, sinks=2, chunk=6, overlap=3, spread="even")',
-}
+SMALL = {name: f"{name}({PRESETS[name].small})" if PRESETS[name].small else name for name in PRESETS if "@" not in name}
+EVICTING = {name: text for name, text in SMALL.items() if Press.parse(text).recipe.scorer is not None}
+PARTS = {name: text for name, text in SMALL.items() if Press.parse(text).recipe.unfinished}
+STORED = {name: text for name, text in SMALL.items() if name not in {**EVICTING, **PARTS, "full": ""}}
 EXACT = {
     "full": "full",
     **EVICTING,
     "h2o-slots": "h2o(keep=13, sinks=1, recent=3)",
-    "ada": "ada | snapkv(keep=0.4, window=5, kernel_size=3)",
-    "criticalkv": "criticalkv | snapkv(keep=0.4, window=5, kernel_size=3)",
+    **{name: f"{text} | snapkv(keep=0.4, window=5, kernel_size=3)" for name, text in PARTS.items()},
     "criticalkv-h2o": "criticalkv | h2o(keep=0.4)",
     "criticalkv-ada-h2o": "criticalkv@kvpress | ada | h2o(keep=13, sinks=1, recent=3)",
     "ada-h2o": "ada | h2o(keep=13)",
-    "zigzag": "zigzag(window=6) | h2o(keep=0.4)",
-    "pyramid": "pyramid | ada(alpha=0.5, mode=floor) | snapkv(keep=0.4, window=5, kernel_size=3)",
-    "pooled": "pooled | h2o(keep=0.4)",
+    "zigzag-h2o": "zigzag(window=6) | h2o(keep=0.4)",
+    "pyramid-ada": "pyramid | ada(alpha=0.5, mode=floor) | snapkv(keep=0.4, window=5, kernel_size=3)",
+    "pooled-h2o": "pooled | h2o(keep=0.4)",
     "kvzip-all": "kvzip(keep=0.4, sinks=1, recent=2, chunk=50)",
     "cur-random": 'cur(keep=13, sinks=0, combine="mean", window=0, sketch=5, seed=2)',
     "snapkv-again": 'snapkv(keep=13, window=5, kernel_size=3, pooling="avg", every_prompt=true)',
 }
 COMPOSED = {f"{name}|kivi": f"{text} | {KIVI}" for name, text in EVICTING.items()}
 QUANTIZED = {
-    "kivi": "kivi(bits=2, group=8, residual=8)",
+    **STORED,
     "kivi-token": 'kivi(k_bits=8, v_bits=4, group=4, residual=0, keys="token")',
-    "fp8": "fp8(block=4, residual=3)",
     "fp8-token": 'fp8(scale="token", block=3, residual=0)',
-    "int8": "int8(residual=4)",
-    "gear": GEAR,
     "gear-kcvt": 'gear(bits=4, backbone="kcvt", group=4, block=8, residual=0, outliers=0.1)',
-    "gear_l": "gear_l(bits=2, group=8, block=8, residual=4)",
     "snapkv|gear": f"{EVICTING['snapkv']} | {GEAR}",
     "h2o|gear": f"{EVICTING['h2o']} | {GEAR}",
     **COMPOSED,
-    "think": "think(keep_channels=0.6, window=6, recent=7)",
     "h2o|think": "h2o(keep=0.4) | think(keep_channels=0.5, keep_values=0.75, window=6, recent=4)",
     "snapkv|think|kivi": f"{EVICTING['snapkv']} | think(keep_channels=0.5, window=5, recent=5) | {KIVI}",
-    "minicache": "minicache(start=0, block=6, retained=0.1)",
     "ada|minicache|kivi": f"ada | {EVICTING['snapkv']} | minicache(start=0, block=4, rule=range) | {KIVI8}",
     "zigzag|ada|kivi": f"zigzag | ada | {EVICTING['snapkv']} | {KIVI}",
 }

@@ -14,6 +14,7 @@ ROOMS = {
     "kvpress": (
         ROOT / "kvpress",
         (
+            "method",  # what methods of other packages import
             "conformance",
             "doctor",
             "session",

@@ -178,7 +178,7 @@ class CoherentError:
         return float(torch.cat(list(samples)).mean())
 
 
-@preset("gear")
+@preset("gear", small="bits=4, group=4, block=8, residual=5, outliers=0.1")
 def gear(
     bits: int = 2,
     backbone: str = "kivi",
@@ -195,7 +195,7 @@ def gear(
     return {"key": key, "value": value, "residual": residual}
 
 
-@preset("gear_l")
+@preset("gear_l", small="bits=2, group=8, block=8, residual=4")
 def gear_l(
     bits: int = 2,
     backbone: str = "kivi",

@@ -70,7 +70,9 @@ _WIDEST = 4096  # channels, more than any head has
 
 
 @preset(
-    "cur", unsettled="whether the paper's tables take exact or random scores is not known here; @random has the latter"
+    "cur",
+    small="keep=0.4, sinks=1, window=5",
+    unsettled="whether the paper's tables take exact or random scores is not known here; @random has the latter",
 )
 def cur(
     keep: float | int = 0.25,

@@ -84,7 +84,7 @@ class ExpectedAttention:
 _AHEAD = 1 << 16  # positions
 
 
-@preset("expected_attention")
+@preset("expected_attention", small="keep=0.4, sinks=2, future=9, epsilon=0.01")
 def expected_attention(
     keep: float | int = 0.25,
     sinks: int = 4,

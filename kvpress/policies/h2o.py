@@ -37,7 +37,7 @@ class HeavyHitters:
         return seen.mass() / (length[:, None, None] - seen.rank).clamp(min=1) / seen.rule.group
 
 
-@preset("h2o")
+@preset("h2o", small="keep=0.4")
 def h2o(
     keep: float | int = 0.25,
     recent: float | int = 0.5,

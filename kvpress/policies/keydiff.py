@@ -37,7 +37,9 @@ class KeyDifference:
 
 
 @preset(
-    "keydiff", unsettled="the paper evicts block by block while it reads: session.prefill(ids, chunk=..., between=True)"
+    "keydiff",
+    small="keep=0.4",
+    unsettled="the paper evicts block by block while it reads: session.prefill(ids, chunk=..., between=True)",
 )
 def keydiff(keep: float | int = 0.25, sinks: int = 0, recent: int = 0) -> Decisions:
     """Slots whose keys point away from the average key, after the prompt (2504.15364)."""

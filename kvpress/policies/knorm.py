@@ -63,7 +63,7 @@ class FirstWhole:
         return torch.where(number < self.skip, lengths, total).double()
 
 
-@preset("knorm")
+@preset("knorm", small="keep=0.4, sinks=1, recent=3")
 def knorm(keep: float | int = 0.25, sinks: int = 0, recent: int = 0, skip: int = 0) -> Decisions:
     """Slots with the smallest keys, after the prompt; the first `skip` layers stay whole (2406.11430)."""
     if skip < 0:

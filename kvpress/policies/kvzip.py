@@ -67,7 +67,7 @@ def instructions(tokenizer: Any, chat: bool = True) -> tuple[list[int], list[int
     return list(first), list(later), list(after)
 
 
-@preset("kvzip")
+@preset("kvzip", small='keep=0.4, sinks=2, chunk=6, overlap=3, spread="even"')
 def kvzip(
     keep: float | int = 0.25,
     sinks: int = 4,

@@ -70,7 +70,9 @@ class LagRelative:
 
 
 @preset(
-    "lagkv", unsettled="the paper's tables go over several lags and shares; @authors has the defaults of their code"
+    "lagkv",
+    small="keep=0.4, sinks=2, lag=5",
+    unsettled="the paper's tables go over several lags and shares; @authors has the defaults of their code",
 )
 def lagkv(keep: float | int = 0.25, sinks: int = 4, lag: int = 128, cross: bool = False) -> Decisions:
     """Tokens that stand out against the next partition of the prompt; its last partitions stay (2504.04704)."""

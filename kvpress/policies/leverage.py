@@ -78,7 +78,11 @@ def _leverage(x: Tensor, there: Tensor, ridge: float) -> Tensor:
 _WIDEST = 4096  # channels, more than any head has
 
 
-@preset("leverage", unsettled="the paper adds a chunked attention term, which is not built")
+@preset(
+    "leverage",
+    small="keep=0.4, sinks=1, recent=2, sketch=7",
+    unsettled="the paper adds a chunked attention term, which is not built",
+)
 def leverage(
     keep: float | int = 0.25,
     sinks: int = 8,

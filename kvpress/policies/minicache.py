@@ -198,7 +198,7 @@ class NeighboursAgree:
         return sum(cosines) / len(cosines) if cosines else 1.0
 
 
-@preset("minicache")
+@preset("minicache", small="start=0, block=6, retained=0.1")
 def minicache(
     start: float = 0.5,
     t: float = 0.6,

@@ -40,7 +40,7 @@ class Random:
         return (x >> 8).float() / float(1 << 24)
 
 
-@preset("random")
+@preset("random", small="keep=0.4, seed=3, sinks=2, recent=4")
 def random(keep: float | int = 0.25, seed: int = 0, sinks: int = 4, recent: int = 32) -> Decisions:
     """A random subset after the prompt: the control every method must beat."""
     return {"keep": keep, "scorer": Random(seed), "sinks": sinks, "recent": recent, "schedule": AfterPrefill()}

@@ -113,7 +113,7 @@ class LaterQueriesAgree:
 _NEIGHBOURS = 1023  # slots that pooling reaches over
 
 
-@preset("snapkv")
+@preset("snapkv", small="keep=0.4, window=5, kernel_size=3")
 def snapkv(
     keep: float | int = 0.25,
     window: int = 32,

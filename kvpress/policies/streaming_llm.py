@@ -33,7 +33,7 @@ class Recency:
         return seen.rank.float()
 
 
-@preset("streaming_llm")
+@preset("streaming_llm", small='keep=0.4, sinks=2, positions="keep"')
 def streaming_llm(
     keep: float | int = 0.25, sinks: int = 4, positions: str = "slots", schedule: str = "every_step"
 ) -> Decisions:

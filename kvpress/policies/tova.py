@@ -33,7 +33,7 @@ class LastQuery:
         return probs.mean((1, 2)).expand(-1, block.pos.shape[1], -1)
 
 
-@preset("tova")
+@preset("tova", small="keep=0.4")
 def tova(keep: float | int = 0.25, recent: int = 0, schedule: str = "every_step") -> Decisions:
     """Drop the token the last query attends to least, at every step (2401.06104)."""
     return {"keep": keep, "scorer": LastQuery(), "sinks": 0, "recent": recent, "schedule": schedule_of(schedule)}

@@ -77,7 +77,7 @@ class LayersDiffer:
         return float(asked.std(correction=0) / asked.mean())
 
 
-@preset("zigzag", unsettled="no code was published, and the paper's tau and floor are not known here")
+@preset("zigzag", small="window=6", unsettled="no code was published, and the paper's tau and floor are not known here")
 def zigzag(tau: float = 0.9, floor: float = 0.2, window: int = 32) -> Decisions:
     """Layers get slots by how many their attention needs (2412.09036). Compose with an eviction press."""
     if not (0 < tau < 1 and 0 <= floor <= 1 and window >= 1):

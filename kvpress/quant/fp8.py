@@ -117,7 +117,9 @@ class Fp8Packed:
         return {"codes": ("codes", self.codes), "scale": ("scales", self.scale)}
 
 
-@preset("fp8", unsettled="a number format, which many servers use with scales of their own")
+@preset(
+    "fp8", small="block=4, residual=3", unsettled="a number format, which many servers use with scales of their own"
+)
 def fp8(scale: str = "head", block: int = 32, residual: int = 32) -> Decisions:
     """Keys and values as 8-bit floats (e4m3), scaled per head and block or per token."""
     if scale not in ("head", "token"):

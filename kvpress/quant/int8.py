@@ -16,7 +16,7 @@ from kvpress.recipe.press import preset
 _ROW = 1024  # wider than any head, which makes one group of a row
 
 
-@preset("int8")
+@preset("int8", small="residual=4")
 def int8(residual: int = 32) -> Decisions:
     """Keys and values in 8 bits with one range per token and head."""
     codec = Affine(8, "token", _ROW)

@@ -16,7 +16,7 @@ from kvpress.recipe.kinds import Decisions
 from kvpress.recipe.press import preset, variant
 
 
-@preset("kivi")
+@preset("kivi", small="bits=2, group=8, residual=8")
 def kivi(
     bits: int = 2,
     k_bits: int | None = None,

@@ -201,7 +201,7 @@ class FewChannels:
         return float(torch.cat(list(samples)).mean())
 
 
-@preset("think")
+@preset("think", small="keep_channels=0.6, window=6, recent=7")
 def think(keep_channels: float = 0.6, keep_values: float = 1.0, window: int = 32, recent: int = 32) -> Decisions:
     """Key channels that recent queries hardly use are dropped (2407.21018)."""
     if not (0 < keep_channels <= 1 and 0 < keep_values <= 1 and window >= 1):

@@ -34,7 +34,8 @@ Builder = Callable[..., Decisions]
 @dataclass(frozen=True)
 class Preset:
     """A named way to fill a Recipe. build: its arguments to the decisions it makes. unsettled: why it has no
-    ``@paper``, "" where it has, or needs none.
+    ``@paper``, "" where it has, or needs none. small: its arguments as text, for prompts of thirty tokens, which the
+    contract tests read.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Preset:
     summary: str
     signature: inspect.Signature = field(compare=False)
     unsettled: str = ""
+    small: str = ""
 
     def __call__(self, **arguments: Any) -> Press:
         return Press((Part(self.name, tuple(self._clean(arguments).items())),))
@@ -82,14 +84,14 @@ PRESETS: Registry[Preset] = Registry(
 )
 
 
-def preset(name: str, unsettled: str = "") -> Callable[[Builder], Preset]:
-    """Decorator: register a function from arguments to decisions as the press `name`; unsettled: as of a Preset."""
+def preset(name: str, unsettled: str = "", small: str = "") -> Callable[[Builder], Preset]:
+    """Decorator: register a function from arguments to decisions as the press `name`. The others: as of a Preset."""
 
     def wrap(build: Builder) -> Preset:
         if build.__module__.partition(".")[0] != _TOP:
             PRESETS.ready()  # so that a name that is taken is refused here and not where ours are brought in
         summary = (inspect.getdoc(build) or "").split("\n")[0]
-        made = Preset(name, build, summary, _with_texts(inspect.signature(build)), unsettled)
+        made = Preset(name, build, summary, _with_texts(inspect.signature(build)), unsettled, small)
         PRESETS.register(name)(made)
         return made
 

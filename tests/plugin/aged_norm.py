@@ -13,11 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kvpress.errors import PressSyntaxError
-from kvpress.evidence.evidence import Evidence, Needs
-from kvpress.recipe.kinds import AfterPrefill, Decisions
-from kvpress.recipe.press import preset
-from kvpress.storage.block import Block
+from kvpress.method import AfterPrefill, Block, Decisions, Evidence, Needs, PressSyntaxError, preset
 
 
 @dataclass(frozen=True)
