@@ -54,6 +54,7 @@ class PressCache(Cache):  # type: ignore[misc]
         ]
         super().__init__(layers=layers)
         self.state: State[Layer] = State()
+        self.prints: dict[str, str] | None = None  # path -> hash of the weights that its methods were given
         self.next_logits: Tensor | None = None
         self.peak = 0
         self.broken = False

@@ -38,6 +38,7 @@ class Saved(Protocol):
 
     press: Press
     layers: list[Any]
+    prints: dict[str, str] | None
     model: Callable[[], PreTrainedModel | None]
 
     @property
@@ -86,6 +87,7 @@ def save_cache(cache: Saved, path: Path, model: PreTrainedModel) -> None:
         "spec": cache.press.spec(),
         "model": fingerprint(model),
         "model_class": type(model).__name__,
+        "prints": json.dumps(cache.prints or {}),
         "layers": json.dumps(layers),
         "same": json.dumps(same),
         "shapes": json.dumps(shapes),
@@ -135,6 +137,7 @@ def load_cache(path: Path, model: PreTrainedModel, empty: Callable[[Press], C]) 
             (_restore if isinstance(layer, StoreLayer) else _restore_own)(layer, meta, mine)
     except (KeyError, ValueError) as error:
         raise CacheFileError(f"{path} is incomplete ({error}). Save the cache again.") from error
+    cache.prints = json.loads(header["prints"])
     mask = cache.stores[0].seen_mask
     for layer in cache.stores[1:]:  # one mask for all layers, as before saving
         layer.seen_mask = None if mask is None else mask.to(layer.device)

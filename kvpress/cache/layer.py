@@ -76,8 +76,8 @@ class StoreLayer(Layer, CacheLayerMixin):  # type: ignore[misc]
             if out is None:
                 out = self.attend(q, rule).transpose(1, 2).contiguous()
             fire.after_forward(self, new)
-        if self.output is not None:
-            self.output.expect(out)
+        if self.watch is not None:
+            self.watch.expect(out)
         return out, weights
 
     def fire(self) -> None:

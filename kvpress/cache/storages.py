@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 # References from a cache to what it does not own: the model and its parts, and the logits of the last token.
-_NOT_HELD = ("rule", "rotate", "next_logits", "model", "press", "recipe", "output", "session", "_arguments")
+_NOT_HELD = ("rule", "given", "next_logits", "model", "press", "recipe", "watch", "session", "_arguments")
 _FOREIGN = ("torch", "builtins", "weakref", "functools", "types")
 
 

@@ -19,16 +19,19 @@ _CODEC = {
     "load": "load(tensors, dtype, dim) rebuilds what was saved",
 }
 _HAS: dict[str, dict[str, str]] = {
-    "scorer": {"needs": "what it has to see: needs = Needs() from kvpress.evidence.evidence where that is nothing"},
+    "scorer": {"needs": "what it has to see: needs = Needs() from kvpress.method where that is nothing"},
     "heads": {"compares": "whether it compares scores of different heads: compares = True or False"},
     "layers": {
-        "needs": "what measure has to see: needs = Needs() from kvpress.evidence.evidence where that is nothing",
+        "needs": "what measure has to see: needs = Needs() from kvpress.method where that is nothing",
         "compares": "whether it compares scores of different layers: compares = True or False",
         "exact": "whether its shares are proportions with exact sums: exact = True or False",
         "measure": "measure(block, seen, scores) gives (B, ...)",
         "weights": "weights(measured, total, fixed, lengths) gives (L, B)",
     },
-    "refine": {"needs": "what it has to see: needs = Needs(output=True) from kvpress.evidence.evidence"},
+    "refine": {
+        "needs": "what it has to see: needs = Needs() from kvpress.method where that is nothing",
+        "bind": "bind(view, layer) gives what says how much a value can add, usually view.output(layer)",
+    },
     "key": _CODEC,
     "value": _CODEC,
 }

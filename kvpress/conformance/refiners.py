@@ -18,7 +18,7 @@ def _refined(case: Case, views: list[View], each: int = 7) -> list[Tensor]:
         counts = block.valid.sum(-1).clamp(max=each)
         newest = seen.rank >= seen.rank.amax(-1, keepdim=True) - 1
         protected = newest & block.valid
-        out.append(refine(scorer(block, seen).float(), seen.added(block.v), block.pos, counts, protected))
+        out.append(refine(scorer(block, seen).float(), seen.of(refine)(block.v), block.pos, counts, protected))
     return out
 
 

@@ -6,7 +6,9 @@ in the number of slots, and no n x n matrix exists, whatever attention implement
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +16,6 @@ from torch import Tensor
 from kvpress.attention.partial import fold_queries, soft_cap, softmax_partial
 from kvpress.errors import KVPressError
 from kvpress.evidence.moments import read_moments
-from kvpress.evidence.output import Output
-from kvpress.evidence.rope import Rotate
 from kvpress.storage.block import Block
 
 _TILE_BYTES = 16 << 20
@@ -40,23 +40,15 @@ class Needs:
     """What a scorer has to see.
 
     window: the last so many queries. mass: attention of every query. moments: mean and covariance of all queries
-    as before RoPE, without the first `skip` tokens of a row. rotation: the model's rotary embedding, to turn keys.
-    repeat: the attention that slots get while the prompt is repeated.
-    output: the output projection of the layer, to see what values add to its output.
+    as before RoPE, without the first `skip` tokens of a row. repeat: the attention that slots get while the prompt is
+    repeated. What a method needs of the model and not of a prompt, it binds (see kvpress.evidence.bind).
     """
 
     window: int = 0
     mass: bool = False
     moments: bool = False
     skip: int = 0
-    rotation: bool = False
     repeat: Repeat | None = None
-    output: bool = False
-
-    @property
-    def rotates(self) -> bool:
-        """The model's rotary embedding is needed."""
-        return self.moments or self.rotation
 
     def __or__(self, other: Needs) -> Needs:
         """What both have to see."""
@@ -65,9 +57,7 @@ class Needs:
             self.mass or other.mass,
             self.moments or other.moments,
             max(self.skip, other.skip),
-            self.rotation or other.rotation,
             self.repeat or other.repeat,
-            self.output or other.output,
         )
 
 
@@ -92,9 +82,8 @@ class Evidence:
     query_pos: (B, w) int32 logical index of those queries, -1 = padding. received: (B, H, n) fp32 attention
     mass summed over queries and over the query heads of a KV head, or None. rank: (B, H, n) int32 number of
     the slot's token among the real tokens of its row (equal to its position id), -1 = no slot. moments: see
-    kvpress.evidence.moments, or None. rotate: moves keys to other positions, or None. repeated: (B, H, n) fp32 largest
-    attention a slot got while the prompt was repeated, or None. output: what values can add to the layer's output
-    (see kvpress.evidence.output), or None.
+    kvpress.evidence.moments, or None. repeated: (B, H, n) fp32 largest attention a slot got while the prompt was
+    repeated, or None. given: what decisions were bound to in this layer.
     """
 
     layer: int
@@ -104,9 +93,16 @@ class Evidence:
     query_pos: Tensor | None = None
     received: Tensor | None = None
     moments: Tensor | None = None
-    rotate: Rotate | None = None
     repeated: Tensor | None = None
-    output: Output | None = None
+    given: Mapping[Any, Any] = field(default_factory=dict)
+
+    def of(self, decision: Any) -> Any:
+        """What the `bind` of a decision returned for this layer."""
+        if decision not in self.given:
+            raise KVPressError(
+                f"{type(decision).__name__} was not bound to a model. Enter its press on one: with press(model)."
+            )
+        return self.given[decision]
 
     def mass(self) -> Tensor:
         """(B, H, n) fp32: attention every slot received from all queries so far."""
@@ -125,23 +121,6 @@ class Evidence:
         if self.moments is None:
             raise KVPressError("This scorer reads query moments but does not declare Needs(moments=True).")
         return read_moments(self.moments)
-
-    def turned(self, x: Tensor, by: Tensor) -> Tensor:
-        """x (B, H, n, D) rotated by `by` positions, (B,) or (B, n), with the model's rotary embedding."""
-        if self.rotate is None:
-            raise KVPressError("This scorer turns keys but does not declare Needs(rotation=True).")
-        return self.rotate(x, by)
-
-    def added(self, v: Tensor) -> Tensor:
-        """(B, H, n) fp32: L1 norm of values v (B, H, n, D) behind the output projection, mean over query heads."""
-        if self.output is None:
-            raise KVPressError("This refiner reads the output projection but does not declare Needs(output=True).")
-        return self.output(v)
-
-    def unrotated(self, k: Tensor, rank: Tensor) -> Tensor:
-        """Keys k (B, H, n, D) of the tokens `rank` (B, H, n) as before RoPE, fp32. Scaled RoPE keeps its factor."""
-        at = -rank.clamp(min=0).flatten(0, 1)
-        return self.turned(k.float().flatten(0, 1).unsqueeze(1), at).view(k.shape)
 
     def window(self, block: Block, count: int) -> Tensor:
         """(B, H, G, w, n) fp32: attention probabilities of the last `count` queries over all slots.

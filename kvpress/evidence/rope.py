@@ -96,3 +96,9 @@ def _taken(turn: Turn, x: Tensor, cos: Tensor, sin: Tensor) -> int:
 def stay(keys: Tensor, delta: Tensor) -> Tensor:
     """The move of a layer whose keys have no positions."""
     return keys
+
+
+def unrotated(rotate: Rotate, k: Tensor, rank: Tensor) -> Tensor:
+    """Keys k (B, H, n, D) of the tokens `rank` (B, H, n) as before RoPE, fp32. Scaled RoPE keeps its factor."""
+    at = -rank.clamp(min=0).flatten(0, 1)
+    return rotate(k.float().flatten(0, 1).unsqueeze(1), at).view(k.shape)

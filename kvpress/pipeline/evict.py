@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kvpress.evidence.bind import SINKS
 from kvpress.evidence.evidence import Evidence
 from kvpress.evidence.output import completed
 from kvpress.pipeline.budget import marked, protected
@@ -53,9 +54,10 @@ def weighed(layer: Layer, block: Block, seen: Evidence) -> Tensor | None:
     """(B, H, n) fp32: what each slot's value can add to the layer's output; None where the recipe does not ask."""
     if layer.recipe.refine is None:
         return None
+    output = seen.of(layer.recipe.refine)
     if (known := layer.tail.used().get(ADDED)) is None:
-        return seen.added(block.v)
-    return completed(block.v, block.valid, seen.added, known)
+        return output(block.v)
+    return completed(block.v, block.valid, output, known)
 
 
 def remember(layer: Layer, added: Tensor) -> None:
@@ -96,7 +98,7 @@ def follow(layer: Layer) -> None:
     """
     if layer.recipe.positions != "slots":
         return
-    assert layer.rotate is not None
+    rotate = layer.given[SINKS]
     held = (layer.tail.positions() >= 0).sum(-1).amax(1)
     shift = layer.lengths() - held
     sinks = layer.tail.k[:, :, : layer.recipe.sinks]  # they are oldest, hence first, and never evicted
@@ -104,7 +106,7 @@ def follow(layer: Layer) -> None:
     if layer.sink_keys is not None and layer.shift is not None:
         # A row that has evicted nothing yet may still be getting its sinks: they stand as they were given.
         given = torch.where(_rows(layer.shift > 0), layer.sink_keys, given)
-    sinks.copy_(torch.where(_rows(shift > 0), layer.rotate(given, shift), given))
+    sinks.copy_(torch.where(_rows(shift > 0), rotate(given, shift), given))
     layer.sink_keys, layer.shift = given, shift
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import copy
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -12,10 +12,10 @@ from torch import Tensor
 from kvpress.attention import backends
 from kvpress.attention.partial import Partial, fold_queries, merge
 from kvpress.errors import CropError, UnsupportedError
+from kvpress.evidence.bind import MOMENTS
 from kvpress.evidence.evidence import Evidence, Rule, dense_mass, received_mass
 from kvpress.evidence.output import Projection
 from kvpress.evidence.repetition import strongest
-from kvpress.evidence.rope import Rotate
 from kvpress.evidence.witness import Witness
 from kvpress.pipeline.phase import Phase
 from kvpress.pipeline.state import State
@@ -64,8 +64,8 @@ class Layer:
         self.upper: Layer | None = None  # the layer that shares this one's directions
         self.follows = False  # this is such a layer: the lower one evicts and packs for both
         self.shared = False  # later layers attend to these slots, so nothing goes before the forward ends
-        self.rotate: Rotate | None = None  # moves keys to other positions, for recipes that need it
-        self.output: Projection | None = None  # of this layer, for recipes that need it
+        self.given: Mapping[Any, Any] = {}  # what the decisions were bound to in this layer
+        self.watch: Projection | None = None  # the output projection among that, which the first forward checks
         self.shift: Tensor | None = None  # (B,) positions the sinks were moved by
         self.sink_keys: Tensor | None = None  # (B, H, sinks, D) keys of the sinks as they were given, before any move
         self.total: Tensor | None = None  # (B,) slots per head since the press fired
@@ -188,7 +188,7 @@ class Layer:
         at = torch.arange(self.logical - new, self.logical, device=q.device, dtype=torch.int32).expand(len(q), -1)
         if self.seen_mask is not None:
             at = torch.where(self.seen_mask[:, -new:], at, -1)
-        self.witness.see(q, at, self._ranks()[:, -new:], self.rotate)
+        self.witness.see(q, at, self._ranks()[:, -new:], self.given.get(MOMENTS))
 
     def forget(self) -> None:
         """Let go of what the press scored with: it will not choose again."""
@@ -246,7 +246,7 @@ class Layer:
         known = dict(self.witness.tensors())
         if self.repeated is not None:
             known["repeated"] = self.repeated.gather(2, block.pos.clamp(min=0).long())
-        return Evidence(self.index, self.rule, rank, received=received, rotate=self.rotate, output=self.output, **known)
+        return Evidence(self.index, self.rule, rank, received=received, given=self.given, **known)
 
     def _ranks(self) -> Tensor:
         """(B or 1, logical) int32 number of each token among the real tokens of its row, -1 = padding."""

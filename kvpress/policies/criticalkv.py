@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from kvpress.errors import PressSyntaxError
+from kvpress.evidence.bind import View
 from kvpress.evidence.evidence import Needs
+from kvpress.evidence.output import Output
 from kvpress.recipe.kinds import Decisions
 from kvpress.recipe.press import preset, variant
 from kvpress.storage.block import choose
@@ -39,7 +41,10 @@ class OutputPerturbation:
     epsilon: float = 1e-4
     protected: bool = False
     share: bool = True
-    needs = Needs(output=True)
+    needs = Needs()
+
+    def bind(self, view: View, layer: int) -> Output:
+        return view.output(layer)
 
     def __call__(self, scores: Tensor, added: Tensor, pos: Tensor, counts: Tensor, protected: Tensor) -> Tensor:
         sure = protected.sum(-1)

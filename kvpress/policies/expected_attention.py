@@ -16,7 +16,9 @@ from torch import Tensor
 
 from kvpress.attention.partial import softmax_partial
 from kvpress.errors import PressSyntaxError
+from kvpress.evidence.bind import View
 from kvpress.evidence.evidence import Evidence, Needs
+from kvpress.evidence.rope import Rotate
 from kvpress.recipe.kinds import AfterPrefill, Decisions
 from kvpress.recipe.press import preset, variant
 from kvpress.storage.block import Block
@@ -49,6 +51,9 @@ class ExpectedAttention:
     def needs(self) -> Needs:
         return Needs(moments=True, skip=self.sinks)
 
+    def bind(self, view: View, layer: int) -> Rotate:
+        return view.rotation(layer)
+
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         mean, covariance = seen.query_moments()
         group = mean.shape[1] // block.k.shape[1]
@@ -70,15 +75,15 @@ class ExpectedAttention:
 
     def _ahead(self, seen: Evidence, dim: int) -> Tensor:
         """(B, D, D): the average over the next positions of x -> x rotated there, for rows x on the left."""
-        device = seen.rank.device
+        device, rotate = seen.rank.device, seen.of(self)
         total = torch.zeros(dim, dim, dtype=torch.float32, device=device)
         for start in range(0, self.future, _STEP):
             steps = torch.arange(start, min(start + _STEP, self.future), dtype=torch.int64, device=device)
             basis = torch.eye(dim, dtype=torch.float32, device=device).expand(len(steps), 1, -1, -1)
-            total += seen.turned(basis, steps).sum((0, 1))
+            total += rotate(basis, steps).sum((0, 1))
         length = seen.rank.amax((1, 2)) + 1
         average = (total / self.future).expand(len(length), 1, -1, -1)
-        return seen.turned(average, length)[:, 0]
+        return rotate(average, length)[:, 0]
 
 
 _AHEAD = 1 << 16  # positions

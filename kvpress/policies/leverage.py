@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from kvpress.errors import PressSyntaxError
+from kvpress.evidence.bind import View
 from kvpress.evidence.evidence import Evidence, Needs
+from kvpress.evidence.rope import Rotate, unrotated
 from kvpress.policies.rounding import rounded
 from kvpress.recipe.kinds import AfterPrefill, Decisions
 from kvpress.recipe.press import preset, variant
@@ -43,9 +45,10 @@ class Leverage:
     attention = False
     waits = "leverage scores a key against all keys of the prompt"
 
-    @property
-    def needs(self) -> Needs:
-        return Needs(rotation=self.keys == "unrotated")
+    needs = Needs()
+
+    def bind(self, view: View, layer: int) -> Rotate | None:
+        return view.rotation(layer) if self.keys == "unrotated" else None
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         heads, dim = block.k.shape[1], block.k.shape[3]
@@ -55,10 +58,11 @@ class Leverage:
             shape = (heads, dim, self.sketch)
             projection = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
             projection = projection.to(block.k.device) / math.sqrt(self.sketch)
+        rotate = seen.of(self)
         scores = torch.empty(block.pos.shape, dtype=torch.float32, device=block.k.device)
         for head in range(heads):
             mine = block.k[:, head : head + 1]
-            x = seen.unrotated(mine, seen.rank[:, head : head + 1]) if self.keys == "unrotated" else mine.float()
+            x = mine.float() if rotate is None else unrotated(rotate, mine, seen.rank[:, head : head + 1])
             x = x[:, 0] if projection is None else x[:, 0] @ projection[head]
             scores[:, head] = _leverage(x.double(), block.valid[:, head], self.ridge)
         return rounded(scores)

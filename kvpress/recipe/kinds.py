@@ -1,6 +1,7 @@
 """The kinds of decision a press is made of. A method is one small frozen object that follows one of these protocols.
 
-What a method can do is said by its traits (`comparable`, `attention`, `waits`, ...), never by its name.
+What a method can do is said by its traits (`comparable`, `attention`, `waits`, ...), never by its name. Any decision
+may have a method `bind(view, layer)`, for what it needs of the model (see kvpress.evidence.bind).
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from kvpress.errors import PressConflictError, PressSyntaxError
+from kvpress.evidence.bind import View
 from kvpress.evidence.evidence import Evidence, Needs
+from kvpress.evidence.output import Output
 from kvpress.storage.block import Block
 from kvpress.storage.pair import Pair, PairCodec
 
@@ -61,10 +64,14 @@ class Refiner(Protocol):
 
     needs: Needs
 
+    def bind(self, view: View, layer: int) -> Output:
+        """What says how much a value can add: (B, H, n, D) -> (B, H, n) fp32, usually view.output(layer)."""
+        ...
+
     def __call__(self, scores: Tensor, added: Tensor, pos: Tensor, counts: Tensor, protected: Tensor) -> Tensor:
         """(B, H, n) fp32 scores to choose by, from those of a scorer (B, H, n).
 
-        added: (B, H, n) fp32 what each value can add to the layer's output. pos: (B, H, n), -1 = no slot. counts:
+        added: (B, H, n) fp32 what each value can add, by what `bind` gave. pos: (B, H, n), -1 = no slot. counts:
         (B, H) slots that stay, protected ones (B, H, n) bool among them.
         """
         ...

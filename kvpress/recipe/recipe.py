@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kvpress.errors import BudgetError, PressConflictError
+from kvpress.evidence.bind import MOMENTS, SINKS, Asked, Binds, View
 from kvpress.evidence.evidence import Needs
 from kvpress.recipe.kinds import (
     TRAITS,
@@ -128,7 +130,21 @@ class Recipe:
     @cached_property
     def rotates(self) -> bool:
         """Keys or queries are moved to other positions, which takes the model's rotary embedding."""
-        return self.positions == "slots" or self.needs.rotates
+        asked = Asked()
+        with contextlib.suppress(Exception):  # a method may want to see the weights that it asks for
+            self.bind(asked, 0)
+        return "rotation" in asked.names
+
+    def bind(self, view: View, layer: int) -> dict[Any, Any]:
+        """What the decisions need of one layer of a model, by decision."""
+        chosen = (self.scorer, self.refine, self.heads, self.layers) if self.evicts else ()
+        decisions = (*chosen, self.channels, self.sharer, self.key, self.value)
+        given: dict[Any, Any] = {one: one.bind(view, layer) for one in decisions if isinstance(one, Binds)}
+        if self.needs.moments:
+            given[MOMENTS] = view.rotation(layer)
+        if self.positions == "slots":
+            given[SINKS] = view.rotation(layer)
+        return given
 
     @cached_property
     def block(self) -> int:

@@ -78,7 +78,7 @@ def moves(model: PreTrainedModel, instead: str) -> tuple[Rotate, frozenset[int]]
     return rotate, frozenset(without)
 
 
-def move(rotate: Rotate | None, without: frozenset[int], index: int) -> Rotate | None:
+def move(rotate: Rotate, without: frozenset[int], index: int) -> Rotate:
     """How keys of layer `index` move."""
     return stay if index in without else rotate
 

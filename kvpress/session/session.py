@@ -16,21 +16,21 @@ from transformers import PreTrainedModel
 from kvpress.cache.cache import PressCache
 from kvpress.errors import SessionError, UnsupportedError, short
 from kvpress.evidence.premise import Finding, Survey, warn
-from kvpress.evidence.rope import Rotate
 from kvpress.hf.attention import attention_of, check_call, set_pressed
 from kvpress.hf.generation import generation_of
 from kvpress.hf.inputs import check_text
 from kvpress.hf.model import (
     check_model,
     fingerprint,
+    full_layers,
     layer_types,
     learned_positions,
-    output_projections,
     shares_keys,
     takes_cache,
     widths,
 )
 from kvpress.pipeline.budget import fits
+from kvpress.pipeline.layer import Layer
 from kvpress.pipeline.meter import Meter
 from kvpress.pipeline.phase import Reader
 from kvpress.pipeline.state import Reading
@@ -38,10 +38,10 @@ from kvpress.plan.forecast import Forecast, chooses
 from kvpress.plan.peak import Peak
 from kvpress.recipe.press import Press, like, opens
 from kvpress.session.masks import check_mask, check_prompt_mask, seen_mask
-from kvpress.session.probe import move, moves
 from kvpress.session.report import Report, report_of
 from kvpress.session.running import Call, Gate, runs
 from kvpress.session.second_reading import check_repeats, checked_instructions, read_again
+from kvpress.session.view import ModelView
 from kvpress.storage.modes import undisturbed
 
 
@@ -57,11 +57,8 @@ class Session:
         self._types, self._arguments = layer_types(model)
         self._shares = shares_keys(model)
         self._accepts = set(inspect.signature(model.forward).parameters)
-        self._rotate: Rotate | None = None
-        self._still: frozenset[int] = frozenset()  # layers whose keys have no positions
-        if press.recipe.rotates:
-            self._rotate, self._still = moves(model, _instead(press))
-        self._outputs = output_projections(model) if press.recipe.needs.output else {}
+        self.view = ModelView(model, lambda: _instead(press))
+        self._given = {index: press.recipe.bind(self.view, index) for index in full_layers(model)}
         self._call, self._gate, self._forget_masks = Call(), gate, forget_masks
         # Models within models, which run as parts of a forward: of the language model, its decoder.
         takers = [module for module in model.modules() if takes_cache(module)]
@@ -275,8 +272,7 @@ class Session:
                     self._call.chunked = chunked
             for layer in cache.stores:  # a loaded cache has not met this session yet
                 layer.phase.reader = layer.phase.reader.released
-                layer.rotate = move(self._rotate, self._still, layer.index)
-                layer.output = self._outputs.get(layer.index)
+                self._bind(layer)
             _fire(cache)
             self._conclude(cache)
 
@@ -381,6 +377,12 @@ class Session:
             raise SessionError(
                 f"This cache was made by {short(cache.press)}, the press entered is {short(self.press)}."
             )
+        if cache.prints is not None and cache.prints != self.view.prints:
+            raise SessionError(
+                "This cache was made with other weights of the method than the session has. Read the prompt again, or "
+                "give the file of weights that made it."
+            )
+        cache.prints = self.view.prints
         if cache.broken:
             raise SessionError("A forward on this cache failed half-way, so its layers disagree. Make a new cache.")
         if len(cache.layers) != len(self._types):
@@ -395,10 +397,13 @@ class Session:
             cache.model = weakref.ref(self.model)  # an equal one: not to be compared again at every step
         cache.session = weakref.ref(self)
 
+    def _bind(self, layer: Layer) -> None:
+        layer.given, layer.watch = self._given[layer.index], self.view.projections.get(layer.index)
+
     def _admit(self, cache: PressCache) -> None:
         for layer in cache.stores:
-            layer.rotate, layer.shared = move(self._rotate, self._still, layer.index), self._shares
-            layer.output = self._outputs.get(layer.index)
+            layer.shared = self._shares
+            self._bind(layer)
         chunked = self._call.chunked
         if chunked is not None:
             self._when(cache, Reader.CHUNK if chunked else Reader.WHOLE)
@@ -483,7 +488,7 @@ def open_session(press: Press, model: PreTrainedModel) -> Iterator[Session]:
             for module in filter(takes_cache, model.modules()):  # model.model(ids) is under the press too
                 hooks.append(module.register_forward_pre_hook(session._before, with_kwargs=True))
                 hooks.append(module.register_forward_hook(session._after, with_kwargs=True, always_call=True))
-            for output in session._outputs.values():
+            for output in session.view.projections.values():
                 if (linear := output.linear()) is not None:
                     hooks.append(linear.register_forward_pre_hook(output.check))
             try:

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kvpress.evidence.bind import View
 from kvpress.evidence.evidence import Evidence, Needs
+from kvpress.evidence.output import Output
 from kvpress.recipe.kinds import Decisions
 from kvpress.recipe.press import PRESETS, Part, Press, preset
 from kvpress.storage.block import Block
@@ -196,7 +198,10 @@ class BatchedLayers:
 class BatchedRefiner:
     """Weights by the largest value of the batch."""
 
-    needs = Needs(output=True)
+    needs = Needs()
+
+    def bind(self, view: View, layer: int) -> Output:
+        return view.output(layer)
 
     def __call__(self, scores: Tensor, added: Tensor, pos: Tensor, counts: Tensor, protected: Tensor) -> Tensor:
         return scores + added / added.masked_fill(pos < 0, 0.0).max()

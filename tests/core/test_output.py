@@ -12,6 +12,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from kvpress import criticalkv, h2o, snapkv
 from kvpress.errors import KVPressError, SessionError, UnsupportedError
+from kvpress.evidence.evidence import Evidence
 from kvpress.evidence.output import completed, projected_norms, projections
 from tests.models import build, shared, tokens
 from tests.policies.scoring import padded
@@ -74,7 +75,7 @@ def test_norms_are_what_attention_writes(family: str) -> None:
     with (criticalkv() | snapkv(keep=0.4, window=5))(model) as session:
         layer = session.prefill(tokens(2, 19), compress=False).stores[1]
         block = layer.block()
-        added = layer.evidence(block).added(block.v)
+        added = layer.evidence(block).of(session.press.recipe.refine)(block.v)
     heads, dim = block.v.shape[1], block.v.shape[3]
     group = model.config.num_attention_heads // heads
     for row, head, slot in ((0, 0, 3), (1, heads - 1, 17)):
@@ -180,16 +181,16 @@ def test_no_weights_are_kept_alive() -> None:
     with (criticalkv() | h2o())(model) as session:
         cache = session.prefill(tokens(1, 20))
         layer = cache.stores[0]
-        block = layer.block()
+        block, refine = layer.block(), session.press.recipe.refine
     del model, session
     gc.collect()
     with pytest.raises(SessionError, match="model of this cache is gone"):
-        layer.evidence(block).added(block.v)
+        layer.evidence(block).of(refine)(block.v)
 
 
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(UnsupportedError, match="no linear layer"):
         projections(torch.nn.Linear(2, 2), None, {0: 2})
-    block, seen = padded()
-    with pytest.raises(KVPressError, match="output=True"):
-        seen.added(block.v)
+    _, seen = padded()
+    with pytest.raises(KVPressError, match="was not bound"):
+        Evidence(0, seen.rule, seen.rank).of(criticalkv().recipe.refine)

@@ -13,6 +13,8 @@ from transformers import PreTrainedModel
 
 from kvpress import Press, Session, leverage, streaming_llm
 from kvpress.errors import UnsupportedError
+from kvpress.evidence.bind import SINKS
+from kvpress.evidence.rope import stay, unrotated
 from tests.helpers import decode, forward
 from tests.models import FAMILIES, build, shared, tokens
 
@@ -74,11 +76,10 @@ def test_every_layer_moves_keys_as_its_model_does(family: tuple[PreTrainedModel,
     with streaming_llm(keep=32)(model) as session:
         cache = session.prefill(tokens(1, 5))
         for layer, here, there in zip(cache.stores, keys_at(session, 3), keys_at(session, 40), strict=True):
-            assert layer.rotate is not None
-            moved = layer.rotate(here, torch.tensor([37]))
+            moved = layer.given[SINKS](here, torch.tensor([37]))
             assert (moved - there).norm() < 1e-5 * there.norm()
             assert torch.equal(moved, here) == (layer.index in without)
-        assert session._still == without
+        assert {i for i in session._given if session.view.rotation(i) is stay} == without
 
 
 def test_logits_of_a_cache_that_is_rebuilt_at_slot_positions(family: tuple[PreTrainedModel, set[int]]) -> None:
@@ -87,7 +88,7 @@ def test_logits_of_a_cache_that_is_rebuilt_at_slot_positions(family: tuple[PreTr
     ids, token, kept = tokens(1, 25), torch.tensor([[77]]), [*range(4), *range(25 - 12, 25)]
     with streaming_llm(keep=16)(model) as session:
         got = forward(model, token, session.prefill(ids))
-        turn = session._rotate
+        turn = session.view._moves[0]
     assert turn is not None
     dense = model(ids, use_cache=True).past_key_values
     for index, layer in enumerate(dense.layers):
@@ -128,7 +129,7 @@ def test_keys_before_rope_of_layers_without_positions() -> None:
         block = layer.block()
         wanted = caught[layer.index].unflatten(-1, (2, 16)).transpose(1, 2)
         seen = layer.evidence(block)
-        assert (seen.unrotated(block.k, seen.rank) - wanted).abs().max() < 1e-5
+        assert (unrotated(seen.of(session.press.recipe.scorer), block.k, seen.rank) - wanted).abs().max() < 1e-5
         assert torch.equal(block.k, wanted) == (layer.index in without)
 
 
@@ -151,7 +152,7 @@ ROUNDED += [(family, dtype) for family in ("qwen3", "gpt_neox") for dtype in (to
 @pytest.mark.parametrize(("family", "dtype"), ROUNDED, ids=str)
 def test_rounding_is_not_taken_for_something_else(family: str, dtype: torch.dtype) -> None:
     with streaming_llm(keep=16)(build(family).to(dtype)) as session:
-        assert session._rotate is not None and not session._still
+        assert not any(session.view.rotation(index) is stay for index in session._given)
 
 
 def test_looking_leaves_no_trace_and_is_done_once() -> None:
@@ -205,9 +206,8 @@ def test_weights_of_nan_are_not_taken_for_a_rotation() -> None:
 def test_models_that_share_keys_are_looked_at_too() -> None:
     """gemma3n turns one tensor at a time, and its last layers attend to keys of earlier ones."""
     with streaming_llm(keep=16)(shared("gemma3n")) as session:
-        assert session._rotate is not None
         for here, there in zip(keys_at(session, 3), keys_at(session, 40), strict=True):
-            assert (session._rotate(here, torch.tensor([37])) - there).norm() < 1e-5 * there.norm()
+            assert (session.view._moves[0](here, torch.tensor([37])) - there).norm() < 1e-5 * there.norm()
         cache = session.prefill(tokens(1, 29))
         decode(session.model, cache, tokens(1, 3))
         assert int(cache.stores[0].counts().max()) == 16

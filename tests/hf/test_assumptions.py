@@ -195,7 +195,7 @@ def test_what_attention_gives_goes_through_one_linear_layer(family: str) -> None
             expect(self, out)
 
     with (criticalkv() | snapkv(keep=0.5, window=3))(model) as session:
-        for projection in session._outputs.values():
+        for projection in session.view.projections.values():
             projection.__class__ = Recorded
         session.prefill(tokens(2, 9))
     for hook in hooks:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kvpress.evidence.evidence import Evidence, Rule
+from kvpress.evidence.rope import Rotate
 from kvpress.recipe.kinds import Scorer
 from kvpress.storage.block import Block
 
@@ -15,6 +16,19 @@ LENGTHS = (37, 19, 30, 4)
 THETA = 10_000.0
 ROUNDED = 3e-4  # relative error of scores with 12 binary digits
 Formula = Callable[[Tensor, Tensor], list[float]]
+
+
+class Rotates(dict[object, Rotate]):
+    """Whatever a scorer is, it was given the rotary embedding."""
+
+    def __contains__(self, decision: object) -> bool:
+        return True
+
+    def __missing__(self, decision: object) -> Rotate:
+        return rotate
+
+
+ROTATES = Rotates()
 
 
 def padded(
@@ -30,7 +44,7 @@ def padded(
     k, v = k.masked_fill(pad, 1e4).to(dtype), v.masked_fill(pad, -1e4).to(dtype)
     pos = torch.where(number >= 0, torch.arange(n), -1).int()[:, None].expand(-1, heads, -1).contiguous()
     rank = torch.where(number >= 0, number, -1).int()[:, None].expand(-1, heads, -1).contiguous()
-    return Block(k, v, pos), Evidence(1, Rule(dim**-0.5), rank, rotate=rotate)
+    return Block(k, v, pos), Evidence(1, Rule(dim**-0.5), rank, given=ROTATES)
 
 
 def compare(scorer: Scorer, formula: Formula, block: Block, seen: Evidence, tolerance: float) -> int:
@@ -53,7 +67,7 @@ def shuffled(block: Block, seen: Evidence) -> tuple[Block, Evidence, Tensor]:
     """The same slots in another order in memory, and the order."""
     order = torch.randperm(block.k.shape[2], generator=torch.Generator().manual_seed(9))
     moved = Block(block.k[:, :, order], block.v[:, :, order], block.pos[..., order])
-    return moved, Evidence(seen.layer, seen.rule, seen.rank[..., order], rotate=rotate), order
+    return moved, Evidence(seen.layer, seen.rule, seen.rank[..., order], given=ROTATES), order
 
 
 def assert_order_in_memory_is_nothing(scorer: Scorer) -> None:

@@ -19,7 +19,7 @@ from kvpress.policies.expected_attention import ExpectedAttention
 from kvpress.storage.block import Block
 from tests.helpers import gap, kept
 from tests.models import build, left_padded, shared, tokens
-from tests.policies.scoring import padded, rotate
+from tests.policies.scoring import ROTATES, padded, rotate
 
 SCALE, HEADS, GROUP, DIM = 0.3, 2, 3, 16
 
@@ -65,7 +65,7 @@ def with_moments(block: Block, seen: Evidence, q: Tensor, skip: int) -> Evidence
     moments = None
     for start, stop in ((0, 7), (7, 8), (8, q.shape[2])):
         moments = add_queries(moments, turned[:, :, start:stop], at[:, start:stop], rotate)
-    return Evidence(1, Rule(SCALE), seen.rank, moments=moments, rotate=rotate)
+    return Evidence(1, Rule(SCALE), seen.rank, moments=moments, given=ROTATES)
 
 
 @pytest.mark.parametrize("tile", [1, 5 * 4 * 4 * HEADS * GROUP * DIM, 16 << 20])
@@ -197,11 +197,11 @@ def test_half_precision_moments_are_those_of_the_queries() -> None:
 
 
 def test_a_scorer_that_does_not_say_what_it_needs() -> None:
-    block, seen = padded()
+    _, seen = padded()
     with pytest.raises(KVPressError, match="moments=True"):
         seen.query_moments()
-    with pytest.raises(KVPressError, match="rotation=True"):
-        Evidence(0, seen.rule, seen.rank).unrotated(block.k, seen.rank)
+    with pytest.raises(KVPressError, match="was not bound"):
+        Evidence(0, seen.rule, seen.rank).of(ExpectedAttention())
 
 
 def test_variant_and_chunks() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from kvpress import Press, leverage
 from kvpress.errors import UnsupportedError
 from kvpress.evidence.evidence import Needs
+from kvpress.evidence.rope import unrotated
 from kvpress.policies.leverage import Leverage
 from kvpress.storage.block import Block
 from tests.helpers import positions_of
@@ -106,7 +107,7 @@ def test_what_a_model_projects_is_what_is_found(family: str) -> None:
             wanted = wanted.view(2, -1, heads, dim).transpose(1, 2)
         elif wanted.shape[1] != heads:
             wanted = wanted.transpose(1, 2)
-        gap = (seen.unrotated(block.k, seen.rank) - factor * wanted)[block.valid]
+        gap = (unrotated(seen.of(session.press.recipe.scorer), block.k, seen.rank) - factor * wanted)[block.valid]
         assert gap.abs().max() < 1e-4 * wanted.abs().max()
         assert torch.equal(seen.rank[:, 0][mask.bool()], positions_of(mask).int()[mask.bool()])
 
