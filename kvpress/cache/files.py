@@ -104,7 +104,8 @@ def _describe(layer: StoreLayer) -> dict[str, Any]:
         "initialized": True,
         "dtype": str(layer.dtype).removeprefix("torch."),
         "own": sorted(layer.own),
-        "phase": [layer.phase.stage.value, layer.phase.reader.holds, layer.phase.fired],
+        "read": layer.read,
+        "phase": [layer.phase.stage.value, layer.phase.reader.holds, layer.phase.fired, layer.phase.since],
         "tail": {"start": layer.tail.start, "count": layer.tail.count},
         "segments": [
             {"rows": h.segment.rows, "heads": h.segment.heads, "slabs": len(h.segment.slabs)} for h in layer.held
@@ -201,8 +202,9 @@ def _restore(layer: StoreLayer, meta: dict[str, Any], tensors: dict[str, Tensor]
         return
     for name in ("logical", "fixed", "own_chosen"):
         setattr(layer, name, meta[name])
-    stage, holds, fired = meta["phase"]
-    layer.phase = Phase(Stage(stage), Reader.CHUNK if holds else Reader.NOBODY, fired)
+    stage, holds, fired, since = meta["phase"]
+    layer.phase = Phase(Stage(stage), Reader.CHUNK if holds else Reader.NOBODY, fired, since)
+    layer.read = tuple((start, stop) for start, stop in meta["read"])
     k, v = tensors["tail.k"], tensors["tail.v"]
     layer.dtype, layer.device, layer.is_initialized = k.dtype, k.device, True
     columns = (*layer.recipe.columns, POSITION)

@@ -34,7 +34,7 @@ class StoreLayer(Layer, CacheLayerMixin):  # type: ignore[misc]
 
     @property
     def is_croppable(self) -> bool:
-        return not self.recipe.schedule.continuous
+        return not self.recipe.schedule.interval
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.state.live:

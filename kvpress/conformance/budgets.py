@@ -170,7 +170,7 @@ def exact(case: Case) -> str:
         now = _counts(kept(cache), recipe.heads.compares)
     grown = sorted({after - before for before, after in zip(start, now, strict=True)})
     room = max(0, *(_asked(case, len(row)) - len(row) for row in case.rows))
-    if not (recipe.evicts and recipe.schedule.continuous):
+    if not (recipe.evicts and recipe.schedule.interval):
         if grown != [case.steps]:
             raise BrokenError(f"{case.steps} decoded tokens made heads grow by {grown}")
     elif grown[-1] > room + (0 if recipe.in_place else recipe.residual + recipe.block + 1):

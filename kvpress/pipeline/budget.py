@@ -97,10 +97,10 @@ def protected(recipe: Recipe, rank: Tensor, lengths: Tensor, total: Tensor, coun
 
 def scored(recipe: Recipe, block: Block, seen: Evidence, safe: Tensor) -> Tensor:
     assert recipe.scorer is not None
-    return marked(recipe.scorer(block, seen), block, safe)
+    return marked(recipe.scorer(block, seen), block.valid, safe)
 
 
-def marked(scores: Tensor, block: Block, safe: Tensor) -> Tensor:
-    """(B, H, n) fp32 scores, +inf for slots that always stay and -inf for those that do not exist."""
+def marked(scores: Tensor, among: Tensor, safe: Tensor) -> Tensor:
+    """(B, H, n) fp32 scores, +inf for slots that always stay and -inf for those there is no choice of."""
     scores = scores.float().nan_to_num(nan=-torch.inf)
-    return scores.masked_fill(safe, torch.inf).masked_fill(~block.valid, -torch.inf)
+    return scores.masked_fill(safe, torch.inf).masked_fill(~among, -torch.inf)

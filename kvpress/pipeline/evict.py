@@ -18,29 +18,34 @@ from kvpress.storage.block import Block, choose
 from kvpress.storage.columns import ADDED
 
 
-def evict(layer: Layer, total: Tensor) -> bool:
-    """Reduce a layer to `total` (B,) slots per KV head on average; False when it holds no more than that."""
+def evict(layer: Layer, total: Tensor, decoded: bool = False) -> bool:
+    """Reduce a layer to `total` (B,) slots per KV head on average; False when it holds no more than that.
+
+    decoded: of the slots that were decoded; what is left of prompts stays beside them.
+    """
     recipe = layer.recipe
     if recipe.scorer is None:
         return False
-    held = layer.counts().to(total.device)  # nothing is decoded to find that nothing is to be done
-    more = held.double().mean(1, keepdim=True) if recipe.heads.compares else held
-    due = (more > total.unsqueeze(1)).any(1, keepdim=True)
+    if not decoded and not bool(_due(layer, layer.counts().to(total.device), total).any()):
+        return False  # nothing is decoded to find that nothing is to be done
+    block = layer.block()
+    among = layer.decoded(block.pos) if decoded else block.valid
+    held = among.sum(-1)
+    due = _due(layer, held, total)
     if not bool(due.any()):
         return False
-    block = layer.block()
-    seen = layer.evidence(block)
+    seen, pos = layer.evidence(block), torch.where(among, block.pos, -1)
     scores = recipe.scorer(block, seen)
     lengths = layer.lengths()
-    safe = protected(recipe, seen.rank, lengths, total)
+    safe = protected(recipe, seen.rank, lengths, total) & among
     # A head that stores less than its share (it was reduced before) keeps what it has; so does a row that is not due,
     # whose heads are not compared anew, as they would not be if it were alone.
-    counts = torch.where(due, torch.minimum(recipe.heads(total, marked(scores, block, safe)), held), held)
-    safe = protected(recipe, seen.rank, lengths, total, counts)  # a head may have got less than the average
+    counts = torch.where(due, torch.minimum(recipe.heads(total, marked(scores, among, safe)), held), held)
+    safe = protected(recipe, seen.rank, lengths, total, counts) & among  # a head may have got less than the average
     added = weighed(layer, block, seen)
     if recipe.refine is not None and added is not None:
-        scores = recipe.refine(scores, added, block.pos, counts, safe)
-    keep = choose(scores, block.pos, counts, safe)
+        scores = recipe.refine(scores, added, pos, counts, safe)
+    keep = choose(scores, pos, counts, safe) | (block.valid & ~among)
     if added is not None:
         remember(layer, added)
     retain(layer, keep)
@@ -48,6 +53,12 @@ def evict(layer: Layer, total: Tensor) -> bool:
         retain(layer.upper, keep.to(layer.upper.device))
         relink(layer, layer.upper)
     return True
+
+
+def _due(layer: Layer, held: Tensor, total: Tensor) -> Tensor:
+    """(B, 1) bool: the rows whose heads hold `held` (B, H) slots, more than `total` (B,)."""
+    more = held.double().mean(1, keepdim=True) if layer.recipe.heads.compares else held
+    return (more > total.unsqueeze(1)).any(1, keepdim=True)
 
 
 def weighed(layer: Layer, block: Block, seen: Evidence) -> Tensor | None:

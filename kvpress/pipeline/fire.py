@@ -24,6 +24,8 @@ def after_forward(layer: Layer, new: int) -> None:
     recipe, between = layer.recipe, layer.state.reading is not None
     again = recipe.schedule.every_prompt or layer.chooses
     ends = not layer.shared and recipe.sharer is None
+    if recipe.schedule.decoded and layer.phase.reads(new):
+        layer.read = (*layer.read, (layer.logical - new, layer.logical))
     act = layer.phase.after(new, again, between, not recipe.together, ends)
     if act is Act.FIRE:
         fire(layer)
@@ -73,7 +75,7 @@ def _fire(layer: Layer, total: Tensor | None) -> None:
         pack(layer, freeze=evicted or pruned)
     if layer.state.reading is not None:
         drop_padding(layer)
-    elif not layer.recipe.schedule.every_prompt:
+    elif not (layer.recipe.schedule.every_prompt or layer.recipe.schedule.interval):
         layer.forget()
     layer.measure()
 
@@ -92,13 +94,20 @@ def step(layer: Layer) -> None:
 def _evict_step(layer: Layer) -> bool:
     """Evict what is too much; False where so little came since that nothing can be packed either."""
     recipe, total = layer.recipe, layer.total
-    if total is None or not recipe.schedule.continuous or evict_one(layer, total):
+    schedule = recipe.schedule
+    if total is None or not layer.phase.due(schedule.interval):
         return True
-    if not recipe.in_place:  # packed slots go in blocks; each row at its own time, as if it were alone
+    if schedule.decoded:
+        tokens = layer.logical - sum(stop - start for start, stop in layer.read)
+        total = budget(recipe, torch.full_like(total, tokens, dtype=torch.int64))
+    elif evict_one(layer, total):
+        return True
+    elif not recipe.in_place and schedule.interval == 1:  # packed slots go in blocks; each row as if it were alone
         dense = (layer.tail.positions() >= 0).sum(-1).amax(1)
         due = dense - recipe.residual >= recipe.block
         if not bool(due.any()):  # the common step: nothing is decoded to find that nothing is to be done
             return False
         total = torch.where(due, total, torch.iinfo(torch.int64).max)
-    evict(layer, total)
+    if evict(layer, total, schedule.decoded):
+        layer.phase.since = 0
     return True

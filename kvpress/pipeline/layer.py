@@ -71,6 +71,7 @@ class Layer:
         self.total: Tensor | None = None  # (B,) slots per head since the press fired
         self.own: dict[str, Tensor] = {}  # (B, H, ...) by name, what the form of storage keeps for the layer
         self.own_chosen = False
+        self.read: tuple[tuple[int, int], ...] = ()  # where prompts began and ended, for schedules that tell them apart
         self.fixed = 0  # tokens before this logical index cannot be cropped any more
 
     @property
@@ -182,7 +183,8 @@ class Layer:
             return
         if MASS in self.tail.columns and first and new > 1:  # `attend` counts the others
             self.tail.used()[MASS].copy_(received_mass(q, self.tail.keys, rule, 0, self.seen_mask))
-        over = self.phase.fired and not self.recipe.schedule.every_prompt and not self.chooses
+        schedule = self.recipe.schedule
+        over = self.phase.fired and not (schedule.every_prompt or schedule.interval) and not self.chooses
         if not (needs.window or needs.moments) or over:
             return
         at = torch.arange(self.logical - new, self.logical, device=q.device, dtype=torch.int32).expand(len(q), -1)
@@ -254,6 +256,13 @@ class Layer:
             return torch.arange(self.logical, device=self.device, dtype=torch.int32)[None]
         return torch.where(self.seen_mask, self.seen_mask.cumsum(1, dtype=torch.int32) - 1, -1)
 
+    def decoded(self, pos: Tensor) -> Tensor:
+        """Which of the slots at pos (B, H, n) int32, -1 = none, were decoded, and are no part of a prompt."""
+        out = pos >= 0
+        for start, stop in self.read:
+            out = out & ((pos < start) | (pos >= stop))
+        return out
+
     def counts(self) -> Tensor:
         """(B, H) int64 slots held by every row and KV head."""
         out = (self.tail.positions() >= 0).sum(-1).cpu()
@@ -312,6 +321,7 @@ class Layer:
             return
         self.tail.trim(self.tail.count - remove)
         self.logical -= remove
+        self.read = tuple((start, min(stop, self.logical)) for start, stop in self.read if start < self.logical)
         if self.seen_mask is not None:
             self.seen_mask = self.seen_mask[:, : self.logical].clone()
         if self.prompt is not None:

@@ -65,11 +65,12 @@ class Act(Enum):
 
 @dataclass
 class Phase:
-    """Of one layer. fired: how often the press was applied."""
+    """Of one layer. fired: how often the press was applied to a prompt. since: tokens since slots were chosen."""
 
     stage: Stage = Stage.IDLE
     reader: Reader = Reader.NOBODY
     fired: int = 0
+    since: int = 0
 
     @property
     def waits(self) -> bool:
@@ -85,6 +86,14 @@ class Phase:
         """Before `new` tokens are stored: a single one that nobody reads as a prompt ends the prompt before it."""
         return Act.FIRE if new == 1 and self.may_fire else Act.NOTHING
 
+    def reads(self, new: int) -> bool:
+        """`new` tokens are (a part of) a prompt, and no step of decoding."""
+        return new > 1 or self.fired == 0 or self.reader.holds
+
+    def due(self, interval: int) -> bool:
+        """Slots are to be chosen again, by a schedule that does so every `interval` tokens (0 = never)."""
+        return 0 < interval <= self.since
+
     def after(self, new: int, again: bool, between: bool, alone: bool, ends: bool) -> Act:
         """After the attention of `new` tokens.
 
@@ -92,7 +101,8 @@ class Phase:
         chunks. alone: the press is applied to this layer without waiting for others. ends: what a decode step brings
         need not wait for the end of the forward.
         """
-        if new > 1 or self.fired == 0 or self.reader.holds:
+        self.since += new
+        if self.reads(new):
             chooses = self.waits or self.fired == 0 or again
             self.stage = Stage.WAITING if chooses else Stage.DUE if between else Stage.IDLE
             return self.act() if self.reader.eager and alone else Act.NOTHING
@@ -109,3 +119,4 @@ class Phase:
         """It was done; fired: the press was applied to a prompt."""
         self.fired += fired
         self.stage = Stage.IDLE
+        self.since = 0 if fired else self.since

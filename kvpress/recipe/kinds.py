@@ -177,6 +177,23 @@ class Even:
         return total.unsqueeze(1).expand(-1, scores.shape[1]).contiguous()
 
 
+class Schedule(Protocol):
+    """When slots are chosen, and among which. All choose after the first prompt.
+
+    every_prompt: after every later prompt too. interval: and after so many decoded tokens, 0 = never. decoded: then
+    among the decoded tokens alone, which have a budget of their own; what is left of prompts stays.
+    """
+
+    @property
+    def every_prompt(self) -> bool: ...
+
+    @property
+    def interval(self) -> int: ...
+
+    @property
+    def decoded(self) -> bool: ...
+
+
 @dataclass(frozen=True)
 class AfterPrefill:
     """Slots are chosen when a prompt has been read; decoded tokens are then added and all kept.
@@ -185,7 +202,8 @@ class AfterPrefill:
     """
 
     every_prompt: bool = False
-    continuous = False
+    interval = 0
+    decoded = False
 
     def __str__(self) -> str:
         return "every_prompt" if self.every_prompt else "after_prefill"
@@ -196,13 +214,11 @@ class EveryStep:
     """Slots are chosen after every prompt, and one is evicted for every token decoded."""
 
     every_prompt = True
-    continuous = True
+    interval = 1
+    decoded = False
 
     def __str__(self) -> str:
         return "every_step"
-
-
-Schedule = AfterPrefill | EveryStep
 
 
 def schedule_of(name: str) -> Schedule:
@@ -219,6 +235,7 @@ TRAITS = {
     "layers": ("needs", "compares", "exact", "waits", "premise"),
     "channels": ("needs", "waits", "premise"),
     "sharer": ("block", "premise"),
+    "schedule": ("every_prompt", "interval", "decoded"),
     "key": ("name", "block", "premise"),
     "value": ("name", "block", "premise"),
 }

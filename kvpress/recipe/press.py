@@ -155,7 +155,10 @@ class Press:
         """Raise PressConflictError for a press that is only a part of one: it may be composed, but not entered."""
         if not self.recipe.unfinished:
             return
-        does = "refines scores" if self.recipe.refine is not None else "says how slots are spread over heads or layers"
+        recipe = self.recipe
+        does = "refines scores" if recipe.refine is not None else "says how slots are spread over heads or layers"
+        if recipe.refine is None and recipe.layers is None and not recipe.heads.compares:
+            does = "says when slots are chosen"
         raise PressConflictError(
             f"{self} {does}, but nothing scores slots and drops any. Compose it with a press that does, for example "
             f"{self} | {like(_by_attention, 1)}(keep=0.25)."
@@ -166,6 +169,7 @@ class Press:
         """Every decision, resolved. Two parts that decide the same thing are a PressConflictError."""
         chosen: dict[str, Any] = {}
         owner: dict[str, str] = {}
+        alone: set[str] = set()  # decided by a part that decides nothing else
         names = {f.name for f in fields(Recipe)} - {"owners"}
         for part in self.parts:
             decided = part.decisions()
@@ -173,13 +177,19 @@ class Press:
                 raise PressConflictError(f"{part.name} decides nothing, so it is a press by itself only; leave it out.")
             for name, value in decided.items():
                 assert name in names, name
+                sole = len(decided) == 1
                 if name == "residual" and name in chosen:  # slots that stay dense: the larger wish holds for both
                     value = max(value, chosen[name])
+                elif name == "schedule" and name in chosen and sole != (name in alone):
+                    if name in alone:  # that of a part that decides nothing else holds, whatever the scorer's own is
+                        continue
                 elif name in chosen:
                     raise PressConflictError(
                         f"{owner[name]} and {part.name} both decide {_WORDS.get(name, name)}; use one of them."
                     )
                 chosen[name], owner[name] = value, part.name
+                if sole:
+                    alone.add(name)
         return Recipe(**chosen, owners=tuple(owner.items()))
 
     def __or__(self, other: Press) -> Press:

@@ -110,8 +110,8 @@ class Recipe:
     @cached_property
     def unfinished(self) -> bool:
         """It says how slots are chosen or spread, but nothing scores them: a part of a press, not to be entered."""
-        spreads = self.layers is not None or self.heads.compares or self.refine is not None
-        return self.scorer is None and spreads
+        spreads = self.layers is not None or self.heads.compares or self.refine is not None or self.schedule.interval
+        return self.scorer is None and bool(spreads)
 
     def by(self, name: str) -> str:
         """The part of the press that decided the field `name`."""
@@ -177,7 +177,8 @@ class Recipe:
     @cached_property
     def in_place(self) -> bool:
         """Evicted slots are overwritten by the next token, so that nothing is copied while decoding."""
-        return self.schedule.continuous and self.block == 0 and self.channels is None
+        one_by_one = self.schedule.interval == 1 and not self.schedule.decoded
+        return one_by_one and self.block == 0 and self.channels is None
 
     def check(self) -> None:
         """Raise for decisions that cannot work together, and for a budget its protected slots leave no room in."""
@@ -199,7 +200,7 @@ class Recipe:
         if self.sharer is not None:
             for other, reason in (
                 (self.layers, "a layer budget gives its two layers different numbers of slots"),
-                (self.schedule.continuous or None, "evicting at every step is decided in each layer alone"),
+                (self.schedule.interval or None, "evicting at every step is decided in each layer alone"),
                 (self.channels, "other channels are dropped in each of its two layers"),
             ):
                 if other is not None:
@@ -207,10 +208,10 @@ class Recipe:
                         f"{self.by('sharer')} stores something once for two layers, which must hold the same slots and "
                         f"channels, and {reason}. Use one of them."
                     )
-        if self.needs.repeat is not None and self.schedule.continuous:
+        if self.needs.repeat is not None and self.schedule.interval:
             raise PressConflictError(
                 f"{self.by('scorer')} scores slots by a second reading of the prompt, and there is none while "
-                "decoding. Use it with a schedule that chooses once, after the prompt."
+                "decoding. Use one of them, or a schedule that chooses once, after the prompt."
             )
         if self.positions == "slots" and self.block:
             raise PressConflictError(

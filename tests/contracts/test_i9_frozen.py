@@ -149,4 +149,4 @@ def test_codes_are_append_only(press: Press) -> None:
                                 values = (k[0, head, slot].tolist(), v[0, head, slot].tolist())
                                 assert first.setdefault((number, head, at), values) == values
     seen = {at for _, _, at in first}
-    assert len(seen) > 15 and (press.recipe.schedule.continuous or max(seen) > 80)
+    assert len(seen) > 15 and (press.recipe.schedule.interval or max(seen) > 80)

@@ -91,7 +91,7 @@ def test_values(name: str) -> None:
     recipe = Press.parse(name).recipe
     if name in WHICH:
         schedule = str(recipe.schedule)
-        found = recipe.keep, recipe.sinks, recipe.recent, ALWAYS if recipe.schedule.continuous else schedule
+        found = recipe.keep, recipe.sinks, recipe.recent, ALWAYS if recipe.schedule.interval else schedule
         assert (*found, recipe.positions) == WHICH[name]
     if name in HOW:
         field, wanted = HOW[name]

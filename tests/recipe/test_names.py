@@ -20,7 +20,7 @@ from kvpress.recipe.press import Press, like
 from kvpress.storage.block import Block
 
 ROOT = Path(kvpress.__file__).parent
-WORDS = {"random", "full", "int8", "fp8"}  # presses whose names are words of torch or of English
+WORDS = {"random", "full", "every", "int8", "fp8"}  # presses whose names are words of torch or of English
 FREE = ("policies", "quant", "lowrank", "doctor.py", "conformance")  # methods, and checks that run some
 
 

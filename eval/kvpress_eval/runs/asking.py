@@ -87,7 +87,7 @@ class _Asking:
     @property
     def continuous(self) -> bool:
         """The press evicts at every step, so later prompts are compressed too."""
-        return self.session.press.recipe.schedule.continuous
+        return bool(self.session.press.recipe.schedule.interval)
 
     def fork(self, cache: PressCache, rows: int = 1) -> PressCache:
         """A copy to answer on, timed."""

@@ -127,7 +127,7 @@ def force(head: Head, session: Session, passage: Passage, step: int, chunk: int)
     fed = torch.tensor(
         [passage.ids[:-1]], dtype=torch.int64, device=model.device
     )  # the last one is predicted and not read
-    again = session.press.recipe.schedule.continuous and step > 1
+    again = session.press.recipe.schedule.interval and step > 1
     clock = Clock(model.device)
     for ids in fed.split(step or max(1, fed.shape[1]), dim=1) if fed.shape[1] else ():
         rows.append(head.read(ids, cache))

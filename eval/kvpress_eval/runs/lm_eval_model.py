@@ -177,7 +177,7 @@ class PressedLM(HFLM):  # type: ignore[misc]  # the harness is not typed
     def _score(self, cache: PressCache, fed: list[int], wanted: list[int]) -> tuple[float, bool]:
         """Feed tokens as decoding would: one by one where the press acts at every step or packs what is new."""
         recipe = self.press.recipe
-        step = 1 if recipe.schedule.continuous or recipe.block else len(fed)
+        step = 1 if recipe.schedule.interval or recipe.block else len(fed)
         rows = []
         for start in range(0, len(fed), step):
             ids = torch.tensor([fed[start : start + step]], device=self.device, dtype=torch.int64)

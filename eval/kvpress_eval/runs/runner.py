@@ -51,7 +51,7 @@ def blank_row(cell: Cell) -> Row:
         task=config.task,
         mode=config.mode,
         history="" if config.continues else config.history,
-        schedule=config.schedule + ("+every_step" if cell.press.recipe.schedule.continuous else ""),
+        schedule=config.schedule + (f"+{again}" if (again := cell.press.recipe.schedule).interval else ""),
         question_visible=config.question_visible,
         rendering=loaded.rendering,
         length=config.length,
