@@ -70,16 +70,20 @@ def attend_reference(
     scale: float,
     mask: Tensor | None = None,
     soft_cap_at: float | None = None,
+    bias: Tensor | None = None,
 ) -> Partial:
     """Plain attention in fp32 with explicit logits, tiled over queries to bound memory.
 
-    q: (B, H, m, D); k, v: (B, H, n, D); mask: bool broadcastable to (B, H, m, n), True = attend.
+    q: (B, H, m, D); k, v: (B, H, n, D); mask: bool broadcastable to (B, H, m, n), True = attend. bias: (B, H, n) fp32,
+    added to the logits of each slot after the soft cap.
     """
     rows = max(1, TILE_BYTES // max(1, 4 * q.shape[0] * q.shape[1] * k.shape[2]))
     outs, lses = [], []
     keys, values = k.float().mT, v.float()
     for start in range(0, q.shape[2], rows):
         logits = soft_cap((q[:, :, start : start + rows].float() * scale) @ keys, soft_cap_at)
+        if bias is not None:
+            logits = logits + bias.unsqueeze(2)
         if mask is not None:
             part = mask if mask.shape[-2] == 1 else mask[..., start : start + rows, :]
             logits = logits.masked_fill(~part, -torch.inf)
@@ -98,6 +102,7 @@ def attend(
     scale: float,
     mask: Tensor | None = None,
     soft_cap_at: float | None = None,
+    bias: Tensor | None = None,
 ) -> Partial:
     """Attention of dense slots, by a fused kernel that also returns the log-sum-exp where there is one.
 
@@ -108,7 +113,7 @@ def attend(
         empty = q.new_full(q.shape[:3], -torch.inf, dtype=torch.float32)
         return Partial(torch.zeros(*q.shape[:3], v.shape[-1], dtype=torch.float32, device=q.device), empty)
     # Under autocast keys, values and queries have types of their own: RoPE widens keys and queries.
-    plain = soft_cap_at is None and k.shape[-1] == v.shape[-1] and q.dtype == k.dtype == v.dtype
+    plain = soft_cap_at is None and bias is None and k.shape[-1] == v.shape[-1] and q.dtype == k.dtype == v.dtype
     if plain and q.device.type == "cpu":
         bias = None
         if mask is not None:
@@ -124,7 +129,7 @@ def attend(
         else:
             out, lse = _aten._scaled_dot_product_efficient_attention(q, k, v, None, True, scale=scale)[:2]
         return Partial(out.float(), lse[..., : q.shape[2]].float())
-    return attend_reference(q, k, v, scale, mask, soft_cap_at)
+    return attend_reference(q, k, v, scale, mask, soft_cap_at, bias)
 
 
 def fold_queries(q: Tensor, kv_heads: int) -> Tensor:

@@ -17,6 +17,7 @@ from kvpress.attention.partial import fold_queries, soft_cap, softmax_partial
 from kvpress.errors import KVPressError
 from kvpress.evidence.moments import read_moments
 from kvpress.storage.block import Block
+from kvpress.storage.columns import BIAS
 
 _TILE_BYTES = 16 << 20
 
@@ -138,6 +139,8 @@ class Evidence:
         for head in range(heads):  # one KV head at a time bounds the temporaries
             mine = q[:, head * group : (head + 1) * group].float() * self.rule.scale
             logits = soft_cap(mine @ block.k[:, head, None].float().mT, self.rule.cap)
+            if BIAS in block.columns:
+                logits = logits + block.columns[BIAS][:, head, None, None]
             logits = logits.masked_fill(~see[:, head, None], -torch.inf)
             if self.rule.sink is not None:
                 sink = self.rule.sink[head * group : (head + 1) * group].float().view(1, group, 1, 1)
@@ -181,15 +184,19 @@ def received_mass(q: Tensor, k: Tensor, rule: Rule, start: int, valid: Tensor | 
     return out
 
 
-def dense_mass(q: Tensor, k: Tensor, lse: Tensor, rule: Rule, there: Tensor | None) -> Tensor:
+def dense_mass(
+    q: Tensor, k: Tensor, lse: Tensor, rule: Rule, there: Tensor | None, bias: Tensor | None = None
+) -> Tensor:
     """(B, H, n) fp32 mass from q (B, Hq, m, D), the tokens of the last m keys, of known log-sum-exp lse (B, H, G*m).
 
-    there: (B, 1 or H, 1, n) bool, the keys that exist, None = all. A tile of queries is in memory at a time.
+    there: (B, 1 or H, 1, n) bool, the keys that exist, None = all. bias: (B, H, n) added to their logits. A
+    tile of queries is in memory at a time.
     """
     batch, heads, total, _ = k.shape
     group, count = q.shape[1] // heads, q.shape[2]
     if count == 1:  # every decode step: nothing to tile and nothing to hide
         logits = soft_cap((fold_queries(q, heads).float() * rule.scale) @ k.float().mT, rule.cap)
+        logits = logits if bias is None else logits + bias.unsqueeze(2)
         mass = logits.sub_(lse.unsqueeze(-1)).exp_().sum(2)
         return mass if there is None else mass.masked_fill_(~there[:, :, 0], 0.0)
     out = torch.zeros(batch, heads, total, dtype=torch.float32, device=q.device)
@@ -199,7 +206,8 @@ def dense_mass(q: Tensor, k: Tensor, lse: Tensor, rule: Rule, there: Tensor | No
     for first in range(0, count, tile):
         last = min(first + tile, count)
         mine = fold_queries(q[:, :, first:last], heads).float() * rule.scale
-        logits = soft_cap(mine @ keys, rule.cap).unflatten(2, (group, -1))
+        logits = soft_cap(mine @ keys, rule.cap)
+        logits = (logits if bias is None else logits + bias.unsqueeze(2)).unflatten(2, (group, -1))
         probs = logits.sub_(each[:, :, :, first:last, None]).exp_()
         probs.masked_fill_(slot > slot[total - count + first : total - count + last, None], 0.0)
         out += probs.sum((2, 3))

@@ -15,7 +15,7 @@ from kvpress.pipeline.layer import Layer
 from kvpress.pipeline.pack import by_position
 from kvpress.pipeline.share import relink
 from kvpress.storage.block import Block, choose
-from kvpress.storage.columns import ADDED
+from kvpress.storage.columns import ADDED, BIAS
 
 
 def evict(layer: Layer, total: Tensor, decoded: bool = False) -> bool:
@@ -48,6 +48,8 @@ def evict(layer: Layer, total: Tensor, decoded: bool = False) -> bool:
     keep = choose(scores, pos, counts, safe) | (block.valid & ~among)
     if added is not None:
         remember(layer, added)
+    if recipe.merge is not None:
+        fold(layer, block, keep)
     retain(layer, keep)
     if layer.upper is not None:  # layers that share directions hold the same slots
         retain(layer.upper, keep.to(layer.upper.device))
@@ -75,6 +77,17 @@ def remember(layer: Layer, added: Tensor) -> None:
     """Keep `added` (B, H, n) where slots go one by one: most of them come again at the next step."""
     if (known := layer.tail.used().get(ADDED)) is not None:
         known.copy_(added)
+
+
+def fold(layer: Layer, block: Block, keep: Tensor) -> None:
+    """Let what is dropped go into the dense slots that stay; what is packed never changes."""
+    merge, tail = layer.recipe.merge, layer.tail
+    assert merge is not None
+    first = block.pos.shape[-1] - tail.count
+    dense = torch.arange(block.pos.shape[-1], dtype=torch.int64, device=block.pos.device) >= first
+    k, v, bias = merge(block, keep & dense, block.valid & ~keep, block.columns[BIAS])
+    for mine, given in ((tail.keys, k), (tail.values, v), (tail.used()[BIAS], bias)):
+        mine.copy_(given[:, :, first:])
 
 
 def retain(layer: Layer, keep: Tensor) -> None:

@@ -21,7 +21,7 @@ from kvpress.pipeline.phase import Phase
 from kvpress.pipeline.state import State
 from kvpress.recipe.recipe import Recipe
 from kvpress.storage.block import Block
-from kvpress.storage.columns import BIAS, MASS
+from kvpress.storage.columns import BIAS, MASS, POSITION, Columns
 from kvpress.storage.held import Held
 from kvpress.storage.modes import steady
 from kvpress.storage.tail import Tail
@@ -171,7 +171,8 @@ class Layer:
                 gained = Held(item.segment, item.rows).own().segment.mass(folded, lse, self.rule.scale, self.rule.cap)
                 item.columns = item.columns.put(MASS, item.columns[MASS] + gained)
         tail = self.tail
-        tail.used()[MASS].add_(dense_mass(q, tail.keys, lse, self.rule, tail.there(tail.count)))
+        there, bias = tail.there(tail.count), tail.used().get(BIAS)
+        tail.used()[MASS].add_(dense_mass(q, tail.keys, lse, self.rule, there, bias))
 
     def observe(self, q: Tensor, rule: Rule, first: bool) -> None:
         """Remember what the press needs of the queries q (B, Hq, n, D) of the tokens committed last."""
@@ -226,12 +227,17 @@ class Layer:
             keys.append(item.per_row(k))
             values.append(item.per_row(v))
             pos.append(item.per_row(item.segment.positions()))
+        columns = self.tail.used().without(POSITION)
         if not keys:
-            return Block(self.tail.keys, self.tail.values, self.tail.positions())
+            return Block(self.tail.keys, self.tail.values, self.tail.positions(), columns)
+        joined = {}
+        for column, mine in columns.items():
+            joined[column] = torch.cat([*(item.column(column) for item in self.held), mine], 2)
         return Block(
             torch.cat([*keys, self.tail.keys], 2),
             torch.cat([*values, self.tail.values], 2),
             torch.cat([*pos, self.tail.positions()], 2),
+            Columns(joined),
         )
 
     def evidence(self, block: Block) -> Evidence:
@@ -242,9 +248,7 @@ class Layer:
             at = block.pos.clamp(min=0).long()
             rank = self._ranks().unsqueeze(1).expand(-1, at.shape[1], -1).gather(2, at)
             rank = torch.where(block.pos >= 0, rank, -1)
-        received = None
-        if MASS in self.tail.columns:
-            received = torch.cat([*(item.columns[MASS] for item in self.held), self.tail.used()[MASS]], 2)
+        received = block.columns.get(MASS)
         known = dict(self.witness.tensors())
         if self.repeated is not None:
             known["repeated"] = self.repeated.gather(2, block.pos.clamp(min=0).long())

@@ -45,6 +45,20 @@ class Scorer(Protocol):
         ...
 
 
+class Merger(Protocol):
+    """What becomes of slots that are dropped: they go into slots that stay. Only dense slots can take some in."""
+
+    needs: Needs
+
+    def __call__(self, block: Block, into: Tensor, gone: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys, values (B, H, n, D) and bias (B, H, n) fp32 of the block's slots, read for those in `into` alone.
+
+        into, gone: (B, H, n) bool, slots that may take some in, and slots that are dropped. bias: added to a slot's
+        logits, log of how many tokens it stands for; 0 for one.
+        """
+        ...
+
+
 class HeadBudget(Protocol):
     """How the slots of a layer are spread over its KV heads. compares: scores of different heads are compared."""
 
@@ -232,6 +246,7 @@ TRAITS = {
     "scorer": ("needs", "comparable", "attention", "waits", "premise"),
     "refine": ("needs", "premise"),
     "heads": ("compares", "premise"),
+    "merge": ("needs", "premise"),
     "layers": ("needs", "compares", "exact", "waits", "premise"),
     "channels": ("needs", "waits", "premise"),
     "sharer": ("block", "premise"),

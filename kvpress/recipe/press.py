@@ -158,7 +158,7 @@ class Press:
         recipe = self.recipe
         does = "refines scores" if recipe.refine is not None else "says how slots are spread over heads or layers"
         if recipe.refine is None and recipe.layers is None and not recipe.heads.compares:
-            does = "says when slots are chosen"
+            does = "says when slots are chosen" if recipe.merge is None else "says what becomes of dropped slots"
         raise PressConflictError(
             f"{self} {does}, but nothing scores slots and drops any. Compose it with a press that does, for example "
             f"{self} | {like(_by_attention, 1)}(keep=0.25)."
@@ -228,6 +228,7 @@ class Press:
 _WORDS = {
     "scorer": "which slots stay",
     "refine": "how scores are refined",
+    "merge": "what becomes of dropped slots",
     "heads": "how slots are spread over heads",
     "layers": "how slots are spread over layers",
     "keep": "how many slots stay",

@@ -18,6 +18,7 @@ from kvpress.recipe.kinds import (
     Even,
     HeadBudget,
     LayerBudget,
+    Merger,
     Pruner,
     Refiner,
     Schedule,
@@ -26,7 +27,7 @@ from kvpress.recipe.kinds import (
     check_traits,
 )
 from kvpress.storage.codec import Codec, Dense
-from kvpress.storage.columns import ADDED, MASS, Column
+from kvpress.storage.columns import ADDED, BIAS, MASS, Column
 from kvpress.storage.pair import PairCodec, Split
 
 if TYPE_CHECKING:
@@ -45,18 +46,19 @@ class MisfitError(PressConflictError):
 class Recipe:
     """Every decision of a press, resolved. What a preset does not decide stays at these defaults.
 
-    keep: fraction of the real tokens of a row, or slots per KV head (on average, where heads or layers
-    differ). refine: changes scores once the budgets of heads are known. layers: None gives every layer the same.
-    channels: which channels are stored, None = all. sharer: which layers store something in common. sinks: first
-    tokens that always stay. recent: last tokens that always stay, as a count or as a fraction of the slots kept.
-    residual: newest slots per head that stay dense when slots are packed. positions: "keep" leaves keys as they were
-    rotated, "slots" rotates the sinks along with the window, so that positions are those inside the cache. owners:
+    keep: fraction of the real tokens of a row, or slots per KV head (on average, where heads or layers differ). refine:
+    changes scores once the budgets of heads are known. merge: what becomes of dropped slots. layers: None gives every
+    layer the same. channels: which channels are stored, None = all. sharer: which layers store something in common.
+    sinks: first tokens that always stay. recent: last tokens that always stay, as a count or as a fraction of the slots
+    kept. residual: newest slots per head that stay dense when slots are packed. positions: "keep" leaves keys as they
+    were rotated, "slots" rotates the sinks along with the window, so that positions are those inside the cache. owners:
     which part of a press decided a field, for messages.
     """
 
     keep: float | int = 1.0
     scorer: Scorer | None = None
     refine: Refiner | None = None
+    merge: Merger | None = None
     heads: HeadBudget = Even()
     layers: LayerBudget | None = None
     key: Codec = Dense()
@@ -76,7 +78,7 @@ class Recipe:
         needs = Needs() if self.channels is None else self.channels.needs
         if self.scorer is not None and self.evicts:
             needs |= self.scorer.needs
-            for other in (self.layers, self.refine):
+            for other in (self.layers, self.refine, self.merge):
                 if other is not None:
                     needs |= other.needs
         return needs
@@ -84,7 +86,7 @@ class Recipe:
     @cached_property
     def premises(self) -> tuple[Premise, ...]:
         """What its decisions take for granted of a model, each once."""
-        chosen = (self.scorer, self.refine, self.layers) if self.evicts else ()
+        chosen = (self.scorer, self.refine, self.merge, self.layers) if self.evicts else ()
         decisions = (*chosen, self.channels, self.sharer, self.key, self.value)
         found = (getattr(decision, "premise", None) for decision in decisions)
         return tuple(dict.fromkeys(premise for premise in found if premise is not None))
@@ -110,7 +112,8 @@ class Recipe:
     @cached_property
     def unfinished(self) -> bool:
         """It says how slots are chosen or spread, but nothing scores them: a part of a press, not to be entered."""
-        spreads = self.layers is not None or self.heads.compares or self.refine is not None or self.schedule.interval
+        parts = (self.layers, self.refine, self.merge)
+        spreads = any(part is not None for part in parts) or self.heads.compares or self.schedule.interval
         return self.scorer is None and bool(spreads)
 
     def by(self, name: str) -> str:
@@ -137,7 +140,7 @@ class Recipe:
 
     def bind(self, view: View, layer: int) -> dict[Any, Any]:
         """What the decisions need of one layer of a model, by decision."""
-        chosen = (self.scorer, self.refine, self.heads, self.layers) if self.evicts else ()
+        chosen = (self.scorer, self.refine, self.merge, self.heads, self.layers) if self.evicts else ()
         decisions = (*chosen, self.channels, self.sharer, self.key, self.value)
         given: dict[Any, Any] = {one: one.bind(view, layer) for one in decisions if isinstance(one, Binds)}
         if self.needs.moments:
@@ -172,13 +175,14 @@ class Recipe:
         """What is known of every slot besides its position."""
         received = (MASS,) if self.needs.mass else ()
         added = (ADDED,) if self.refine is not None and self.evicts and self.in_place else ()
-        return received + added
+        merged = (BIAS,) if self.merge is not None and self.evicts else ()
+        return received + added + merged
 
     @cached_property
     def in_place(self) -> bool:
         """Evicted slots are overwritten by the next token, so that nothing is copied while decoding."""
         one_by_one = self.schedule.interval == 1 and not self.schedule.decoded
-        return one_by_one and self.block == 0 and self.channels is None
+        return one_by_one and self.block == 0 and self.channels is None and self.merge is None
 
     def check(self) -> None:
         """Raise for decisions that cannot work together, and for a budget its protected slots leave no room in."""
@@ -201,6 +205,7 @@ class Recipe:
             for other, reason in (
                 (self.layers, "a layer budget gives its two layers different numbers of slots"),
                 (self.schedule.interval or None, "evicting at every step is decided in each layer alone"),
+                (self.merge, "dropped slots go into slots of each of its two layers"),
                 (self.channels, "other channels are dropped in each of its two layers"),
             ):
                 if other is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from kvpress.storage.columns import Columns
 
 
 @dataclass(frozen=True)
@@ -13,12 +15,14 @@ class Block:
     """All slots of one layer, dense.
 
     k, v: (B, H, n, D) in the model's dtype. pos: (B, H, n) int32 logical index of each slot, -1 for a
-    slot that does not exist (padding, or a row that holds fewer slots than its neighbour).
+    slot that does not exist (padding, or a row that holds fewer slots than its neighbour). columns: what is known of
+    the slots besides, (B, H, n) each.
     """
 
     k: Tensor
     v: Tensor
     pos: Tensor
+    columns: Columns = field(default_factory=Columns)
 
     @property
     def valid(self) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kvpress.attention.partial import Partial
-from kvpress.storage.columns import Columns
+from kvpress.storage.columns import Column, Columns
 from kvpress.storage.segment import Segment
 
 
@@ -62,6 +62,10 @@ class Held:
         each = torch.arange(now.numel(), dtype=torch.int64, device=now.device)
         same = now.numel() == self.segment.rows and bool((now == each).all())
         return Held(self.segment, None if same else now, self.columns.map(lambda values: values[rows]))
+
+    def column(self, column: Column) -> Tensor:
+        """(B, H, width) of a column, whoever keeps it."""
+        return self.per_row(self.segment.column(column)) if column.frozen else self.columns[column]
 
     def select(self, keep: Tensor) -> Held | None:
         """The slots where `keep` (B, H, width) is true, of a segment whose rows are not shared; None = none is left."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kvpress.attention import backends
 from kvpress.attention.partial import Partial
-from kvpress.storage.columns import POSITION, Columns
+from kvpress.storage.columns import POSITION, Column, Columns
 from kvpress.storage.pair import Pair, PairCodec, Slots
 from kvpress.storage.slab import NONE, Slab, compact_positions
 
@@ -120,6 +120,10 @@ class Segment:
     def positions(self) -> Tensor:
         """(S, H, width) int32, -1 where a run is shorter."""
         return self.spread([slab.positions() for slab in self.slabs], -1)
+
+    def column(self, column: Column) -> Tensor:
+        """(S, H, width) of a frozen column."""
+        return self.spread([slab.columns[column] for slab in self.slabs], column.fill)
 
     def decode(self) -> tuple[Tensor, Tensor]:
         """Keys and values (S, H, width, D), zero where a run is shorter."""

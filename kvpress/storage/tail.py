@@ -10,7 +10,7 @@ from torch import Tensor
 from kvpress.attention import backends as kernels
 from kvpress.attention.partial import TILE_BYTES, Partial, attend, fold_queries, merge
 from kvpress.storage.block import slots_of
-from kvpress.storage.columns import POSITION, Column, Columns
+from kvpress.storage.columns import BIAS, POSITION, Column, Columns
 
 _GROW = 64
 
@@ -169,8 +169,9 @@ class Tail:
         """q (B, Hq, n, D), queries of the last n tokens appended -> Partial (B, H, G*n, D)."""
         heads, new = self.k.shape[1], q.shape[2]
         folded = fold_queries(q, heads)
+        bias = self.used()[BIAS] if BIAS in self.columns else None
         if new == 1:
-            return attend(folded, self.keys, self.values, scale, self.there(self.count), cap)
+            return attend(folded, self.keys, self.values, scale, self.there(self.count), cap, bias)
         # Slots that stood before this forward precede all its queries; its own are the last, and causal.
         old = self.count - new
         fresh = self._attend_new(q, old, scale, cap)
@@ -179,7 +180,8 @@ class Tail:
         seen = self.there(old)
         if seen is not None and bool(seen.all()):
             seen = None
-        return merge([attend(folded, self.keys[:, :, :old], self.values[:, :, :old], scale, seen, cap), fresh])
+        bias = None if bias is None else bias[:, :, :old]  # that of new slots is 0
+        return merge([attend(folded, self.keys[:, :, :old], self.values[:, :, :old], scale, seen, cap, bias), fresh])
 
     def _attend_new(self, q: Tensor, old: int, scale: float, cap: float | None) -> Partial:
         """The slots from `old` on, for their own queries, a tile of queries at a time: no (n, n) mask is built."""
