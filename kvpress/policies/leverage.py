@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kvpress.errors import PressSyntaxError
+from kvpress.errors import PressSyntaxError, UnsupportedError
 from kvpress.evidence.bind import View
 from kvpress.evidence.evidence import Evidence, Needs
 from kvpress.evidence.rope import Rotate, unrotated
@@ -48,7 +48,12 @@ class Leverage:
     needs = Needs()
 
     def bind(self, view: View, layer: int) -> Rotate | None:
-        return view.rotation(layer) if self.keys == "unrotated" else None
+        if self.keys == "rotated":
+            return None
+        try:
+            return view.rotation(layer)
+        except UnsupportedError as error:
+            raise UnsupportedError(f'{error} Or give keys="rotated": as they are cached.') from None
 
     def __call__(self, block: Block, seen: Evidence) -> Tensor:
         heads, dim = block.k.shape[1], block.k.shape[3]
@@ -58,7 +63,7 @@ class Leverage:
             shape = (heads, dim, self.sketch)
             projection = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
             projection = projection.to(block.k.device) / math.sqrt(self.sketch)
-        rotate = seen.of(self)
+        rotate = seen.of(self) if self.keys == "unrotated" else None
         scores = torch.empty(block.pos.shape, dtype=torch.float32, device=block.k.device)
         for head in range(heads):
             mine = block.k[:, head : head + 1]

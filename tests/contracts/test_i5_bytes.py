@@ -152,8 +152,8 @@ def test_the_worked_example() -> None:
     with Press.parse(" | ".join(parts))(model.to(torch.bfloat16)) as session:
         cache = session.prefill(tokens(1, 32768), chunk=4096)
     kinds = cache.ledger().by_kind()
-    channels = cache.stores[0].key_channels
-    assert channels is not None and channels.shape == (1, 1, 80)
+    channels = cache.stores[0].own["key_channels"]
+    assert channels.shape == (1, 1, 80)
     assert kinds["codes"] + kinds["scales"] + kinds["window"] + channels.numel() == 694_608
     assert cache.nbytes() - 694_608 <= 4 * 8192 + 64
     model.to(torch.float32)

@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from kvpress import Press, full, kvzip, snapkv
+from kvpress import PRESETS, Press, full, kvzip, snapkv
 from kvpress.errors import SessionError, UnsupportedError
 from kvpress.hf.causal import only_causal
 from kvpress.hf.inputs import check_text, placeholders
@@ -240,11 +240,12 @@ def test_an_assistant_that_would_forget_is_refused_at_once() -> None:
     alone = model.generate(ids, max_new_tokens=6, do_sample=False)
     calls: list[int] = []
     handle = helper.register_forward_pre_hook(lambda *_: calls.append(1))
-    with snapkv(keep=0.5, window=4)(helper), pytest.raises(UnsupportedError, match=r"guessed tokens.*full, kivi"):
+    with snapkv(keep=0.5, window=4)(helper), pytest.raises(UnsupportedError, match=r"guessed tokens.*\(.+\)") as caught:
         model.generate(ids, assistant_model=helper, max_new_tokens=6, do_sample=False)
     assert not calls
     handle.remove()
-    for text in ("full", "kivi(group=4, residual=5)"):  # what the message advises
+    advised = str(caught.value).rpartition("(")[2].partition(")")[0].split(", ")
+    for text in ("full", *(f"{name}({PRESETS[name].small})" for name in advised)):
         with Press.parse(text)(helper):
             assert torch.equal(model.generate(ids, assistant_model=helper, max_new_tokens=6, do_sample=False), alone)
 

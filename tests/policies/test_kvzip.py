@@ -193,11 +193,11 @@ def test_the_other_budgets_take_its_scores() -> None:
             assert sum(int(layer.counts().sum()) for layer in cache.stores) == 16 * 2 * len(cache.stores)
     with pytest.raises(ValueError, match="both decide"):
         kvzip() | Press.parse("pooled")
-    with pytest.raises(ValueError, match="pooled cannot compare"):
+    with pytest.raises(ValueError, match="pooled cannot compare heads"):
         Press.parse("pooled | streaming_llm")
     with pytest.raises(ValueError, match="second reading of the prompt"):
         Recipe(keep=0.5, scorer=Reconstruction(), schedule=EveryStep()).check()
-    with pytest.raises(ValueError, match="nothing evicts"):
+    with pytest.raises(ValueError, match="nothing scores slots"):
         Press.parse("pooled").ready()
     assert not snapkv().recipe.together
 
