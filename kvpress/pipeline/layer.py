@@ -149,10 +149,13 @@ class Layer:
         """One token, all segments and the tail in one kernel call; None where the parts must be taken one by one."""
         if any(item.rows is not None for item in self.held):
             return None  # rows that share a prefix are answered together, in one pass over it
-        parts = [item.segment.parts() for item in self.held]
-        known = [part for some in parts if some is not None for part in some]
-        if None in parts or BIAS in self.tail.columns:
+        if BIAS in self.tail.columns:
             return None
+        known: list[backends.Part] = []
+        for item in self.held:
+            if item.segment.parts is None:
+                return None
+            known += item.segment.parts
         return backends.attend([*known, self.tail.part()], folded, rule.scale, rule.cap)
 
     def reread(self, q: Tensor, rule: Rule) -> Tensor:

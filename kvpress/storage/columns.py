@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # known by identity: columns are looked up in every step
 class Column:
     """One number a slot. kind: its line in the ledger. fill: what a new slot has, and a place where no slot is.
 
@@ -46,6 +46,9 @@ class Columns(Mapping[Column, Tensor]):
 
     def __getitem__(self, column: Column) -> Tensor:
         return self._values[column]
+
+    def __contains__(self, column: object) -> bool:
+        return column in self._values
 
     def __iter__(self) -> Iterator[Column]:
         return iter(self._values)

@@ -8,7 +8,7 @@ and every operation stays a batched one. A segment never changes; forks share it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -88,6 +88,7 @@ class Segment:
             out[slab.runs], lse[slab.runs] = part
         return Partial(out.view(*shape, -1), lse.view(shape))
 
+    @cached_property
     def parts(self) -> list[backends.Part] | None:
         """What a fused kernel reads; None where the slots are in no form that one could."""
         found = []

@@ -92,8 +92,9 @@ class Tail:
             self.valid[:, self.count : stop] = valid
         elif self.valid is not None:
             self.valid[:, self.count : stop] = True
-        for column, values in self.columns.without(POSITION).items():
-            values[:, :, self.count : stop] = column.fill
+        for column, values in self.columns.items():
+            if column is not POSITION:
+                values[:, :, self.count : stop] = column.fill
         self.count = stop
 
     def _overwrite(self, k: Tensor, v: Tensor, logical: int, valid: Tensor | None) -> None:
@@ -107,8 +108,9 @@ class Tail:
         if valid is not None:
             fresh = torch.where(valid.unsqueeze(1), fresh, -1)
         pos.scatter_(2, index, fresh)
-        for column, values in self.columns.without(POSITION).items():
-            values.scatter_(2, index, column.fill)
+        for column, values in self.columns.items():
+            if column is not POSITION:
+                values.scatter_(2, index, column.fill)
         self.free = None
 
     def _hold(self, key: torch.dtype, value: torch.dtype) -> None:

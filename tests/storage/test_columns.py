@@ -122,7 +122,7 @@ def test_a_bias_is_added_to_the_logits_of_frozen_slots(queries: int) -> None:
     order = torch.arange(9).expand(2, 2, -1)
     segment = Segment.encode(Split(), k, v, pos, order, counts, columns=columns)
     assert {column for slab in segment.slabs for column in slab.columns} == {BIAS}
-    assert segment.parts() is None  # no kernel adds a bias
+    assert segment.parts is None  # no kernel adds a bias
     q = torch.randn(2, 2, queries, 8, generator=generator)
     held = torch.where(torch.arange(9) < counts.unsqueeze(-1), pos, -1)
     assert (segment.attend(q, 0.3).out - biased(q, k, v, bias, held)).abs().max() < 1e-5
