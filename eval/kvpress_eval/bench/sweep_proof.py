@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
-from ..rows.row import load_rows
+from ..rows.row_files import load_rows
 from ..sweeps.merge import compared, same_results
 
 __all__ = ["KILLS_GRID", "SPEED_GRID", "Killed", "SpeedUp", "kills", "speed_up"]

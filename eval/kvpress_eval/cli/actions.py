@@ -19,7 +19,8 @@ from ..machine.files import check_folder
 from ..machine.threads import begin, threads_text
 from ..models import BUNDLED, PRETRAINED, find, load_model
 from ..models.quiet import be_quiet
-from ..rows.row import Row, load_rows
+from ..rows.row import Row
+from ..rows.row_files import load_rows
 from ..runs.config import DTYPES, RunConfig, with_press
 from ..sources import find_sources
 from ..suites import TASKS, get_task, suite

@@ -21,9 +21,8 @@ from ..rows.compare import Asked, spelled
 from ..rows.numbers import fixed, points
 from ..rows.parsing import read_rows
 from ..rows.press_text import named
-from ..rows.report_row import Row
-from ..rows.row import answers_path
-from ..rows.row_files import is_row
+from ..rows.row import Row
+from ..rows.row_files import answers_path, is_row
 
 __all__ = ["answers"]
 

@@ -19,7 +19,7 @@ from .parser import build_parser
 
 __all__ = ["main"]
 
-EXTRA = ("omegaconf", "rich", "datasets", "pyarrow", "evaluate")  # what the extra "eval" brings
+EXTRA = ("omegaconf", "rich", "msgspec", "datasets", "pyarrow", "evaluate")  # what the extra "eval" brings
 
 
 def main(argv: Sequence[str] | None = None) -> int:

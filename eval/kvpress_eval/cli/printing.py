@@ -13,7 +13,7 @@ from rich.text import Text
 from ..machine import disturbance
 from ..machine.console import Console
 from ..rows.amounts import spaced
-from ..rows.numbers import DISTURBED, nats
+from ..rows.numbers import DISTURBED, NONE, nats
 from ..rows.press_text import named
 from ..rows.row import Row
 from ..runs.config import RunConfig
@@ -61,7 +61,7 @@ def difference(row: Row, full: Row) -> str:
         return f"{100 * found.mean:+.1f} points (too few sessions for an interval){gold}"
     return (
         f"{100 * found.mean:+.1f} points [{100 * found.low:+.1f}, {100 * found.high:+.1f}] "
-        f"(95 %, {found.n} sessions paired with the full cache's {100 * full.score:.1f}){gold}"
+        f"(95 %, {found.n} sessions paired with the full cache's {_percent(full.score)}){gold}"
     )
 
 
@@ -113,7 +113,7 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
             by_turn = " ".join(f"{100 * s:.0f}" for s in row.score_by_turn)
             count = f"{row.sessions} sessions, {row.turns} questions"
             chance = "" if row.chance is None else f", chance {100 * row.chance:.1f}"
-            yield "score", f"{100 * row.score:.1f} by turn {by_turn} ({count}{chance})"
+            yield "score", f"{_percent(row.score)} by turn {by_turn} ({count}{chance})"
         yield "against full", against
         yield from (("premise", premise_text(found)) for found in row.premises)
         if row.extras:
@@ -123,12 +123,12 @@ def _facts(row: Row, against: str) -> Iterable[tuple[str, str]]:
         if row.hit_limit or row.empty:
             yield (
                 "answers",
-                f"{100 * row.hit_limit:.0f} % hit the length limit, {100 * row.empty:.0f} % empty",
+                f"{_percent(row.hit_limit, 0)} % hit the length limit, {_percent(row.empty, 0)} % empty",
             )
         if row.answers:
-            yield "read them", row.answers.get("cut") or f"kvpress answers {row.run_id}"
+            yield "read them", str(row.answers.get("cut") or "") or f"kvpress answers {row.run_id}"
         kinds = ", ".join(f"{kind} {bytes_text(n)}" for kind, n in row.bytes_by_kind.items())
-        share = f"{100 * row.bytes_ratio:.1f} % of dense {bytes_text(row.bytes_dense)}"
+        share = f"{_percent(row.bytes_ratio)} % of dense {bytes_text(row.bytes_dense)}"
         yield "cache", f"{bytes_text(row.bytes)}, {share} ({kinds})"
         if row.kept_all:
             yield "kept everything", KEPT_ALL
@@ -155,6 +155,10 @@ def _time(row: Row, value: float | None, digits: int = 1) -> str:
     return "not measured" if value is None else f"{value:,.{digits}f}{DISTURBED if row.quiet is False else ''}"
 
 
+def _percent(share: float | None, digits: int = 1) -> str:
+    return NONE if share is None else f"{100 * share:.{digits}f}"
+
+
 def premise_text(found: Mapping[str, Any]) -> str:
     """What a press takes for granted, and whether the model has it."""
     told = "holds" if found["holds"] else "does NOT hold: expect a loss"
@@ -168,7 +172,7 @@ def _milliseconds(row: Row, seconds: float | None, digits: int = 2) -> str:
 def _forced(row: Row) -> Iterable[tuple[str, str]]:
     """What the full cache would have predicted otherwise, over all forced tokens and by their distance from the cut."""
     found = {name: _mean(values) for name, values in row.measures.items()}
-    yield "score", f"{100 * row.score:.1f} % of the tokens predicted as by the full cache ({row.sessions} passages)"
+    yield "score", f"{_percent(row.score)} % of the tokens predicted as by the full cache ({row.sessions} passages)"
     yield "divergence", f"KL {nats(found['kl'])} nats a token; the text's NLL is {nats(found['nll'])}"
     by_bin = {name.partition("@")[2]: value for name, value in found.items() if name.startswith("kl@")}
     yield "KL by distance", ", ".join(f"{name}: {nats(value)}" for name, value in by_bin.items())
@@ -191,7 +195,7 @@ def _gold(row: Row) -> str:
 
 
 def _loading(row: Row) -> str:
-    read = f"a step reads {bytes_text(row.step_bytes)} at {row.decode_length:,.0f} tokens seen"
+    read = f"a step reads {bytes_text(row.step_bytes)} at {row.decode_length or 0:,.0f} tokens seen"
     fork = "" if row.fork_s is None else f"; a fork takes {_time(row, 1e3 * row.fork_s)} ms"
     return f"{read}{fork}; at most {bytes_text(row.session_bytes)} a session"
 
@@ -202,9 +206,9 @@ def row_line(row: Row, ran: bool) -> Text:
     what = f"{row.task} {row.mode} {row.length} {row.press}{solved}"
     if row.status != "ok":
         return Text.assemble((row.status, "red" if row.status == "failed" else "yellow"), f" {what}: {row.error or ''}")
-    state = f"{row.seconds:5.1f} s{DISTURBED if row.quiet is False else ''}" if ran else "present"
+    state = f"{row.seconds or 0:5.1f} s{DISTURBED if row.quiet is False else ''}" if ran else "present"
     kl = f"  KL {nats(_mean(row.measures['kl'])):>8}" if "kl" in row.measures else ""
-    line = Text(f"{state}  {100 * row.score:5.1f}{kl}  {100 * row.bytes_ratio:5.1f} % bytes  {what}")
+    line = Text(f"{state}  {_percent(row.score):>5}{kl}  {_percent(row.bytes_ratio):>5} % bytes  {what}")
     return line.append("  kept everything", style="yellow") if row.kept_all else line
 
 

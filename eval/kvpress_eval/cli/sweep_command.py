@@ -15,7 +15,8 @@ from ..machine.files import check_folder, write_out
 from ..machine.threads import begin
 from ..models import PRETRAINED, find
 from ..models.quiet import be_quiet
-from ..rows.row import Row, load_rows
+from ..rows.row import Row
+from ..rows.row_files import load_rows
 from ..runs.config import RunConfig
 from ..sources import find_sources
 from ..sweeps.estimate import Estimator, Remaining, time_text

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from ..errors import UsageError, choose
 from ..machine.files import check_folder
-from ..rows.parsing import parse_row
-from ..rows.row import Row, load_row, row_path, write_row
+from ..rows.row import Row
+from ..rows.row_faults import RowError
+from ..rows.row_files import load_row, row_path, write_row
 from . import nvidia, peer, scbench_results
 from .imported_rows import Found, Skipped
 
@@ -72,9 +73,9 @@ def import_results(kind: str, folder: Path, into: Path) -> Imported:
             done.skipped.append(Skipped(found.path, f"the same settings as {sources[row.run_id]}, which was taken"))
             continue
         try:
-            parse_row(row.to_dict(), found.path)  # a row that no report could show is worse than none
-        except ValueError as error:
-            done.skipped.append(Skipped(found.path, str(error)))
+            row = Row.from_dict(row.to_dict())  # a row that no report could show is worse than none
+        except RowError as error:
+            done.skipped.append(Skipped(found.path, error.fault))
             continue
         sources[row.run_id] = found.path
         before = load_row(row_path(into, row.model, row.run_id))

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..rows.row import Row, run_id
+from ..rows.row import Row
+from ..rows.row_files import run_id
 
 __all__ = ["UNREADABLE", "Damaged", "Found", "Session", "Skipped", "digest", "make_row", "name_under"]
 

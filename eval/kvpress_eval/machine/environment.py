@@ -83,15 +83,15 @@ class Peak:
         except OSError:
             self.base = None
 
-    def read(self) -> tuple[int | None, str | None]:
+    def read(self) -> tuple[int | None, str]:
         """(bytes, what they are)."""
         if self.base is None:
-            return None, None
+            return None, ""
         if self.device.type == "cuda":
             top = torch.cuda.max_memory_allocated(self.device)
             return max(0, top - self.base), "cuda allocated above model"
         high = _status("VmHWM")
-        return (None, None) if high is None else (max(0, high - self.base), "rss above loaded model")
+        return (None, "") if high is None else (max(0, high - self.base), "rss above loaded model")
 
 
 def _status(key: str) -> int | None:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..rows.answers import read_answers
-from ..rows.report_row import Row
-from ..rows.row import answers_path
+from ..rows.row import Row
+from ..rows.row_files import answers_path
 
 __all__ = ["FOLDER", "Told", "is_script", "scripts", "told"]
 

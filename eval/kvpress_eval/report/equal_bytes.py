@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ..rows.amounts import falling
 from ..rows.claims import Analysis, Cell, Method, Table, method_of, run_key, table_of, table_order
 from ..rows.numbers import nats, points
-from ..rows.report_row import Row
+from ..rows.row import Row
 from .measure_changes import is_forced, mean_of
 
 

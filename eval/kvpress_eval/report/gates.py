@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..rows.claims import Analysis, table_of
 from ..rows.press_text import keeps_everything
-from ..rows.report_row import Row
+from ..rows.row import Row
 
 ALPHA = 0.05
 
@@ -121,8 +121,8 @@ def _keep_all_is_full(analysis: Analysis, done: list[Row]) -> Gate:
 def _changed(row: Row, other: Row, sessions: Iterable[str]) -> int:
     """How many sessions score otherwise: by the row's scorer, or by the released one where both were scored by it."""
     kinds = [(row.scores, other.scores)]
-    if row.reference_scores and other.reference_scores:
-        kinds.append((row.reference_scores, other.reference_scores))
+    if (mine := row.by_reference()) and (its := other.by_reference()):
+        kinds.append((mine.scores, its.scores))
     return sum(any(ours.get(s) != theirs.get(s) for ours, theirs in kinds) for s in sessions)
 
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from ..machine.files import check_folder, write_all
 from ..rows.analysis import analyse
 from ..rows.claims import Analysis
-from ..rows.parsing import read_rows
-from ..rows.report_row import Ignored
+from ..rows.parsing import Ignored, read_rows
 from .answer_scripts import FOLDER, Told, is_script, scripts, told
 from .gates import Gate, run_gates, tally
 from .html import is_page, render_html

@@ -13,7 +13,7 @@ from ..rows.claims import Analysis, Cell, Contrast, Table, method_of, table_of, 
 from ..rows.measures import SHOWN, Measured, shown
 from ..rows.numbers import nats, nats_span, points, snap
 from ..rows.press_text import family, sweep
-from ..rows.report_row import Row
+from ..rows.row import Row
 from ..rows.stats import Interval
 from .answer_scripts import Told
 from .assemble import assemble
@@ -187,7 +187,7 @@ def _row(row: Row, analysis: Analysis, answers: Told) -> dict[str, Any]:
     first = [turns[0] for turns in row.scores.values()]
     later = [sum(t[1:]) / len(t[1:]) for t in row.scores.values() if len(t) > 1]
     reference = analysis.references.get(row.path)
-    values = {name: getattr(row, name) for name in _ROW_FIELDS}
+    values = {name: getattr(row, name) for name in _ROW_FIELDS} | {"versions": row.versions_text}
     return {
         **{k: snap(v) if isinstance(v, float) else v for k, v in values.items()},
         "family": family(row.asked),

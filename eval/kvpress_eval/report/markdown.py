@@ -23,7 +23,7 @@ from ..rows.numbers import (
     span,
 )
 from ..rows.parsing import unmet
-from ..rows.report_row import Row
+from ..rows.row import Row
 from ..rows.stats import Flips, Interval
 from .equal_bytes import Entry, Matrix, matrices
 from .gates import Gate, tally

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..rows import stats
 from ..rows.claims import Analysis, Cell, Table, run_key
 from ..rows.paired_sessions import Shift, measured, shift
-from ..rows.report_row import Row
+from ..rows.row import Row
 
 __all__ = ["Forced", "ForcedLine", "change", "forced", "is_forced", "mean", "mean_of"]
 

@@ -18,7 +18,7 @@ from ..errors import UsageError
 from ..machine.files import write_whole
 from ..rows.parsing import read_rows
 from ..rows.press_text import family, keeps_everything, sweep
-from ..rows.report_row import Row
+from ..rows.row import Row
 from .measure_changes import mean_of
 
 __all__ = ["draw", "main"]

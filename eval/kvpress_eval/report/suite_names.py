@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..rows.report_row import SCBENCH
+from ..rows.row_types import SCBENCH
 
 _NAME = 60  # characters of a suite's name that a file's name takes
 _TITLES = {

@@ -15,7 +15,8 @@ from . import stats
 from .claims import NAN, Analysis, Cell, Contrast, Method, Table, method_of, precedence, run_key, table_of, table_order
 from .measures import summary
 from .paired_sessions import Paired, averaged, paired, scores
-from .report_row import Ignored, Row
+from .parsing import Ignored
+from .row import Row
 
 
 def analyse(rows: Sequence[Row], ignored: Sequence[Ignored] = ()) -> Analysis:
@@ -212,16 +213,16 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else NAN
 
 
-def _sessions(rows: Iterable[Row]) -> list[tuple[float, ...]]:
+def _sessions(rows: Iterable[Row]) -> list[list[float]]:
     return [turns for row in rows for turns in row.scores.values()]
 
 
-def _by_turn(sessions: Sequence[tuple[float, ...]]) -> list[float]:
+def _by_turn(sessions: Sequence[Sequence[float]]) -> list[float]:
     longest = max(len(turns) for turns in sessions)
     return [_mean([s[t] for s in sessions if len(s) > t]) for t in range(longest)]
 
 
-def _later(sessions: Sequence[tuple[float, ...]]) -> float:
+def _later(sessions: Sequence[Sequence[float]]) -> float:
     return _mean([_mean(turns[1:]) for turns in sessions if len(turns) > 1])
 
 

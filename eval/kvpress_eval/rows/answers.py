@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import UsageError
-from .row import Row, answers_path, load_row
+from .row import Row
+from .row_files import answers_path, load_row
 
 __all__ = ["CAP", "FORMAT", "Transcript", "finished_row", "packed", "read_answers", "seal", "state", "unpacked"]
 

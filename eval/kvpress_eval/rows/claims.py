@@ -11,8 +11,10 @@ import numpy as np
 
 from . import stats
 from .measures import Measured
+from .parsing import Ignored
 from .press_text import keeps_everything, named, solved_range
-from .report_row import AGREEMENT, CORRECTED, GENERATED, REFERENCE, SCBENCH, Ignored, Row, usual_scorer
+from .row import Row
+from .row_types import AGREEMENT, CORRECTED, GENERATED, REFERENCE, SCBENCH, usual_scorer
 
 NAN = float("nan")
 

@@ -17,7 +17,7 @@ from .claims import Table, precedence, run_key, table_order
 from .measures import MEASURES
 from .paired_sessions import Shift, paired, shift
 from .press_text import named
-from .report_row import Row
+from .row import Row
 
 TURNS: Mapping[str, slice] = {"all": slice(None), "first": slice(0, 1), "later": slice(1, None)}
 

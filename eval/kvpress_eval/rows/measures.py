@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from . import stats
 from .numbers import fixed, nats, snap
 from .paired_sessions import measured, paired
-from .report_row import Row
+from .row import Row
 
 
 @dataclass(frozen=True)

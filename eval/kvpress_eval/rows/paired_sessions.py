@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import stats
-from .report_row import Row
+from .row import Row
 
 
 class Paired(NamedTuple):
@@ -57,7 +57,7 @@ def scores(rows: Iterable[Row]) -> stats.Array:
 
 def values(row: Row, measure: str = "") -> stats.Scores:
     """What a row says of each turn: its score, or a measure by name; empty where it has no such measure."""
-    return row.measures.get(measure, {}) if measure else row.scores
+    return dict(zip(row.session_ids, row.measures.get(measure, ()), strict=False)) if measure else row.scores
 
 
 def measured(rows: Iterable[Row], measure: str) -> stats.Array:

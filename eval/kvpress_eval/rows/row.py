@@ -1,42 +1,31 @@
-"""A result row: one cell of a sweep (model, press, task, mode, length, seed), one JSON file."""
+"""The schema of a result row: one cell of a sweep (model, press, task, mode, length, seed), one JSON file.
+
+Whatever reads a row reads it here, and whatever writes one writes this class. What is a valid row is what the types of
+the fields say, and `_contradiction` for what takes two fields to tell.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, get_type_hints
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal, get_args, get_type_hints
 
-from ..errors import UsageError
-from ..machine.files import write_all
-from ..machine.printable import cut
-from .json_types import misfit
-from .parsing import parse_row
-from .row_files import row_files, row_text
+import msgspec
 
-__all__ = [
-    "FORMAT",
-    "Row",
-    "answers_path",
-    "load_row",
-    "load_rows",
-    "not_numbers",
-    "row_path",
-    "run_id",
-    "write_pair",
-    "write_row",
-]
+from ..machine.printable import plain
+from .row_faults import RowError, in_words
+from .row_types import CORRECTED, GENERATED, REFERENCE, SCBENCH, Count, Name, Number, Premise, Required, Share
+
+__all__ = ["FORMAT", "HINTS", "MAY_BE_NULL", "Row"]
 
 FORMAT = 1
 _File = bytes  # a row has a field of that name
+MEASURED = {"measured": True}
+"""Marks what a run measures: only a finished one has it."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Row:
     """Everything a number needs to be believed; times in seconds, memory in bytes, scores in 0..1.
 
@@ -81,211 +70,230 @@ class Row:
 
     ``answers`` is what the row claims of the file of answers beside it (see ``answers``); nothing where it has none.
     ``transcript`` is that file until it is written; a row that was read from disk does not have it.
+
+    What was not measured is None; a run that failed wrote zeros in its place, which ``parsing.parse_row`` takes away.
+    ``path`` is the name of the row's file. ``variant`` tells apart what must not be compared though all else agrees:
+    other ``weights`` under the same name, the chat template; "" is the usual. A ``twin`` is the same run under the
+    released scorer: a row of its own, in tables of their own. These three are not in the file.
     """
 
-    run_id: str
-    status: str
-    model: str
-    press: str
-    press_spec: str
-    task: str
-    mode: str
-    history: str
-    schedule: str
-    question_visible: bool
-    rendering: str
-    length: int
-    seed: int
-    sessions: int
-    command: str
-    asked: str = ""
-    target: str = ""
-    suite: str = "scbench"
-    format: int = FORMAT
-    error: str | None = None
+    run_id: str = ""
+    status: Literal["ok", "failed", "unreachable"]
+    model: Required
+    press: Required
+    press_spec: Name = ""
+    task: Required
+    mode: Required
+    history: Name = ""
+    schedule: Name = ""
+    question_visible: bool | None = None
+    rendering: Name = ""
+    length: Count
+    seed: Count = 0
+    sessions: Count = 0
+    command: str = ""
+    asked: Name = ""
+    target: Name = ""
+    suite: Name = SCBENCH
+    format: Count = FORMAT
+    error: str = ""
     model_note: str = ""
-    weights: str = ""
-    turns: int = 0
-    session_ids: list[str] = field(default_factory=list)
-    session_scores: list[list[float]] = field(default_factory=list)
-    score: float = 0.0
-    score_by_turn: list[float] = field(default_factory=list)
-    n_by_turn: list[int] = field(default_factory=list)
-    chance: float | None = 0.0
-    hit_limit: float = 0.0
-    empty: float = 0.0
-    bytes: int = 0
-    bytes_dense: int = 0
-    bytes_ratio: float = 0.0
-    bytes_by_kind: dict[str, int] = field(default_factory=dict)
-    logical_length: float = 0.0
-    kept_all: bool = False
-    peak_memory: int | None = None
-    peak_kind: str | None = None
-    ttft_s: float = 0.0
-    tpot_s: float | None = 0.0
-    press_s: float | None = None
-    prefill_s: float = 0.0
-    seconds: float = 0.0
-    device: str = ""
-    dtype: str = ""
-    attn: str = ""
-    threads: int = 0
+    weights: Name = ""
+    turns: Count = 0
+    session_ids: list[str] = field(default_factory=list, metadata=MEASURED)
+    session_scores: list[list[Share]] = field(default_factory=list, metadata=MEASURED)
+    score: Number | None = field(default=0.0, metadata=MEASURED)
+    score_by_turn: list[Number] = field(default_factory=list, metadata=MEASURED)
+    n_by_turn: list[Count] = field(default_factory=list, metadata=MEASURED)
+    chance: Number | None = field(default=0.0, metadata=MEASURED)
+    hit_limit: Number | None = field(default=0.0, metadata=MEASURED)
+    empty: Number | None = field(default=0.0, metadata=MEASURED)
+    bytes: Count | None = field(default=0, metadata=MEASURED)
+    bytes_dense: Count | None = field(default=0, metadata=MEASURED)
+    bytes_ratio: Number | None = field(default=0.0, metadata=MEASURED)
+    bytes_by_kind: dict[str, Count] = field(default_factory=dict, metadata=MEASURED)
+    logical_length: Number | None = field(default=0.0, metadata=MEASURED)
+    kept_all: bool = field(default=False, metadata=MEASURED)
+    peak_memory: Count | None = field(default=None, metadata=MEASURED)
+    peak_kind: Name = ""
+    ttft_s: Number | None = field(default=0.0, metadata=MEASURED)
+    tpot_s: Number | None = field(default=0.0, metadata=MEASURED)
+    press_s: Number | None = field(default=None, metadata=MEASURED)
+    prefill_s: Number | None = field(default=0.0, metadata=MEASURED)
+    seconds: Number | None = field(default=0.0, metadata=MEASURED)
+    device: Name = ""
+    dtype: Name = ""
+    attn: Name = ""
+    threads: Count | None = 0
     versions: dict[str, str] = field(default_factory=dict)
-    commit: str | None = None
-    started: str = ""
-    source: str = "generated"
-    prompts: str = "corrected"
-    scorer: str = ""
-    origin: str = ""
-    depth: int | None = None
-    reference_scores: list[list[float]] = field(default_factory=list)
-    turn_tasks: list[list[str]] = field(default_factory=list)
-    subtasks: dict[str, float] = field(default_factory=dict)
-    extras: dict[str, float] = field(default_factory=dict)
-    cut: float = 0.0
-    evidence_cut: float = 0.0
-    prefill_tps: float = 0.0
-    fired: float = 0.0
-    fork_s: float | None = None
-    save_s: float | None = None
-    load_s: float | None = None
-    file_bytes: int | None = None
-    reload_exact: bool | None = None
-    step_bytes: int = 0
-    decode_length: float = 0.0
-    session_bytes: int = 0
+    commit: Name = ""
+    started: Name = ""
+    source: Name = GENERATED
+    prompts: Name = CORRECTED
+    scorer: Name = ""
+    origin: Name = ""
+    depth: Count | None = None
+    reference_scores: list[list[Share]] = field(default_factory=list, metadata=MEASURED)
+    turn_tasks: list[list[str]] = field(default_factory=list, metadata=MEASURED)
+    subtasks: dict[str, Number] = field(default_factory=dict, metadata=MEASURED)
+    extras: dict[str, Number] = field(default_factory=dict, metadata=MEASURED)
+    cut: Number | None = field(default=0.0, metadata=MEASURED)
+    evidence_cut: Number | None = field(default=0.0, metadata=MEASURED)
+    prefill_tps: Number | None = field(default=0.0, metadata=MEASURED)
+    fired: Number | None = field(default=0.0, metadata=MEASURED)
+    fork_s: Number | None = field(default=None, metadata=MEASURED)
+    save_s: Number | None = field(default=None, metadata=MEASURED)
+    load_s: Number | None = field(default=None, metadata=MEASURED)
+    file_bytes: Count | None = field(default=None, metadata=MEASURED)
+    reload_exact: bool | None = field(default=None, metadata=MEASURED)
+    step_bytes: Count | None = field(default=0, metadata=MEASURED)
+    decode_length: Number | None = field(default=0.0, metadata=MEASURED)
+    session_bytes: Count | None = field(default=0, metadata=MEASURED)
     not_measured: str = ""
     chat: bool | None = None
-    premises: list[dict[str, Any]] = field(default_factory=list)
-    measures: dict[str, list[list[float | None]]] = field(default_factory=dict)
-    forced: int = 0
-    forced_step: int = 0
-    disturbance: dict[str, float] = field(default_factory=dict)
-    quiet: bool | None = None
-    answers: dict[str, Any] = field(default_factory=dict)
+    premises: list[Premise] = field(default_factory=list)
+    measures: dict[str, list[list[Number | None]]] = field(default_factory=dict, metadata=MEASURED)
+    forced: Count = 0
+    forced_step: Count = 0
+    disturbance: dict[str, Number] = field(default_factory=dict, metadata=MEASURED)
+    quiet: bool | None = field(default=None, metadata=MEASURED)
+    answers: dict[str, str | int] = field(default_factory=dict, metadata=MEASURED)
     transcript: _File = field(default=b"", repr=False, compare=False)
+
+    path: str = ""
+    variant: str = ""
+    twin: bool = False
 
     def __post_init__(self) -> None:
         self.asked = self.asked or self.press  # rows of before there were amounts do not say
 
+    @property
+    def model_label(self) -> str:
+        """The model as it stands beside a figure: with how its weights are stored, where that matters."""
+        label = self.model_note.partition(":")[0]
+        return label if label.startswith(f"{self.model} (") else self.model
+
+    @property
+    def ok(self) -> bool:
+        """Whether the run finished; only then are there scores."""
+        return self.status == "ok"
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether nothing ran because the press cannot hold the bytes asked for: an answer, not a failure."""
+        return self.status == "unreachable"
+
+    @property
+    def failed(self) -> bool:
+        """Whether the run went wrong."""
+        return self.status == "failed"
+
+    @property
+    def is_full(self) -> bool:
+        """Whether this is the full-cache baseline."""
+        return self.press == "full"
+
+    @property
+    def measured(self) -> bool:
+        """Whether this harness ran it: only then are bytes, times and pairing claimed."""
+        return self.ok and not self.origin
+
+    @cached_property
+    def scores(self) -> Mapping[str, list[float]]:
+        """The score of each turn by session; of a row that is complete."""
+        return dict(zip(self.session_ids, self.session_scores, strict=True))
+
+    @property
+    def unmet(self) -> list[str]:
+        """What the press takes for granted and the model does not have, a line each."""
+        return [
+            plain(f"{one.get('method', '')}: {one['says']} does not hold ({one['measures']} ")
+            + f"{one['figure']:.2f}, at least {one['bound']:.2f})"
+            for one in self.premises
+            if not one["holds"]
+        ]
+
+    @property
+    def versions_text(self) -> str:
+        """The versions on one line."""
+        return plain(", ".join(f"{name} {version}" for name, version in sorted(self.versions.items())))
+
+    def by_subtask(self) -> dict[str, float]:
+        """Mean score of every sub-task of a mixed task: from its turns where they are named, else as stated."""
+        found: dict[str, list[float]] = {}
+        for tasks, scores in zip(self.turn_tasks, self.session_scores, strict=False):
+            for task, score in zip(tasks, scores, strict=False):
+                found.setdefault(task, []).append(score)
+        return {task: sum(all_) / len(all_) for task, all_ in sorted(found.items())} or dict(self.subtasks)
+
+    def by_reference(self) -> Row | None:
+        """The same run under the released scorer, or None where it was scored by one only."""
+        if not self.reference_scores:
+            return None
+        flat = [score for turns in self.reference_scores for score in turns]
+        return replace(
+            self,
+            path=f"{self.path} ({REFERENCE})",
+            scorer=REFERENCE,
+            session_scores=self.reference_scores,
+            score=sum(flat) / len(flat),
+            chance=None,  # what guessing scores is known for the row's own scorer
+            reference_scores=[],
+            subtasks={},
+            twin=True,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The row as JSON holds it."""
-        return {name: value for name, value in asdict(self).items() if name != "transcript"}
+        held = {name: value for name, value in asdict(self).items() if name in HINTS}
+        return held | {name: held[name] or None for name in _NULL_FOR_NONE}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Row:
-        """The row of a JSON object; keys that this version does not know are dropped.
+    def from_dict(cls, data: object) -> Row:
+        """The row of a JSON value. Keys of newer versions are dropped, and what older ones did not write is as for a
+        new row. A null counts as not written, unless the field is one that may not be known.
 
         Raises:
-            UsageError: for another format, a missing key, or a value that is not what it should be.
+            RowError: for another format, a missing key, or a value that is not what it should be.
         """
+        if not isinstance(data, dict):
+            raise RowError("not a JSON object")
         if data.get("format") != FORMAT:
-            raise UsageError(f"row format {str(data.get('format'))[:20]!r} is not {FORMAT}; run the cell again")
-        hints = _hints()
+            raise RowError(f"format is {str(data.get('format'))[:20]}, expected {FORMAT}")
+        known = {key: value for key, value in data.items() if key in HINTS}
         try:
-            parse_row(data, "")  # says what is wrong with what
-            # other programs write null for a text that they do not have
-            data = {key: value for key, value in data.items() if value is not None or hints.get(key) is not str}
-            # another harness did not measure everything
-            if problem := misfit(hints, data, bool(data.get("origin"))) or _premises(data.get("premises", [])):
-                raise ValueError(problem)
-            return cls(**{key: value for key, value in data.items() if key in hints})
-        except (TypeError, ValueError, OverflowError) as error:
-            raise UsageError(
-                f"not a result row: {cut(str(error), 150)}; remove the file and run the cell again"
-            ) from None
+            row = msgspec.convert({k: v for k, v in known.items() if v is not None or k in MAY_BE_NULL}, cls)
+        except (msgspec.ValidationError, RecursionError, UnicodeError) as error:
+            raise RowError(in_words(str(error))) from None
+        if fault := _contradiction(row):
+            raise RowError(fault)
+        return row
 
 
-@lru_cache(maxsize=1)
-def _hints() -> dict[str, Any]:
-    return {name: hint for name, hint in get_type_hints(Row).items() if name != "transcript"}
+HINTS = {
+    name: hint for name, hint in get_type_hints(Row).items() if name not in ("transcript", "path", "variant", "twin")
+}
+"""The fields that the file has, with their types."""
+MAY_BE_NULL = frozenset(name for name, hint in HINTS.items() if type(None) in get_args(hint))
+_NULL_FOR_NONE = ("error", "peak_kind", "commit")  # texts that are written as null where there is none
 
 
-def _premises(found: list[dict[str, Any]]) -> str:
-    hints = {"says": str, "measures": str, "figure": float, "bound": float, "holds": bool}
-    return "" if all(hints.keys() <= one.keys() and not misfit(hints, one) for one in found) else "premises lack a part"
-
-
-def not_numbers(row: Row) -> str:
-    """The first field that holds a number that JSON cannot write (infinite, or none at all); empty where none is."""
-    return next((name for name, value in row.to_dict().items() if not _finite(value)), "")
-
-
-def _finite(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(map(_finite, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def run_id(config: Mapping[str, Any]) -> str:
-    """First 12 hex digits of the sha256 of ``config`` as sorted JSON: the same cell has the same id
-    anywhere.
-    """
-    text = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def row_path(results: Path, model: str, run: str) -> Path:
-    """``results/<model>/<run_id>.json``; a name of a folder or file stands for its path, ``org/name`` becomes
-    ``org--name``.
-    """
-    is_path = model.startswith(("/", ".", "~")) or Path(model).expanduser().is_dir() or model.endswith(".gguf")
-    name = Path(model).expanduser().resolve().name if is_path else model.replace("/", "--")
-    return results / (re.sub(r"[^A-Za-z0-9._-]+", "-", name) or "model") / f"{run}.json"
-
-
-def write_row(row: Row, results: Path) -> Path:
-    """Write ``row`` and its answers so that a reader sees the old file or the whole new one, never a part; returns the
-    path of the row.
-
-    The answers are there before the row that claims them. Those of a row that is replaced by one without go last.
-
-    Raises:
-        StorageError: where there is no room for it.
-    """
-    path = row_path(results, row.model, row.run_id)
-    text = json.dumps(row.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_pair(path, text.encode("utf-8"), row.transcript or None, bool(row.answers))
-    return path
-
-
-def write_pair(path: Path, row: bytes, answers: bytes | None, claimed: bool) -> None:
-    """Write a row to ``path`` and its answers beside it, so that no row is there before the answers it claims.
-
-    Args:
-        answers: None where there are none to write: those of a row that claims some may be there already.
-        claimed: whether the row claims answers; those beside one that does not are removed.
-
-    Raises:
-        StorageError: where there is no room for them.
-    """
-    beside = answers_path(path)
-    # both are on the disk before either is renamed: a full disk leaves the old pair
-    write_all([*([] if answers is None else [(beside, answers)]), (path, row)])
-    if not claimed:
-        beside.unlink(missing_ok=True)
-
-
-def answers_path(row: Path) -> Path:
-    """Where the answers of a row are: ``<run_id>.answers.jsonl.gz`` beside ``<run_id>.json``."""
-    return row.with_name(row.name.removesuffix(".json") + ".answers.jsonl.gz")
-
-
-def load_row(path: Path) -> Row | None:
-    """The row of a name (see ``row_files``), or None where there is none (also for a damaged one: its cell is simply
-    run again).
-    """
-    try:
-        data = json.loads(row_text(path))
-        return Row.from_dict(data) if isinstance(data, dict) else None
-    except (OSError, ValueError, RecursionError, UsageError):
-        return None
-
-
-def load_rows(results: Path) -> list[Row]:
-    """All rows under ``results``, in the order of their paths."""
-    rows = (load_row(path) for path in row_files(results))
-    return [row for row in rows if row is not None]
+def _contradiction(row: Row) -> str:
+    """What no type tells: lists of a finished row that are not one for each session; "" where all is well."""
+    if not row.ok:
+        return ""
+    n = len(row.session_ids)
+    if not n or not row.session_scores:
+        return "session_ids and session_scores are missing or empty"
+    if len({plain(one) for one in row.session_ids}) != n:
+        return f"session_ids: repeats among {n}"
+    lists: dict[str, list[Any]] = {name: getattr(row, name) for name in ("reference_scores", "turn_tasks")}
+    lists |= {f"measures, {name[:40]}": values for name, values in row.measures.items()}
+    for name, held in {"session_scores": row.session_scores, **{k: v for k, v in lists.items() if v}}.items():
+        if len(held) != n:
+            return f"{name}: {len(held)} lists for {n} session_ids"
+    if not all(row.session_scores) or not all(row.reference_scores):
+        return "session_scores, reference_scores: a session without turns"
+    if row.answers and not isinstance(row.answers.get("sha256"), str):
+        return "answers: no sha256 of them"
+    return ""

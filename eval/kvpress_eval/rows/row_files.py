@@ -8,13 +8,24 @@ file of its own and a line too, the file counts: it was written later.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated, Any
 
-__all__ = ["PACKED", "is_row", "packed_lines", "row_files", "row_text"]
+import msgspec
+
+from ..machine.files import write_all
+from .row import Row
+from .row_faults import decoded
+
+__all__ = [
+    *("PACKED", "answers_path", "is_row", "load_row", "load_rows", "packed_lines", "row_files", "row_path", "row_text"),
+    *("run_id", "write_pair", "write_row"),
+]
 
 PACKED = ".jsonl"
 
@@ -71,9 +82,84 @@ def _read(packed: Path, date: int, size: int) -> Mapping[str, str]:
     return found
 
 
+class _Named(msgspec.Struct):
+    """What names a row, read without the rest of it."""
+
+    run_id: Annotated[str, msgspec.Meta(pattern=r"\A[\w.-]+\Z")]
+
+
 def _name(line: str) -> str:
     try:
-        run = json.loads(line)["run_id"]
-    except (ValueError, TypeError, KeyError, RecursionError):
+        return f"{msgspec.json.decode(line, type=_Named).run_id}.json"
+    except (msgspec.DecodeError, RecursionError):
         return ""
-    return f"{run}.json" if isinstance(run, str) and re.fullmatch(r"[\w.-]+", run) else ""
+
+
+def run_id(config: Mapping[str, Any]) -> str:
+    """First 12 hex digits of the sha256 of ``config`` as sorted JSON: the same cell has the same id
+    anywhere.
+    """
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def row_path(results: Path, model: str, run: str) -> Path:
+    """``results/<model>/<run_id>.json``; a name of a folder or file stands for its path, ``org/name`` becomes
+    ``org--name``.
+    """
+    is_path = model.startswith(("/", ".", "~")) or Path(model).expanduser().is_dir() or model.endswith(".gguf")
+    name = Path(model).expanduser().resolve().name if is_path else model.replace("/", "--")
+    return results / (re.sub(r"[^A-Za-z0-9._-]+", "-", name) or "model") / f"{run}.json"
+
+
+def write_row(row: Row, results: Path) -> Path:
+    """Write ``row`` and its answers so that a reader sees the old file or the whole new one, never a part; returns the
+    path of the row.
+
+    The answers are there before the row that claims them. Those of a row that is replaced by one without go last.
+
+    Raises:
+        StorageError: where there is no room for it.
+    """
+    path = row_path(results, row.model, row.run_id)
+    text = json.dumps(row.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_pair(path, text.encode("utf-8"), row.transcript or None, bool(row.answers))
+    return path
+
+
+def write_pair(path: Path, row: bytes, answers: bytes | None, claimed: bool) -> None:
+    """Write a row to ``path`` and its answers beside it, so that no row is there before the answers it claims.
+
+    Args:
+        answers: None where there are none to write: those of a row that claims some may be there already.
+        claimed: whether the row claims answers; those beside one that does not are removed.
+
+    Raises:
+        StorageError: where there is no room for them.
+    """
+    beside = answers_path(path)
+    # both are on the disk before either is renamed: a full disk leaves the old pair
+    write_all([*([] if answers is None else [(beside, answers)]), (path, row)])
+    if not claimed:
+        beside.unlink(missing_ok=True)
+
+
+def answers_path(row: Path) -> Path:
+    """Where the answers of a row are: ``<run_id>.answers.jsonl.gz`` beside ``<run_id>.json``."""
+    return row.with_name(row.name.removesuffix(".json") + ".answers.jsonl.gz")
+
+
+def load_row(path: Path) -> Row | None:
+    """The row of a name (see ``row_files``), or None where there is none (also for a damaged one: its cell is simply
+    run again).
+    """
+    try:
+        return Row.from_dict(decoded(row_text(path)))
+    except (OSError, ValueError):
+        return None
+
+
+def load_rows(results: Path) -> list[Row]:
+    """All rows under ``results``, in the order of their paths."""
+    rows = (load_row(path) for path in row_files(results))
+    return [row for row in rows if row is not None]

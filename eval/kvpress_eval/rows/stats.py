@@ -224,6 +224,7 @@ def flips(pairs: Iterable[tuple[Scores, Scores]]) -> Flips | None:
 
 
 def _bca_levels(arrays: Sequence[Array], means: Array, mean: float, tail: float) -> list[float]:
+    # Scores are few different values, so many resampled means tie with the mean, but for the last bit of the sum.
     below = np.mean(means < mean - 1e-12) + np.mean(np.abs(means - mean) <= 1e-12) / 2
     edge = 0.5 / means.size
     z0 = _NORMAL.inv_cdf(min(max(float(below), edge), 1 - edge))

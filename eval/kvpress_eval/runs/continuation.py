@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from ..machine.environment import Peak
 from ..metrics.divergence import MEASURES, means
+from ..rows.row_types import Premise
 from ..sources.passages import Passage, Passages
 from .asking import Answers
 from .forcing import Head, States, compare, force
@@ -27,8 +28,8 @@ class Continued:
     ids: list[str] = field(default_factory=list)
     answers: list[Answers] = field(default_factory=list)
     measures: dict[str, list[list[float | None]]] = field(default_factory=dict)
-    peak: tuple[int | None, str | None] = (None, None)
-    premises: list[dict[str, Any]] = field(default_factory=list)
+    peak: tuple[int | None, str] = (None, "")
+    premises: list[Premise] = field(default_factory=list)
 
 
 def run_passages(
@@ -52,7 +53,7 @@ def run_passages(
             probe()
             if tick is not None:
                 tick(number)
-        found.premises = [one.to_dict() for one in session.premises or ()]
+        found.premises = [cast("Premise", one.to_dict()) for one in session.premises or ()]
     found.peak = peak.read()
     for passage, ours in zip(passages.found, states, strict=True):
         full = cell.loaded.bases.get(_key(cell, passage), partial(_full, cell, head, passage, ours))

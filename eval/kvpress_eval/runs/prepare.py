@@ -12,7 +12,7 @@ from kvpress.policies.kvzip import instructions
 
 from ..errors import CellError, UsageError
 from ..metrics import score
-from ..rows.row import run_id
+from ..rows.row_files import run_id
 from ..sources import Passages, Source, Unread, open_source
 from ..suites.episode import Episode
 from .buildable import check_built

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timezone
+from typing import cast
 
 import torch
 
@@ -15,7 +16,9 @@ from ..machine.disturbance import Disturbance, quiet, spread
 from ..machine.environment import Peak, commit, versions
 from ..metrics import exact, score
 from ..rows.answers import seal
-from ..rows.row import Row, not_numbers
+from ..rows.row import Row
+from ..rows.row_faults import RowError
+from ..rows.row_types import Premise
 from ..sources import Passages
 from ..suites import get_task
 from ..suites.episode import Episode
@@ -63,7 +66,7 @@ def blank_row(cell: Cell) -> Row:
         attn=loaded.attn,
         threads=torch.get_num_threads(),
         versions=versions(),
-        commit=commit(),
+        commit=commit() or "",
         started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=config.command(),
         suite=get_task(config.task).suite,
@@ -101,9 +104,10 @@ def run_cell(cell: Cell, tick: Tick | None = None) -> Row:
             _fill(row, sessions, answers)
         row.disturbance |= disturbance.read()
         row.quiet = quiet(row.disturbance)
-        if strange := not_numbers(row):
-            row = blank_row(cell)
-            raise ValueError(f"{strange} is no number")
+        Row.from_dict(row.to_dict())  # a row that nobody can read is worse than none
+    except RowError as error:
+        row = blank_row(cell)
+        row.status, row.error = "failed", reason(ValueError(error.fault))
     except Exception as error:  # whatever it is, it is this cell's result
         row.status, row.error = "failed", reason(error)
     row.seconds = time.perf_counter() - clock
@@ -145,7 +149,7 @@ def _sessions(row: Row, cell: Cell, probe: Callable[[], None], tick: Tick | None
             probe()
             if tick is not None:
                 tick(number + 1)
-        row.premises = [found.to_dict() for found in session.premises or ()]
+        row.premises = [cast("Premise", found.to_dict()) for found in session.premises or ()]
     return sessions, answers
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import choose
 from ..rows.parsing import read_rows
-from ..rows.report_row import Row
+from ..rows.row import Row
 from ..sweeps.grid import SweepConfig, load_sweep
 from . import scbench_findings
 from .finding import Finding

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..errors import UsageError
 from ..rows import stats
 from ..rows.claims import precedence
-from ..rows.report_row import Row
+from ..rows.row import Row
 from ..rows.stats import Array, Interval
 
 __all__ = ["MARGIN", "Check", "Finding", "Rows", "contrast", "losses", "retention"]

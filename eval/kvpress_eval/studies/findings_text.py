@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..report.markdown import code, markdown_table, text
 from ..rows.numbers import points, probability, span
-from ..rows.report_row import Row
+from ..rows.row import Row
 from ..rows.stats import holm
 from .finding import MARGIN, Finding
 
@@ -28,7 +28,7 @@ def render(
     adjusted = dict(zip(map(id, checks), holm([check.p for check in checks]), strict=True))
     command = code(shlex.join(["kvpress", "study", name, *overrides]))
     sessions = " or ".join(map(str, sorted({row.sessions for row in rows})))
-    devices = sorted({f"{row.model_label}, {row.dtype} on {row.device}; {row.versions}" for row in rows})
+    devices = sorted({f"{row.model_label}, {row.dtype} on {row.device}; {row.versions_text}" for row in rows})
     parts = [
         f"# {name}",
         f"{about} Written by {command}: {len(rows)} of {cells} cells, {sessions} sessions each.",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ..rows import stats
 from ..rows.numbers import NONE
-from ..rows.report_row import Row
+from ..rows.row import Row
 from ..rows.stats import Array
 from .finding import Finding, Rows, contrast, losses, retention
 

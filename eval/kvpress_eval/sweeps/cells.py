@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..rows.row import Row, load_row, row_path
+from ..rows.row import Row
+from ..rows.row_files import load_row, row_path
 from ..runs.config import RunConfig
 from ..runs.loaded import Solutions
 from .work import ModelKey, Prepared, Work, model_key

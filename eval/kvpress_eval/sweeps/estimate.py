@@ -36,7 +36,7 @@ class Estimator:
 
     def add(self, row: Row) -> None:
         """Judge by this row too; a failed one says nothing."""
-        if row.status != "ok" or row.origin or row.length < 1 or row.sessions < 1:
+        if not row.measured or row.length < 1 or row.sessions < 1 or row.seconds is None or row.bytes is None:
             return  # what others measured elsewhere says nothing of this machine
         kind = (row.task, row.mode, row.asked, row.length)
         unit = row.seconds / (row.sessions * row.length)

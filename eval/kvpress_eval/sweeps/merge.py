@@ -15,9 +15,10 @@ from typing import Any
 from ..errors import UsageError
 from ..machine.files import check_folder, write_all
 from ..rows.answers import read_answers, state
-from ..rows.report_row import SCBENCH
-from ..rows.row import Row, answers_path, load_row, write_pair
-from ..rows.row_files import PACKED, packed_lines, row_files, row_text
+from ..rows.row import Row
+from ..rows.row_faults import decoded
+from ..rows.row_files import PACKED, answers_path, load_row, packed_lines, row_files, row_text, write_pair
+from ..rows.row_types import SCBENCH
 
 __all__ = ["MEASURED", "Merged", "compared", "merge", "pack", "same_results"]
 
@@ -76,12 +77,12 @@ def merge(sources: Sequence[Path], into: Path) -> Merged:
                 text, _, row = _read(path)
                 if row.run_id != path.stem:
                     raise ValueError(f"the row of {row.run_id}; a row's file has its name")
-            except (OSError, ValueError, OverflowError, RecursionError, UsageError) as problem:
+            except (OSError, ValueError) as problem:
                 found.invalid.append(f"{path}: {' '.join(str(problem).split())[:200]}")
                 continue
             try:
                 there: Row | None = _read(target)[2]
-            except (OSError, ValueError, OverflowError, RecursionError, UsageError):
+            except (OSError, ValueError):
                 there = None  # nothing, or a damaged file
             if there is not None and _rank(row) <= _rank(there):
                 found.kept += 1
@@ -150,9 +151,7 @@ def _answers(path: Path, row: Row) -> bytes | None:
 def _read(path: Path) -> tuple[str, Any, Row]:
     """Its text, what that is as JSON, and as a row."""
     text = row_text(path)
-    data = json.loads(text)
-    if not isinstance(data, dict):
-        raise UsageError("not a JSON object")
+    data = decoded(text)
     return text, data, Row.from_dict(data)
 
 
@@ -187,7 +186,7 @@ def _differences(first: Path, second: Path) -> Iterator[str]:
             continue
         try:
             read = [_read(path) for path in (ours[name], theirs[name])]
-        except (OSError, ValueError, OverflowError, RecursionError, UsageError) as problem:
+        except (OSError, ValueError) as problem:
             yield f"{name}: {' '.join(str(problem).split())[:200]}"
             continue
         left, right = (_judged(data) for _, data, _ in read)

@@ -14,7 +14,8 @@ from ..errors import UsageError
 from ..machine.files import check_folder
 from ..machine.locks import Locks
 from ..rows.answers import finished_row
-from ..rows.row import Row, write_row
+from ..rows.row import Row
+from ..rows.row_files import write_row
 from ..runs.config import RunConfig
 from .cells import CellQueue, Pending
 from .inline import Inline

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kvpress_eval.cli import bench_command, command, main
 from kvpress_eval.rows import parsing
-from kvpress_eval.rows.row import load_rows
+from kvpress_eval.rows.row_files import load_rows
 from kvpress_eval.runs import runner
 
 SMALL = ["--length", "300", "--sessions", "2", "--turns", "2"]

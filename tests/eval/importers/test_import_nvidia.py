@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from kvpress_eval.importers import Imported, import_results
 from kvpress_eval.rows.parsing import read_rows
-from kvpress_eval.rows.row import Row, load_rows
+from kvpress_eval.rows.row import Row
+from kvpress_eval.rows.row_files import load_rows
 
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 NAME = "ruler__4096__meta-llama--Llama-3.1-8B-Instruct__snapkv__0.50"

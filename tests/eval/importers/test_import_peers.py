@@ -20,7 +20,8 @@ from kvpress_eval.importers import import_results
 from kvpress_eval.report import generate
 from kvpress_eval.report.measure_changes import forced
 from kvpress_eval.rows.parsing import read_rows
-from kvpress_eval.rows.row import Row, load_rows
+from kvpress_eval.rows.row import Row
+from kvpress_eval.rows.row_files import load_rows
 from transformers import DynamicCache
 
 PEERS = Path(__file__).parents[3] / "eval" / "peers"

@@ -10,7 +10,7 @@ import pytest
 from kvpress_eval.cli import main
 from kvpress_eval.importers import Imported, import_results
 from kvpress_eval.rows.parsing import read_rows
-from kvpress_eval.rows.row import load_rows
+from kvpress_eval.rows.row_files import load_rows
 
 FOLDER = "Llama-3.1-8B-Instruct_dense_snapkv_window_size=32-max_capacity_prompt=4096"
 GOLD = "2d9ab7c8-394a-4062-9928-310e39201a2f"

@@ -120,8 +120,7 @@ def test_a_platform_that_tells_nothing_is_judged_by_what_there_is(monkeypatch: p
 
 
 def test_a_line_of_a_sweep_marks_the_time() -> None:
-    texts = ("x", "ok", "m", "full", "full", "kv", "multi-turn", "gold", "after_context")
-    row = Row(*texts, False, "natural", 64, 0, 1, "", seconds=1.5)
+    row = Row(status="ok", model="m", press="full", task="kv", mode="multi-turn", length=64, seconds=1.5)
     assert "1.5 s " in row_line(row, True)
     row.quiet = False
     assert "1.5 s\u2021" in row_line(row, True)

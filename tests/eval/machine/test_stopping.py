@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kvpress_eval.cli import bench_command, main
 from kvpress_eval.machine.signals import Stopped, kept, stoppable
-from kvpress_eval.rows.row import load_rows
+from kvpress_eval.rows.row_files import load_rows
 from kvpress_eval.runs import runner
 
 

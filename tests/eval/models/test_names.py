@@ -14,7 +14,7 @@ import torch
 from kvpress_eval.cli import main
 from kvpress_eval.errors import UsageError
 from kvpress_eval.models import BUNDLED, PRETRAINED, cached, fetch, locate
-from kvpress_eval.rows.row import load_rows
+from kvpress_eval.rows.row_files import load_rows
 from kvpress_eval.runs.loaded import load
 
 from tests.eval.models.small import original

@@ -16,7 +16,8 @@ from kvpress_eval.rows.analysis import analyse
 from kvpress_eval.rows.answers import seal
 from kvpress_eval.rows.claims import Analysis
 from kvpress_eval.rows.parsing import parse_row
-from kvpress_eval.rows.row import Row, write_row
+from kvpress_eval.rows.row import Row
+from kvpress_eval.rows.row_files import write_row
 
 HOSTILE = "evil<script>window.pwned=1</script>\"'><img src=x onerror=window.pwned=2>|`*(keep=0.3)"
 PRESSES = {  # text -> (bytes/dense, quality on the first turn, quality on later turns)

@@ -19,7 +19,7 @@ from kvpress_eval.report.measure_changes import forced
 from kvpress_eval.rows import stats
 from kvpress_eval.rows.numbers import nats, nats_span, probability
 from kvpress_eval.rows.parsing import parse_row, read_rows
-from kvpress_eval.rows.row import load_rows
+from kvpress_eval.rows.row_files import load_rows
 from rich.console import Console
 
 

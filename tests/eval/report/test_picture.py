@@ -11,7 +11,7 @@ from kvpress_eval.errors import UsageError
 from kvpress_eval.report import picture
 from kvpress_eval.report.picture import MODEL, answers, draw, kind, points
 from kvpress_eval.rows.parsing import parse_row, read_rows
-from kvpress_eval.rows.report_row import Row
+from kvpress_eval.rows.row import Row
 
 from tests.eval.report.made import make_row
 

@@ -129,7 +129,9 @@ def test_sub_tasks_of_a_mix(found: Any) -> None:
     )
     (row,) = cell.rows
     turns = [
-        (task, score) for s, tasks in row.turn_tasks.items() for task, score in zip(tasks, row.scores[s], strict=True)
+        (task, score)
+        for tasks, scores in zip(row.turn_tasks, row.session_scores, strict=True)
+        for task, score in zip(tasks, scores, strict=True)
     ]
     for name in ("kv", "repoqa"):
         mine = [score for task, score in turns if task == name]

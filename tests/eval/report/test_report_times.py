@@ -44,7 +44,6 @@ def test_a_disturbed_time_never_stands_bare() -> None:
 def test_rows_of_before_do_not_know_how_quiet_it_was() -> None:
     row = made.make_row("full", "kv")
     assert parse_row(row, "m/0.json").quiet is None
-    assert parse_row({**row, "quiet": "yes"}, "m/0.json").quiet is None
     assert parse_row(failed({**row, "quiet": False}, "x"), "m/0.json").quiet is None
     text = render_markdown(parsed([row]), [])
     assert "How quiet the machine was is not known of all times." in text

@@ -16,7 +16,8 @@ from kvpress_eval.cli import main
 from kvpress_eval.errors import StorageError, UsageError
 from kvpress_eval.rows import answers as told
 from kvpress_eval.rows.answers import finished_row, read_answers, seal, state, unpacked
-from kvpress_eval.rows.row import Row, answers_path, load_row, write_row
+from kvpress_eval.rows.row import Row
+from kvpress_eval.rows.row_files import answers_path, load_row, write_row
 from kvpress_eval.runs import transcript
 from kvpress_eval.runs.config import RunConfig
 from kvpress_eval.runs.evidence_places import known_tokens, ranges, share_kept

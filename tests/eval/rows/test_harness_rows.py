@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from kvpress_eval.errors import UsageError
-from kvpress_eval.rows.row import Row, load_row, load_rows, row_path, run_id, write_row
+from kvpress_eval.rows.row import Row
+from kvpress_eval.rows.row_files import load_row, load_rows, row_path, run_id, write_row
 
 
 def make_row(**changes: object) -> Row:
@@ -37,7 +38,7 @@ def make_row(**changes: object) -> Row:
 
 
 def test_a_row_comes_back_as_it_was(tmp_path: Path) -> None:
-    row = make_row(error=None, bytes_by_kind={"codes": 3}, peak_memory=None, score=0.75)
+    row = make_row(bytes_by_kind={"codes": 3}, peak_memory=None, score=0.75)
     path = write_row(row, tmp_path)
     assert path == tmp_path / "tiny" / "0123456789ab.json"
     assert load_row(path) == row
@@ -97,7 +98,7 @@ def test_killed_while_writing_the_old_row_stays_whole(tmp_path: Path) -> None:
         "import os, signal, sys; from pathlib import Path\n"
         "sys.path.insert(0, sys.argv[2])\n"
         "from test_harness_rows import make_row\n"
-        "from kvpress_eval.rows.row import write_row\n"
+        "from kvpress_eval.rows.row_files import write_row\n"
         "write_row(make_row(score=0.25), Path(sys.argv[1]))\n"
         "os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)\n"
         "write_row(make_row(score=0.5), Path(sys.argv[1]))\n"

@@ -11,8 +11,7 @@ from kvpress_eval.cli import main
 from kvpress_eval.errors import StorageError, UsageError
 from kvpress_eval.rows.answers import finished_row, state
 from kvpress_eval.rows.parsing import read_rows
-from kvpress_eval.rows.row import answers_path, load_row, load_rows, row_path, write_row
-from kvpress_eval.rows.row_files import row_files
+from kvpress_eval.rows.row_files import answers_path, load_row, load_rows, row_files, row_path, write_row
 from kvpress_eval.runs.config import RunConfig
 from kvpress_eval.sweeps.leftovers import clean_parts
 from kvpress_eval.sweeps.merge import merge, pack, same_results

@@ -93,6 +93,24 @@ def test_bca_leans_towards_the_long_tail() -> None:
     assert found.high - found.mean > 1.4 * (found.mean - found.low)
 
 
+def test_bca_is_that_of_scipy_where_ties_are_rounded() -> None:
+    """Same draws, one task. Without the rounding scipy takes ties for more or less by the last bit of a sum."""
+    scipy_stats = pytest.importorskip("scipy.stats")
+    for seed in range(5):
+        values = np.random.RandomState(seed).choice([-1.0, -0.2, 0.0, 0.0, 0.2], size=20)
+        found = scipy_stats.bootstrap(
+            (values,),
+            lambda sample, axis=-1: np.round(sample.mean(axis=axis), 12),
+            n_resamples=stats.RESAMPLES,
+            vectorized=True,
+            method="BCa",
+            random_state=np.random.RandomState(0),
+        ).confidence_interval
+        ours = stats.bootstrap_interval([values])
+        assert ours.method == "bca"
+        assert (ours.low, ours.high) == pytest.approx((found.low, found.high), abs=1e-9)
+
+
 def test_strata_are_resampled_independently() -> None:
     x = np.random.RandomState(1).rand(60)
     one, four = stats.bootstrap_interval([x]), stats.bootstrap_interval([x] * 4)

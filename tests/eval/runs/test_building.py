@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from kvpress_eval.cli import main
 from kvpress_eval.errors import CellError, TooShortError
-from kvpress_eval.rows.row import Row, load_rows
+from kvpress_eval.rows.row import Row
+from kvpress_eval.rows.row_files import load_rows
 from kvpress_eval.runs import buildable, loaded
 from kvpress_eval.runs.buildable import check_built, unbuildable
 from kvpress_eval.runs.config import RunConfig

@@ -12,7 +12,7 @@ import torch
 from kvpress_eval.cli.printing import print_row
 from kvpress_eval.errors import UsageError
 from kvpress_eval.rows.parsing import parse_row
-from kvpress_eval.rows.row import load_row, load_rows
+from kvpress_eval.rows.row_files import load_row, load_rows
 from kvpress_eval.runs import asking, runner
 from kvpress_eval.runs import prepare as preparing
 from kvpress_eval.runs.config import RunConfig
@@ -138,7 +138,7 @@ def test_a_press_that_chooses_once_cannot_choose_every_turn(loaded: Loaded) -> N
 @pytest.mark.parametrize("press", PRESSES)
 def test_a_row_says_everything(loaded: Loaded, press: str, mode: str) -> None:
     row = run_cell(prepare(config(press=press, mode=mode), loaded))
-    assert (row.status, row.error) == ("ok", None)
+    assert (row.status, row.error) == ("ok", "")
     assert (row.turns, row.n_by_turn, len(row.session_ids)) == (6, [2, 2, 2], 2)
     assert row.score == pytest.approx(sum(map(sum, row.session_scores)) / 6)
     assert row.bytes == sum(row.bytes_by_kind.values()) > 0

@@ -40,7 +40,7 @@ def config(data: Path, **changes: Any) -> RunConfig:
 @pytest.mark.parametrize("task", SCBENCH_TASKS)
 def test_a_cell_of_real_rows(data: Path, text: Loaded, task: str, mode: str) -> None:
     row = run_cell(prepare(config(data, task=task, mode=mode, press="snapkv(keep=0.5)"), text))
-    assert (row.status, row.error) == ("ok", None)
+    assert (row.status, row.error) == ("ok", "")
     assert (row.sessions, row.turns, row.n_by_turn) == (2, 4, [2, 2]), "there are fewer rows than sessions asked for"
     assert (row.source, row.prompts, row.rendering, row.scorer) == (str(data), "reference", "natural", "corrected")
     assert len(row.reference_scores) == len(row.session_scores) == 2
@@ -67,7 +67,7 @@ def test_what_guessing_scores_is_known_of_generated_sessions_only(data: Path, te
 
 def test_a_context_that_is_cut_is_in_the_row(data: Path, text: Loaded) -> None:
     row = run_cell(prepare(config(data, task="kv", prompts="corrected", length=150, turns=1), text))
-    assert (row.status, row.error) == ("ok", None)
+    assert (row.status, row.error) == ("ok", "")
     assert (row.cut, row.evidence_cut) == (1.0, 1.0)
     assert row.logical_length <= 150
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from kvpress_eval.cli import main
 from kvpress_eval.errors import EpisodeError, UsageError
-from kvpress_eval.rows.row import load_rows
+from kvpress_eval.rows.row_files import load_rows
 from kvpress_eval.runs.config import RunConfig
 from kvpress_eval.runs.loaded import Loaded, load
 from kvpress_eval.runs.prepare import prepare

@@ -11,7 +11,7 @@ import pytest
 from kvpress_eval.cli import main
 from kvpress_eval.errors import UsageError
 from kvpress_eval.rows.parsing import parse_row
-from kvpress_eval.rows.report_row import Row
+from kvpress_eval.rows.row import Row
 from kvpress_eval.studies import get_study
 from kvpress_eval.studies.scbench_findings import findings
 

@@ -18,7 +18,8 @@ from kvpress_eval.machine.files import write_whole
 from kvpress_eval.machine.locks import Locks, lock_path
 from kvpress_eval.machine.processes import Owner
 from kvpress_eval.rows.parsing import read_rows
-from kvpress_eval.rows.row import Row, load_rows, write_row
+from kvpress_eval.rows.row import Row
+from kvpress_eval.rows.row_files import load_rows, write_row
 from kvpress_eval.runs.config import RunConfig
 from kvpress_eval.sweeps.estimate import Estimator, Remaining, time_text
 from kvpress_eval.sweeps.leftovers import clean_parts

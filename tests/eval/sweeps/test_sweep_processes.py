@@ -21,7 +21,8 @@ from kvpress_eval.bench import sweep_proof
 from kvpress_eval.cli import main
 from kvpress_eval.errors import StorageError, UsageError
 from kvpress_eval.machine.locks import lock_path
-from kvpress_eval.rows.row import Row, load_rows
+from kvpress_eval.rows.row import Row
+from kvpress_eval.rows.row_files import load_rows
 from kvpress_eval.runs.config import RunConfig
 from kvpress_eval.sweeps.fork_server import METHOD, warm_up
 from kvpress_eval.sweeps.grid import load_sweep
