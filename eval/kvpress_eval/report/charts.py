@@ -2,7 +2,7 @@
 
 A text that begins with "$" stands for a value that whoever draws fills in (`filled`, and the same in page/chart.js):
 the rows, the size, the colours of the page. Text of rows is data in every chart, and never part of an expression.
-Vega-Lite knows no way to keep labels apart, Vega does: `apart` adds its transform to the marks called "names".
+The layer "names" is where its rows say: in the page Vega moves its texts apart, which takes a browser to measure them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from .kinds import KINDS
 
-__all__ = ["LINES", "SCATTER", "apart", "filled"]
+__all__ = ["LINES", "SCATTER", "colour", "filled"]
 
 _KIND = {"domain": [kind.name for kind in KINDS.values()]}
 _SHAPES = {**_KIND, "range": [kind.shape for kind in KINDS.values()]}
@@ -37,20 +37,9 @@ _CONFIG = {
     "legend": {"labelColor": "$soft", "labelFontSize": 12, "symbolSize": 80, "title": None},
 }
 
-# Beside a mark, then above and below, then further away; a name that fits nowhere is left to the tooltip.
-_NEAR = ["right", "left", "top", "bottom", "top-right", "bottom-right", "top-left", "bottom-left"]
-_LABEL = {
-    "type": "label",
-    "anchor": _NEAR * 3,
-    "offset": [6] * 8 + [13] * 8 + [22] * 8,
-    "padding": 10,  # pixels that a name may reach over the frame
-    "sort": {"field": "datum.order", "order": "ascending"},
-    "size": "$size",
-}
-
-
-def _colour(channel: str = "kind", legend: Any = None) -> dict[str, Any]:
-    return {"field": channel, "type": "nominal", "scale": _COLOURS, "legend": legend}
+def colour(legend: Any = "$legend") -> dict[str, Any]:
+    """By the kind of a press. Layers that share a legend have to say the same of it."""
+    return {"field": "kind", "type": "nominal", "scale": _COLOURS, "legend": legend}
 
 
 def _place(stands_out: float, rest: float, dim: float) -> dict[str, Any]:
@@ -93,7 +82,7 @@ def _axes() -> dict[str, Any]:
                 "values": "$yTicks",
                 "labelExpr": "$yLabel",
                 "labelOverlap": False,
-                "tickCount": 5,
+                "tickCount": "$yCount",
                 "domain": False,
                 "ticks": False,
                 "titleAngle": 0,
@@ -106,19 +95,19 @@ def _axes() -> dict[str, Any]:
     }
 
 
-def _names(size: float = 11.5) -> dict[str, Any]:
+def _names() -> dict[str, Any]:
     return {
         "name": "names",
         "data": {"values": "$names"},
-        "mark": {"type": "text", "fontSize": size, "fontWeight": 600, "limit": "$limit"},
-        "encoding": {"text": {"field": "name"}, "color": _colour(), "order": {"field": "order"}},
+        "mark": {"type": "text", "fontSize": 11.5, "fontWeight": 600, "limit": "$limit", "align": "$align"},
+        "encoding": {"text": {"field": "name"}, "color": colour(), "order": {"field": "order"}},
     }
 
 
 _MARK = {
-    "shape": {"field": "kind", "type": "nominal", "scale": _SHAPES, "legend": None},
-    "fill": _colour(),
-    "stroke": _colour(),
+    "shape": {"field": "kind", "type": "nominal", "scale": _SHAPES, "legend": "$legend"},
+    "fill": colour(),
+    "stroke": colour(),
     "opacity": _place(1, 0.42, 0.12),
     # hollow: not on all tasks, so that it compares with nothing
     "fillOpacity": {"condition": {"test": "datum.whole", "value": 1}, "value": 0},
@@ -136,7 +125,6 @@ SCATTER: dict[str, Any] = {
     "padding": "$padding",
     "autosize": "none",
     "title": "$title",
-    "usermeta": {"label": {**_LABEL, "avoid": ["points", "reference names"]}},
     "config": _CONFIG,
     "encoding": _axes(),
     "layer": [
@@ -170,13 +158,13 @@ SCATTER: dict[str, Any] = {
             "name": "sweep",
             "data": {"values": "$sweeps"},
             "mark": {"type": "line", "strokeWidth": 1.4},
-            "encoding": {"detail": {"field": "line"}, "color": _colour(), "opacity": _place(0.8, 0.35, 0.08)},
+            "encoding": {"detail": {"field": "line"}, "color": colour(), "opacity": _place(0.8, 0.35, 0.08)},
         },
         {
             "name": "interval",
             "data": {"values": "$intervals"},
             "mark": {"type": "rule", "strokeWidth": 1.6},
-            "encoding": {"y": {"field": "low"}, "y2": {"field": "high"}, "color": _colour()},
+            "encoding": {"y": {"field": "low"}, "y2": {"field": "high"}, "color": colour()},
         },
         {
             "name": "rest",
@@ -192,7 +180,6 @@ SCATTER: dict[str, Any] = {
             "mark": {"type": "point", "strokeWidth": 1.4},
             "encoding": {**_MARK, "size": _place(85, 34, 34)},
         },
-        _HIT,
         {
             "name": "reference names",
             "data": {"values": "$references"},
@@ -200,6 +187,7 @@ SCATTER: dict[str, Any] = {
             "encoding": {"x": {"value": 0}, "text": {"field": "name"}},
         },
         _names(),
+        _HIT,
     ],
 }
 
@@ -208,7 +196,6 @@ LINES: dict[str, Any] = {
     "height": "$height",
     "padding": "$padding",
     "autosize": "none",
-    "usermeta": {"label": {**_LABEL, "anchor": ["right"], "offset": [8], "padding": 400, "avoid": []}},
     "config": _CONFIG,
     "encoding": _axes(),
     "layer": [
@@ -216,7 +203,7 @@ LINES: dict[str, Any] = {
             "name": "sweep",
             "data": {"values": "$points"},
             "mark": {"type": "line", "strokeWidth": 1.4},
-            "encoding": {"detail": {"field": "line"}, "color": _colour(), "opacity": _place(1, 0.45, 0.12)},
+            "encoding": {"detail": {"field": "line"}, "color": colour(), "opacity": _place(1, 0.45, 0.12)},
         },
         {
             "name": "points",
@@ -224,8 +211,8 @@ LINES: dict[str, Any] = {
             "mark": {"type": "point", "strokeWidth": 1.2, "size": 40},
             "encoding": {**_MARK, "opacity": _place(1, 0.7, 0.12)},
         },
-        _HIT,
         _names(),
+        _HIT,
     ],
 }
 
@@ -244,17 +231,3 @@ def filled(part: Any, values: Mapping[str, Any]) -> Any:
 
 def _open(part: Any) -> bool:
     return isinstance(part, str) and part.startswith("$")
-
-
-def apart(vega: dict[str, Any]) -> dict[str, Any]:
-    """A compiled chart whose names stand beside their marks and not on each other; `names` of concatenated ones too."""
-    label = dict(vega["usermeta"]["label"])
-    avoid = [f"{name}_marks".replace(" ", "_") for name in label.pop("avoid")]
-    lists = [vega["marks"], *(mark["marks"] for mark in vega["marks"] if "marks" in mark)]
-    for marks in lists:
-        there = [mark.get("name", "") for mark in marks]
-        for mark in marks:
-            if mark.get("name", "").endswith("names_marks") and not mark["name"].endswith("reference_names_marks"):
-                beside = [name for name in there if name.endswith(tuple(avoid))]
-                mark["transform"] = [{**label, "avoidMarks": beside}]
-    return vega

@@ -17,15 +17,17 @@ function filled(part, values) {
     .map(([name, one]) => [name, filled(one, values)]));
 }
 
-// As `apart` in charts.py: names stand beside their marks and not on each other.
-function apart(vega) {
-  const { avoid, ...label } = vega.usermeta.label;
+// Vega-Lite knows no way to keep names apart, Vega does: beside a mark, then above and below, then further away. A name
+// that fits nowhere is left to the tooltip.
+const NEAR = ["right", "left", "top", "bottom", "top-right", "bottom-right", "top-left", "bottom-left"];
+const AROUND = { anchor: [...NEAR, ...NEAR, ...NEAR], offset: [6, 13, 22].flatMap((far) => NEAR.map(() => far)), padding: 10 };
+const RIGHT = { anchor: ["right"], offset: [8], padding: 400 };
+const apart = (label, avoid, size) => (vega) => {
+  const there = avoid.map((name) => `${name}_marks`).filter((name) => vega.marks.some((mark) => mark.name === name));
   const names = vega.marks.find((mark) => mark.name === "names_marks");
-  if (!names) return vega;
-  const there = avoid.map((name) => `${name}_marks`.replaceAll(" ", "_")).filter((name) => vega.marks.some((mark) => mark.name === name));
-  names.transform = [{ ...label, avoidMarks: there }];
+  if (names) names.transform = [{ type: "label", ...label, size, avoidMarks: there, sort: { field: "datum.order", order: "ascending" } }];
   return vega;
-}
+};
 
 const panel = (title, note, ...content) => el("div", { class: "panel" }, el("h3", {}, title, note && el("small", {}, note)), content);
 const panelWidth = (id, count) => {
@@ -43,14 +45,16 @@ function plot(spec, label, values, { width, height, left = 44, right = 14, top =
   box.style.height = `${height}px`;
   const linear = (scale) => (values[scale] === "log" ? undefined : false);
   const full = filled(spec, {
-    size, width: size[0], height: size[1], padding: { left, right, top, bottom }, titleX: -left, limit: Math.min(230, size[0] * 0.6),
+    width: size[0], height: size[1], padding: { left, right, top, bottom }, titleX: -left, limit: Math.min(230, size[0] * 0.6),
     ink: css("--ink"), soft: css("--soft"), paper: css("--paper"), grid: css("--grid"), line: css("--line"),
     font: getComputedStyle(document.body).fontFamily, colours: data.kinds.map((_, kind) => kindColour(kind)),
-    xScale: "linear", yScale: "linear", yReverse: false, xZero: linear("xScale"), yZero: linear("yScale"), xLabel: "datum.label", yLabel: "datum.label", ...values,
+    legend: null, yCount: values.yTicks ? undefined : 5, xScale: "linear", yScale: "linear", yReverse: false, xZero: linear("xScale"), yZero: linear("yScale"), xLabel: "datum.label", yLabel: "datum.label", ...values,
   });
+  // among many marks a name may lie on those that do not stand out: it has an edge, and the pointer finds them below it
+  const avoid = spec === data.charts.lines ? [] : ["points", "reference_names", ...(values.points.length < 40 ? ["rest"] : [])];
   full.layer = full.layer.filter((layer) => layer.data.values.length); // Vega cannot keep names off marks that are not there
   plot.waiting.set(box, () => vegaEmbed(box, full, {
-    mode: "vega-lite", ast: true, actions: false, renderer: "svg", defaultStyle: false, patch: apart, logLevel: 1,
+    mode: "vega-lite", ast: true, actions: false, renderer: "svg", defaultStyle: false, patch: apart(spec === data.charts.lines ? RIGHT : AROUND, avoid, size), logLevel: 1,
     tooltip: (_, event, item, value) => (has(value) && has(item?.datum?.i) ? showTip(event, told(values.points[item.datum.i])) : hideTip()),
   }).then(({ view }) => {
     view.addEventListener("click", (_, item) => { if (has(item?.datum?.i)) pick(values.points[item.datum.i].cell.family); });

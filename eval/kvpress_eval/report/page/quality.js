@@ -82,19 +82,25 @@ function scatter(here, facet, cost, y, axes, width) {
     const p = points.filter((one) => one.cell.family === family).pop();
     names.push({ ...p, name: short(family), order: 1000 });
   });
+  const [score, low, high] = (full && y.of(full)) || [], ring = points.find((p) => p.cell === full);
+  if (ring) names.unshift({ ...ring, name: `full cache ${y.text(full)}`, order: -1 });
   const plain = ({ cell, ...p }) => p; // a chart gets values, not what they are from
-  const reference = (c, name, v, low, high) => drawn(v) && v >= axes.yDomain[0] && v <= axes.yDomain[1] && { name, y: v, low: drawn(low) ? low : v, high: drawn(high) ? high : v };
+  const reference = (name, v, low, high) => drawn(v) && v >= axes.yDomain[0] && v <= axes.yDomain[1] && { name, y: v, low: drawn(low) ? low : v, high: drawn(high) ? high : v };
   const guess = full && y === SCORE && has(full.chance) && full.chance >= 0.01 ? 100 * full.chance : null;
-  const [score, low, high] = (full && y.of(full)) || [];
   const intervals = points.filter((p) => any && p.place === "lit" && drawn(y.of(p.cell)[1])).map((p) => ({ x: p.x, kind: p.kind, low: y.of(p.cell)[1], high: y.of(p.cell)[2] }));
   const sweeps = cost === TIME ? [] : points.filter((p) => p.whole && p.place !== "dim" && (any || isControl(p.cell.family)));
   return plot(data.charts.scatter, `${y.name} against ${cost.title}, ${facetTitle(facet)}`, {
     ...axes, ...costAxis(here, cost, width), points,
     front: front.length > 1 ? front.map((c) => ({ x: cost.of(c), y: y.of(c)[0] })).filter((p) => drawn(p.y)) : [],
     sweeps: sweeps.map(plain), intervals, names: names.map(plain),
-    references: [reference(full, `full cache ${has(score) ? y.text(full) : ""}`, score, low, high), reference(full, `guessing ${has(guess) ? fixed(guess) : ""}`, guess)].filter(Boolean),
+    references: [reference("", score, low, high), reference(`guessing ${has(guess) ? fixed(guess) : ""}`, guess)].filter(Boolean),
   }, { width, height: Math.round(Math.max(300, Math.min(440, width * 0.62))) }, pointTip);
 }
+
+const hollowNote = (here) => {
+  const why = [here.some((c) => c.tasks < c.of) && "not all tasks, not comparable", here.some((c) => c.control) && "keeps everything"].filter(Boolean);
+  return why.length > 0 && `hollow: ${why.join(", or ")}`;
+};
 
 // The best press at each size, in words: what a reader came for.
 function winners(here, y) {
@@ -104,8 +110,8 @@ function winners(here, y) {
     const fit = able.filter((c) => BYTES.of(c) <= 1.08 * size).sort((a, b) => sign * (y.of(b)[0] - y.of(a)[0]) || BYTES.of(a) - BYTES.of(b));
     return fit.length && { size, best: fit[0] };
   }).filter(Boolean);
-  return told.length > 0 && el("table", { class: "best" }, el("caption", { class: "unseen" }, "The best press within each size"), el("tbody", {}, told.map(({ size, best }) => el("tr", {},
-    el("th", { scope: "row" }, `within ${size} %`),
+  return told.length > 0 && el("table", { class: "best" }, el("caption", { class: "unseen" }, "The best press up to each size"), el("tbody", {}, told.map(({ size, best }) => el("tr", {},
+    el("th", { scope: "row" }, `to ~${size} %`),
     el("td", {}, pressCell({ ...best, press: best.press.replace(/ at [\d.]+ %$/, "") })), el("td", { class: "num" }, withRange(y.text(best), y.span(best))), el("td", { class: "num soft" }, percent(best.bytes_ratio))))));
 }
 
@@ -119,7 +125,7 @@ function drawQuality() {
   const width = panelWidth("quality", facets.length), axes = qualityAxis(group, y);
   fill("quality", facets.map((facet) => {
     const here = group.filter((c) => c.facet === facet);
-    return panel(facetTitle(facet), here.some((c) => c.tasks < c.of) && "hollow: not all tasks, not comparable", winners(here, y), scatter(here, facet, BYTES, y, axes, width));
+    return panel(facetTitle(facet), hollowNote(here), winners(here, y), scatter(here, facet, BYTES, y, axes, width));
   }));
 }
 
@@ -132,7 +138,7 @@ function drawSpeed() {
   const width = panelWidth("speed", panels.length), axes = qualityAxis(group, SCORE);
   fill("speed", panels.map(([facet, device]) => {
     const here = group.filter((c) => c.facet === facet && c.device === device);
-    const notes = [deviceNote(device), here.some((c) => c.tasks < c.of) && "hollow: not all tasks, not comparable"].filter(Boolean);
+    const notes = [deviceNote(device), hollowNote(here)].filter(Boolean);
     return panel(facetTitle(facet), notes.join("; "), scatter(here, facet, TIME, SCORE, axes, width));
   }));
 }
