@@ -37,13 +37,14 @@ _CONFIG = {
     "legend": {"labelColor": "$soft", "labelFontSize": 12, "symbolSize": 80, "title": None},
 }
 
+
 def colour(legend: Any = "$legend") -> dict[str, Any]:
     """By the kind of a press. Layers that share a legend have to say the same of it."""
     return {"field": "kind", "type": "nominal", "scale": _COLOURS, "legend": legend}
 
 
 def _place(stands_out: float, rest: float, dim: float) -> dict[str, Any]:
-    """By a mark's `place`: "front", nothing as cheap is better; "lit", selected; "rest"; "dim", not what is selected."""
+    """By a mark's `place`: on the "front" or "lit", which is selected; "rest"; "dim", beside a selection."""
     tests = [("rest", rest), ("dim", dim)]
     return {
         "condition": [{"test": f"datum.place === '{place}'", "value": value} for place, value in tests],
@@ -168,15 +169,13 @@ SCATTER: dict[str, Any] = {
         },
         {
             "name": "rest",
-            "data": {"values": "$points"},
-            "transform": [{"filter": {"field": "place", "oneOf": ["rest", "dim"]}}],
+            "data": {"values": "$rest"},
             "mark": {"type": "point", "strokeWidth": 1.2},
             "encoding": {**_MARK, "size": _place(85, 34, 34)},
         },
         {
             "name": "points",
-            "data": {"values": "$points"},
-            "transform": [{"filter": {"field": "place", "oneOf": ["front", "lit"]}}],
+            "data": {"values": "$standing"},
             "mark": {"type": "point", "strokeWidth": 1.4},
             "encoding": {**_MARK, "size": _place(85, 34, 34)},
         },

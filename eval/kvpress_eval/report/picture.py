@@ -138,7 +138,8 @@ def _text(data: list[dict[str, Any]]) -> dict[str, Any]:
         "titleX": -44,
         "align": "left",
         "legend": {"orient": "bottom", "columns": 7, "values": present},
-        "points": shown,
+        "rest": [one for one in shown if one["place"] == "rest"],
+        "standing": front,
         "front": front,
         "sweeps": shown,
         "names": _beside(shown),
@@ -164,7 +165,8 @@ def _beside(data: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     across, down = WIDTH / math.log(BYTES[1] / BYTES[0]), HEIGHT / math.log(LOSS[1] / LOSS[0])
     at = [(across * math.log(one["x"] / BYTES[0]), down * math.log(one["y"] / LOSS[0])) for one in data]
     taken = [(x - 5, x + 5, y - 4, y + 4) for x, y in at]
-    placed, named = [], set()
+    placed: list[dict[str, Any]] = []
+    named: set[str] = set()
     for one, (x, y) in sorted(zip(data, at, strict=True), key=lambda pair: (pair[0]["place"] != "front", pair[0]["y"])):
         name = one["press"] if one["place"] == "front" else family(one["press"])
         for left in (x + 8, x - 8 - 6.6 * len(name)):

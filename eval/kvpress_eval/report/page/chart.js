@@ -41,19 +41,21 @@ const panelWidth = (id, count) => {
 // when it comes near the window; until then the box keeps its place.
 function plot(spec, label, values, { width, height, left = 44, right = 14, top = 26, bottom = 40 }, told) {
   const size = [width - left - right, height - top - bottom];
-  const box = el("div", { class: "chart", role: "img", "aria-label": `${label}. The same numbers are in the table of methods.` });
+  const inner = el("div"); // Vega gives its own role to what it draws in
+  const box = el("div", { class: "chart", role: "img", "aria-label": `${label}. The same numbers are in the table of methods.` }, inner);
   box.style.height = `${height}px`;
+  const bare = Object.fromEntries(Object.entries(values).map(([name, v]) => [name, Array.isArray(v) ? v.map((one) => (one.cell ? { ...one, cell: null } : one)) : v])); // a chart gets values, not what they are from
   const linear = (scale) => (values[scale] === "log" ? undefined : false);
   const full = filled(spec, {
     width: size[0], height: size[1], padding: { left, right, top, bottom }, titleX: -left, limit: Math.min(230, size[0] * 0.6),
     ink: css("--ink"), soft: css("--soft"), paper: css("--paper"), grid: css("--grid"), line: css("--line"),
     font: getComputedStyle(document.body).fontFamily, colours: data.kinds.map((_, kind) => kindColour(kind)),
-    legend: null, yCount: values.yTicks ? undefined : 5, xScale: "linear", yScale: "linear", yReverse: false, xZero: linear("xScale"), yZero: linear("yScale"), xLabel: "datum.label", yLabel: "datum.label", ...values,
+    legend: null, yCount: values.yTicks ? undefined : 5, xScale: "linear", yScale: "linear", yReverse: false, xZero: linear("xScale"), yZero: linear("yScale"), xLabel: "datum.label", yLabel: "datum.label", ...bare,
   });
   // among many marks a name may lie on those that do not stand out: it has an edge, and the pointer finds them below it
   const avoid = spec === data.charts.lines ? [] : ["points", "reference_names", ...(values.points.length < 40 ? ["rest"] : [])];
   full.layer = full.layer.filter((layer) => layer.data.values.length); // Vega cannot keep names off marks that are not there
-  plot.waiting.set(box, () => vegaEmbed(box, full, {
+  plot.waiting.set(box, () => vegaEmbed(inner, full, {
     mode: "vega-lite", ast: true, actions: false, renderer: "svg", defaultStyle: false, patch: apart(spec === data.charts.lines ? RIGHT : AROUND, avoid, size), logLevel: 1,
     tooltip: (_, event, item, value) => (has(value) && has(item?.datum?.i) ? showTip(event, told(values.points[item.datum.i])) : hideTip()),
   }).then(({ view }) => {

@@ -26,8 +26,8 @@ function curves(lines, { width, xName, yName, log, axis, show, ticks, label }) {
       ...p, i, kind: nameOf(p.cell.family), press: p.cell.press, line: `${p.cell.press} ${firing(p.cell)}`, whole: p.cell.press !== "full",
       place: p.cell.press === "full" ? "lit" : place(p.cell, false),
     }));
-  const names = sortedBy(points.filter((p) => p.last && p.place !== "dim"), (p) => (axis.low ? p.y : -p.y)).map(({ cell, ...p }, order) => ({
-    ...p, order: p.place === "lit" ? order - 1000 : order, name: cell.press === "full" ? "full cache" : `${short(cell.family, width < 420 ? 15 : 24)} ${has(cell.bytes_ratio) ? percent(cell.bytes_ratio).replace(/\.\d+ /, " ") : ""}`,
+  const names = sortedBy(points.filter((p) => p.last && p.place !== "dim"), (p) => (axis.low ? p.y : -p.y)).map((p, order) => ({
+    ...p, order: p.place === "lit" ? order - 1000 : order, name: p.cell.press === "full" ? "full cache" : `${short(p.cell.family, width < 420 ? 15 : 24)} ${has(p.cell.bytes_ratio) ? percent(p.cell.bytes_ratio).replace(/\.\d+ /, " ") : ""}`,
   }));
   const xs = uniq(points.map((p) => p.x)).sort((a, b) => a - b), [low, high] = [xs[0], xs[xs.length - 1]];
   const pad = log ? 1.04 : Math.max(0.3, (high - low) / 30);
@@ -36,7 +36,6 @@ function curves(lines, { width, xName, yName, log, axis, show, ticks, label }) {
     points, names,
   }, { width, right, height: Math.round(Math.max(260, Math.min(360, width * 0.55))) }, (p) => [`${ticks(p.x)}: ${show(p.y)}`, ...cellTip(p.cell)]);
 }
-const scoreAxis = (values) => qualityAxis([{ score: [Math.min(...values), Math.max(...values)] }], { ...SCORE, of: (c) => c.score.map((v) => 100 * v) });
 const scoreText = (v) => `score ${fixed(v)}`;
 
 function drawTurns() {

@@ -62,6 +62,8 @@ function qualityAxis(all, y) {
   return { yDomain: [low, high], yTitle: y.title, yTicks: y === SCORE && high - low > 45 ? [0, 20, 40, 60, 80, 100] : undefined };
 }
 
+const standsOut = (p) => p.place === "front" || p.place === "lit";
+
 // One panel. Names: those of the front, and that of the control; of a selection, all of its amounts.
 function scatter(here, facet, cost, y, axes, width) {
   const { any, lit, place } = emphasis();
@@ -84,15 +86,14 @@ function scatter(here, facet, cost, y, axes, width) {
   });
   const [score, low, high] = (full && y.of(full)) || [], ring = points.find((p) => p.cell === full);
   if (ring) names.unshift({ ...ring, name: `full cache ${y.text(full)}`, order: -1 });
-  const plain = ({ cell, ...p }) => p; // a chart gets values, not what they are from
   const reference = (name, v, low, high) => drawn(v) && v >= axes.yDomain[0] && v <= axes.yDomain[1] && { name, y: v, low: drawn(low) ? low : v, high: drawn(high) ? high : v };
   const guess = full && y === SCORE && has(full.chance) && full.chance >= 0.01 ? 100 * full.chance : null;
   const intervals = points.filter((p) => any && p.place === "lit" && drawn(y.of(p.cell)[1])).map((p) => ({ x: p.x, kind: p.kind, low: y.of(p.cell)[1], high: y.of(p.cell)[2] }));
   const sweeps = cost === TIME ? [] : points.filter((p) => p.whole && p.place !== "dim" && (any || isControl(p.cell.family)));
   return plot(data.charts.scatter, `${y.name} against ${cost.title}, ${facetTitle(facet)}`, {
-    ...axes, ...costAxis(here, cost, width), points,
+    ...axes, ...costAxis(here, cost, width), points, rest: points.filter((p) => !standsOut(p)), standing: points.filter(standsOut),
     front: front.length > 1 ? front.map((c) => ({ x: cost.of(c), y: y.of(c)[0] })).filter((p) => drawn(p.y)) : [],
-    sweeps: sweeps.map(plain), intervals, names: names.map(plain),
+    sweeps, intervals, names,
     references: [reference("", score, low, high), reference(`guessing ${has(guess) ? fixed(guess) : ""}`, guess)].filter(Boolean),
   }, { width, height: Math.round(Math.max(300, Math.min(440, width * 0.62))) }, pointTip);
 }
