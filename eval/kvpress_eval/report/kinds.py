@@ -24,23 +24,24 @@ class Kind:
     shape: str
 
 
-# Every kind has a shape of its own, so that nobody has to tell two of them apart by colour alone.
+# Every kind has a shape of its own, so that nobody has to tell two of them apart by colour alone; the colours are those
+# that a search found furthest apart for readers who lack one of the three cones too, and legible as text.
 KINDS = {
-    "drop": Kind("drop tokens", "#1f6fc0", "#6caef5", "M-1,0A1,1,0,1,1,1,0A1,1,0,1,1,-1,0Z"),
-    "spread": Kind("drop tokens, spread budgets", "#00866a", "#4cc7a4", "M0,-1.15L1.15,0.85H-1.15Z"),
-    "bits": Kind("fewer bits", "#c94f0c", "#f5934f", "M-.9,-.9H.9V.9H-.9Z"),
-    "rank": Kind("fewer channels, low rank", "#7b4fb5", "#bb98ee", "M0,-1.25L1.25,0L0,1.25L-1.25,0Z"),
-    "share": Kind("layers share", "#8a6d00", "#d8bb45", "M0,1.15L1.15,-0.85H-1.15Z"),
+    "drop": Kind("drop tokens", "#0455f9", "#92b2fe", "M-1,0A1,1,0,1,1,1,0A1,1,0,1,1,-1,0Z"),
+    "spread": Kind("drop tokens, spread budgets", "#1d8255", "#0cea87", "M0,-1.15L1.15,0.85H-1.15Z"),
+    "bits": Kind("fewer bits", "#6a2101", "#ee4a12", "M-.9,-.9H.9V.9H-.9Z"),
+    "rank": Kind("fewer channels, low rank", "#651da5", "#b35ced", "M0,-1.25L1.25,0L0,1.25L-1.25,0Z"),
+    "share": Kind("layers share", "#926c01", "#fed112", "M0,1.15L1.15,-0.85H-1.15Z"),
     "several": Kind(
-        "compositions", "#b8286f", "#f283b4", "M-.42,-1.15H.42V-.42H1.15V.42H.42V1.15H-.42V.42H-1.15V-.42H-.42Z"
+        "compositions", "#cd2598", "#f042c1", "M-.42,-1.15H.42V-.42H1.15V.42H.42V1.15H-.42V.42H-1.15V-.42H-.42Z"
     ),
     "control": Kind(
         "control",
-        "#6f747b",
-        "#a3a9b1",
+        "#262728",
+        "#898c8e",
         "M-1,-.55L-.55,-1L0,-.45L.55,-1L1,-.55L.45,0L1,.55L.55,1L0,.45L-.55,1L-1,.55L-.45,0Z",
     ),
-    "other": Kind("of another package", "#4c6170", "#9db4c4", "M-1.1,0L-.55,-.95H.55L1.1,0L.55,.95H-.55Z"),
+    "other": Kind("of another package", "#354f69", "#ced9e3", "M-1.1,0L-.55,-.95H.55L1.1,0L.55,.95H-.55Z"),
     "full": Kind("full cache", "#1b1d20", "#e4e6e9", "M-1,0A1,1,0,1,1,1,0A1,1,0,1,1,-1,0Z"),
 }
 FULL = "full"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from kvpress_eval.report import kinds
 from kvpress_eval.report.charts import LINES, SCATTER, filled
@@ -58,10 +59,39 @@ def test_colours_are_legible_as_text(ground: str) -> None:
         assert (a + 0.05) / (b + 0.05) >= 4.5, one.name
 
 
+# What a reader without one kind of cone sees, on linear RGB (Machado et al. 2009).
+_READERS = {
+    "all": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "no red": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "no green": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "no blue": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+}
+
+
+@pytest.mark.parametrize("ground", ["light", "dark"])
+@pytest.mark.parametrize("reader", _READERS)
+def test_colours_differ_for_every_reader(ground: str, reader: str) -> None:
+    """By distance in CIELAB, of which 2 is just seen; that of the full cache is a ring with a name."""
+    told = [one for name, one in KINDS.items() if name != "full"]
+    places = [_lab(np.array(_READERS[reader]) @ _linear(getattr(one, ground))) for one in told]
+    near = min(float(np.linalg.norm(a - b)) for i, a in enumerate(places) for b in places[:i])
+    assert near > 15
+
+
+def _linear(colour: str) -> np.ndarray:
+    parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+
+
 def _luminance(colour: str) -> float:
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return float(np.array([0.2126, 0.7152, 0.0722]) @ _linear(colour))
+
+
+def _lab(linear: np.ndarray) -> np.ndarray:
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ linear.clip(0, 1)
+    xyz = xyz / np.array([0.9505, 1.0, 1.089])
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
 def test_what_is_filled_in_is_not_looked_into_again() -> None:
