@@ -4,7 +4,7 @@ paper     Feng et al. 2025, Identify Critical KV Cache in LLM Inference from an 
 idea      dropping slots moves the output by at most sum_j A_j |W_o v_j|_1: bound that once most attention is safe
 formula   the ratio b best of the b slots of a head by A_j, the others by (A_j + epsilon) |W_o v_j|_1
 cost      one more output projection of the prompt, in fp32 tiles; where slots go one by one, of each new token, and
-          8 bytes a slot and KV head to remember the norms
+          4 bytes a slot and KV head to remember the norms
 deviates  A_j is its share of the head's attention, so that epsilon is one thing for sums and for means (share=false:
           the scores as they come); the ratio is of the slots there is a choice of, sinks and recent tokens left out
           (protected=true: of all, as in the authors' code, where the window fills the first stage); with ada as

@@ -11,20 +11,31 @@ from importlib import resources
 from typing import Any
 
 
-def assemble(template: str, styles: Sequence[str], scripts: Sequence[str], data: Any, *, beside: bool = False) -> str:
+def assemble(
+    template: str,
+    styles: Sequence[str],
+    scripts: Sequence[str],
+    data: Any,
+    *,
+    library: str = "",
+    beside: bool = False,
+) -> str:
     """The page as text. Data enters only as JSON, which the scripts turn into text nodes.
 
-    beside: the page may load scripts that lie beside it, which from the file system are those of `file:`.
+    library: a script that stands before the others, by itself. beside: the page may load scripts that lie beside it,
+    which from the file system are those of `file:`.
     """
     style = "".join(map(_asset, styles))
+    before = _asset(library) if library else ""
     script = "(() => {\n" + "\n".join(map(_asset, scripts)) + "})();\n"
     more = " 'self' file:" if beside else ""
     parts = {
         "policy": (
             f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
-            f"script-src {_hash(script)}{more}; base-uri 'none'; form-action 'none'"
+            f"script-src {_hash(before)} {_hash(script)}{more}; base-uri 'none'; form-action 'none'"
         ),
         "style": style,
+        "library": before,
         "script": script,
         "data": _json(data),
     }

@@ -26,22 +26,24 @@ from .markdown import code, markdown_table
 OUT = Path("docs/methods")
 RESULTS = Path("leaderboards/results")
 README = Path("README.md")
-PAPERS = Path("eval/kvpress_eval/report/page/papers.json")
+METHODS = Path("eval/kvpress_eval/report/page/methods.json")
 _BEGIN, _END = "<!-- methods: written by make docs -->", "<!-- end of methods -->"
 _DENSE = "(D_k + D_v) numbers and a 4-byte position each (no positions where no slot between others is gone)"
 _SAME = "those of the eviction press under it: totals are exact, only their spread changes, and nothing is padded"
 # by what a press decides; storage formats say theirs in the line on cost
 _BYTES = {
     "scorer": f"`keep` of the slots of every KV head, dense: {_DENSE}; then what is decoded",
-    "refine": f"{_SAME}; 8 a slot and KV head more where slots are evicted at every step",
+    "refine": f"{_SAME}; 4 a slot and KV head more where slots are evicted at every step",
+    "merge": f"{_SAME}; 4 a slot and KV head more, of how many tokens it stands for",
     "heads": _SAME,
     "layers": _SAME,
+    "schedule": f"{_SAME}; while decoding at most so many slots more as there are tokens between two choices",
     "channels": "the kept numbers of each slot, `recent` slots whole, and an index byte a kept channel and KV head",
     "sharer": "of two layers: one vector and two fp16 norms a slot for K and V each, and the slots that stay whole",
     "key": "see cost; each tensor's formula is in the docstring of its codec",
 }
 _FIELDS = ("paper", "idea", "formula", "cost", "deviates")
-_DECISIONS = ("scorer", "refine", "heads", "layers", "channels", "sharer", "key")
+_DECISIONS = ("scorer", "refine", "merge", "heads", "layers", "channels", "sharer", "key", "schedule")
 _HEADINGS = {"paper": "Paper", "idea": "Idea", "formula": "Formula", "cost": "Cost", "deviates": "Deviates"}
 
 
@@ -159,10 +161,25 @@ def pages(results: Path, tests: Path) -> dict[str, str]:
     return found
 
 
-def papers() -> str:
-    """JSON text: the arXiv id of each method, "" where it has no paper; the report's pages link to them."""
-    found = {name: re.search(r"\d{4}\.\d{4,5}", header(module_of(name))["title"]) for name in bases()}
-    return json.dumps({name: match[0] if match else "" for name, match in found.items()}, indent=1) + "\n"
+def described() -> str:
+    """JSON text of each method: the arXiv id of its paper ("" without one), what it decides, and whether its file says
+    that it is a control. The pages of a report link to the first and colour by the others.
+    """
+    found = {}
+    for name in bases():
+        title = header(module_of(name))["title"]
+        paper = re.search(r"\d{4}\.\d{4,5}", title)
+        control = bool(re.search(r"\bcontrol\b", title))
+        found[name] = {"paper": paper[0] if paper else "", "decides": decides(name), "control": control}
+    return "{\n" + ",\n".join(f" {json.dumps(name)}: {json.dumps(one)}" for name, one in found.items()) + "\n}\n"
+
+
+def decides(name: str) -> list[str]:
+    """The decisions of a press; "rank" where numbers are stored as factors of some rank beside or instead of codes."""
+    decisions = PRESETS[name]().parts[0].decisions()
+    low = any(hasattr(decisions.get(stored), "rank") for stored in ("key", "value"))
+    plain = [kind for kind in _DECISIONS if kind in decisions]
+    return ["rank"] if low else plain
 
 
 def with_table(readme: str) -> str:
@@ -204,8 +221,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     readme = with_table(README.read_text(encoding="utf-8"))
     if options.check:
         old = stale(texts, OUT)
-        if PAPERS.read_text(encoding="utf-8") != papers():
-            print(f"{PAPERS} is not what the heads of the methods say")
+        if METHODS.read_text(encoding="utf-8") != described():
+            print(f"{METHODS} is not what the heads of the methods say")
             return 1
         if readme != README.read_text(encoding="utf-8"):
             print("the table of methods in README.md is not what the code says")
@@ -218,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, text in texts.items():
         (OUT / name).write_text(text, encoding="utf-8")
     README.write_text(readme, encoding="utf-8")
-    PAPERS.write_text(papers(), encoding="utf-8")
+    METHODS.write_text(described(), encoding="utf-8")
     print(f"{len(texts)} pages in {OUT}, and the table in {README}")
     return 0
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,17 @@ from ..rows.row import Row
 from ..rows.stats import Interval
 from .answer_scripts import Told
 from .assemble import assemble
+from .charts import LINES, SCATTER
 from .equal_bytes import Matrix, matrices
 from .gates import Gate, tally
+from .kinds import KINDS
+from .kinds import kind as kind_of
+from .kinds import methods as described
 from .measure_changes import Forced, forced
 from .suite_names import title
 
 SCRIPTS = (
-    *("dom.js", "core.js", "plot.js", "charts.js", "speed.js"),
+    *("dom.js", "core.js", "chart.js", "quality.js", "curves.js"),
     *("tables.js", "forced.js", "told.js", "runs.js", "depth.js", "equal.js", "main.js"),
 )
 _TITLE = b"<title>kvpress results: quality against bytes</title>"
@@ -52,10 +54,11 @@ def render_html(
     answers: their scripts are beside the page. methods: the folder of the methods' pages as seen from this page, with a
     slash; "" where there is none.
     """
-    papers = json.loads((resources.files(__package__) / "page" / "papers.json").read_text(encoding="utf-8"))
+    papers = {name: about["paper"] for name, about in described().items()}
     data = page_data(analysis, gates, answers)
     data |= {"suites": _suites(suite, names), "papers": papers, "methods": methods}
-    return assemble("template.html", ("page.css",), SCRIPTS, data, beside=True)
+    data["charts"] = {"scatter": SCATTER, "lines": LINES}
+    return assemble("template.html", ("page.css",), SCRIPTS, data, library="vega.js", beside=True)
 
 
 def is_page(path: Path) -> bool:
@@ -79,7 +82,8 @@ def page_data(analysis: Analysis, gates: Sequence[Gate], answers: Told | None = 
         "notes": {row.model: row.model_note for row in analysis.rows if row.model_note},
         "tasks": tasks,
         "measures": {name: vars(SHOWN[name]) for name in shown(analysis.rows)},
-        "families": sorted({family(press) for press in presses} - {"full"}),
+        "kinds": [{**vars(kind), "control": name == "control"} for name, kind in KINDS.items()],
+        "families": {family(press): list(KINDS).index(kind_of(press)) for press in ["full", *presses]},
         "cells": _pack([{"table": index[cell.table], **_cell(cell)} for cell in analysis.cells]),
         "equal": [_equal(m, index[m.table], place) for task in ("", *tasks) for m in matrices(analysis, task)],
         "forced": [_forced(f, index, place) for task in ("", *tasks) for f in forced(analysis, task)],
@@ -167,7 +171,12 @@ def _forced(found: Forced, index: Mapping[Table, int], place: Mapping[int, int])
             "cell": place[id(line.cell)],
             "origin": line.cell.table.origin,
             "complete": line.complete,
-            "kl": [snap(line.kl.mean, 12), nats(line.kl.mean), nats_span(line.kl.low, line.kl.high)],
+            "kl": [
+                snap(line.kl.mean, 12),
+                nats(line.kl.mean),
+                nats_span(line.kl.low, line.kl.high),
+                [snap(value, 12) for value in (line.kl.mean, line.kl.low, line.kl.high)],
+            ],
             "nll": [
                 snap(line.nll.difference.mean, 12),
                 nats(line.nll.difference.mean, sign=True),

@@ -6,6 +6,7 @@ python -m kvpress_eval.report.picture            # leaderboards/results -> docs/
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from ..machine.files import write_whole
 from ..rows.parsing import read_rows
 from ..rows.press_text import family, keeps_everything, sweep
 from ..rows.row import Row
+from .charts import SCATTER, colour, filled
+from .kinds import KINDS, kind
 from .measure_changes import mean_of
 
 __all__ = ["draw", "main"]
@@ -26,26 +29,18 @@ __all__ = ["draw", "main"]
 MODEL = "smollm2-135m"
 LENGTH = 1024
 TASKS = ("needle",)
-KINDS = {
-    "drop tokens": "#2166ac",
-    "drop, and fewer bits": "#1b9e77",
-    "fewer bits": "#d95f02",
-    "fewer channels or layers": "#7570b3",
-    "control: a random choice": "#888888",
+WIDTH, HEIGHT = 520, 400
+BYTES, LOSS = [5, 110], [8e-6, 2]  # the ends of the axes
+LIGHT = {
+    "ink": "#1b1d20",
+    "soft": "#5d636b",
+    "paper": "#ffffff",
+    "grid": "#ececea",
+    "line": "#a9adb2",
+    "font": "Helvetica, Arial, sans-serif",
+    "colours": [kind.light for kind in KINDS.values()],
 }
-_RIGHT = ("drop tokens", "control: a random choice")
-_BITS = {"kivi", "int8", "fp8", "gear", "gear_l"}
-_PARTS = {"think", "minicache"}
-
-
-def kind(press: str) -> str:
-    """What a press does, as the picture's colours tell it."""
-    methods = {stage.partition("@")[0].strip() for stage in family(press).split("|")}
-    if methods <= _PARTS or methods <= _BITS | _PARTS:
-        return "fewer channels or layers" if methods & _PARTS else "fewer bits"
-    if methods & _BITS:
-        return "drop, and fewer bits"
-    return "control: a random choice" if methods == {"random"} else "drop tokens"
+"""The colours of the page (page.css) where it is light."""
 
 
 def points(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -66,7 +61,7 @@ def points(rows: Sequence[Row]) -> list[dict[str, Any]]:
         {
             "press": asked,
             "line": sweep(asked, target),
-            "kind": kind(asked),
+            "kind": KINDS[kind(asked)].name,
             "bytes": 100 * sum(row.bytes_ratio or 0 for row in group) / len(group),
             "KL": mean_of(group, "kl"),
         }
@@ -85,7 +80,7 @@ def answers(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [
         {
             "press": asked,
-            "kind": "full cache" if group[0].is_full else kind(asked),
+            "kind": KINDS[kind(asked)].name,
             "score": 100 * sum(row.score or 0 for row in group) / len(group),
             "bytes": 100 * sum(row.bytes_ratio or 0 for row in group) / len(group),
         }
@@ -98,7 +93,7 @@ def draw(rows: Sequence[Row]) -> str:
     """The picture as SVG: KL against bytes on text, and right answers, one colour for what presses have in common.
 
     Raises:
-        UsageError: where the rows of the model are not there, or altair is not.
+        UsageError: where the rows of the model are not there, or vl-convert is not.
     """
     rows = [row for row in rows if row.model == MODEL and row.ok and not row.twin]
     text, asked = points(rows), answers(rows)
@@ -107,94 +102,113 @@ def draw(rows: Sequence[Row]) -> str:
             f"no rows of {MODEL} with all genres of text and with {' and '.join(TASKS)}; measure them first"
         )
     try:
-        import altair as alt
         import vl_convert
     except ImportError:
-        raise UsageError(f"the picture needs altair; {extra('picture')}") from None
-    chart = alt.hconcat(_text(alt, text), _answers(alt, asked), spacing=40).resolve_scale(color="shared")
-    chart = chart.configure(font="Helvetica, Arial, sans-serif", background="white").configure_view(stroke=None)
-    chart = chart.configure_axis(labelFontSize=11, titleFontSize=12, gridColor="#e6e6e6", domainColor="#888")
-    chart = chart.configure_title(fontSize=14, anchor="start", subtitleFontSize=11, subtitleColor="#555")
-    return str(vl_convert.vegalite_to_svg(chart.to_dict()))
+        raise UsageError(f"the picture needs vl-convert; {extra('picture')}") from None
+    left = _text(text)
+    del left["autosize"]
+    chart = {"config": left.pop("config"), "hconcat": [left, _answers(asked)], "spacing": 40, "padding": 10}
+    return str(vl_convert.vegalite_to_svg(chart))
 
 
-def _colour(alt: Any) -> Any:
-    scale = alt.Scale(domain=[*KINDS, "full cache"], range=[*KINDS.values(), "black"])
-    legend = alt.Legend(title=None, orient="bottom", columns=6, labelFontSize=12, symbolSize=90)
-    return alt.Color("kind:N", scale=scale, legend=legend)
+def _text(data: list[dict[str, Any]]) -> dict[str, Any]:
+    """KL against bytes, both by powers. Of each press one point has its name, where there is room for it."""
+    shown = [{**one, "x": one["bytes"], "y": one["KL"], "whole": True, "place": "rest"} for one in data]
+    front = _front(shown)
+    for one in front:
+        one["place"] = "front"
+    kinds = [one["kind"] for one in shown]
+    present = [kind.name for kind in KINDS.values() if kind.name in kinds]
+    values = {
+        **LIGHT,
+        "title": _title("Text: what the next 256 tokens lose", "compressed, mean over genres"),
+        "width": WIDTH,
+        "height": HEIGHT,
+        "xScale": "log",
+        "xDomain": BYTES,
+        "xTicks": [6.25, 12.5, 25, 50, 100],
+        "xLabel": "format(datum.value, '~r') + ' %'",
+        "xTitle": "bytes held, % of the full cache (log scale)",
+        "yScale": "log",
+        "yReverse": True,
+        "yDomain": LOSS,
+        "yTicks": [1e-5, 1e-4, 1e-3, 0.01, 0.1, 1],
+        "yLabel": "format(datum.value, '~r')",
+        "yTitle": "KL to the full cache, nats a token: less is better, and up",
+        "titleX": -44,
+        "align": "left",
+        "legend": {"orient": "bottom", "columns": 7, "values": present},
+        "rest": [one for one in shown if one["place"] == "rest"],
+        "standing": front,
+        "front": front,
+        "sweeps": shown,
+        "names": _beside(shown),
+    }
+    chart: dict[str, Any] = filled(SCATTER, values)
+    chart["layer"] = [layer for layer in chart["layer"] if layer["name"] != "hit" and layer["data"].get("values")]
+    return chart
 
 
-def _text(alt: Any, data: list[dict[str, Any]]) -> Any:
-    """KL against bytes, both by powers; the amounts of a press share a line, which is named at its left end."""
-    base = alt.Chart(alt.Data(values=data))
-    bytes_axis = alt.Axis(values=[5, 10, 15, 25, 50, 80], format="d")
-    scale = alt.Scale(type="log", domain=[5, 100], nice=False)
-    x = alt.X("bytes:Q", scale=scale, axis=bytes_axis, title="bytes held, % of the full cache")
-    ticks = alt.Axis(values=[0.0001, 0.001, 0.01, 0.1, 1], format="~r")
-    scale = alt.Scale(type="log", domain=[8e-6, 2], nice=False)
-    y = alt.Y("KL:Q", scale=scale, axis=ticks, title="KL to the full cache, nats a token (lower is better)")
-    lines = base.mark_line(strokeWidth=1.2, opacity=0.5).encode(x=x, y=y, color=_colour(alt), detail="line:N")
-    shown = lines + base.mark_point(filled=True, size=45, opacity=0.9).encode(x=x, y=y, color=_colour(alt))
-    named = _apart([{**one, "name": NAMES[one["press"]]} for one in _ends(data) if one["press"] in NAMES])
-    for align, dx in (("left", 8), ("right", -8)):  # what drops tokens is named on the right: codecs are on the left
-        mine = [one for one in named if (align == "left") == (one["kind"] in _RIGHT)]
-        words = alt.Chart(alt.Data(values=mine)).mark_text(align=align, dx=dx, fontSize=11)
-        shown += words.encode(x=x, y=alt.Y("place:Q"), text="name:N", color=_colour(alt))
-    title = alt.Title(
-        "Text: what the next 256 tokens lose", subtitle=f"{MODEL}, 1,024 tokens compressed, mean over genres"
-    )
-    return shown.properties(width=470, height=380, title=title)
+def _front(data: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What nothing with as few bytes beats."""
+    found: list[dict[str, Any]] = []
+    for one in sorted(data, key=lambda one: (one["x"], one["y"])):
+        if not found or one["y"] < found[-1]["y"]:
+            found.append(one)
+    return found
 
 
-NAMES = {
-    **{name: name for name in ("kvzip", "snapkv", "random", "streaming_llm", "keydiff", "knorm", "minicache", "think")},
-    **{name: name for name in ("int8", "fp8")},
-    "kivi(bits=4)": "kivi 4 bits",
-    "kivi(bits=2)": "kivi 2 bits",
-    "kivi(bits=4, residual=0)": "kivi 4 bits, no window",
-    "gear(bits=4)": "gear 4 bits",
-    "h2o": "h2o",
-    "tova": "tova",
-    "pooled | ada(alpha=0) | keydiff": "pooled | ada | keydiff",
-    "kvzip | kivi(bits=4, residual=0)": "kvzip + kivi 4 bits",
-}
-"""What stands beside a mark; the others are in the leaderboard."""
-
-
-def _ends(data: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The point of each line with the fewest bytes."""
-    lines: dict[str, dict[str, Any]] = {}
-    for one in data:
-        if one["line"] not in lines or one["bytes"] < lines[one["line"]]["bytes"]:
-            lines[one["line"]] = one
-    return list(lines.values())
-
-
-def _apart(named: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Names with a ``place`` of their own: those of marks above each other move up until no two touch."""
+def _beside(data: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Names on the right or left of their marks, of the front first and then of the best, as long as none touches
+    another one or a mark. Widths are guessed: there is no browser here that knows the fonts.
+    """
+    across, down = WIDTH / math.log(BYTES[1] / BYTES[0]), HEIGHT / math.log(LOSS[1] / LOSS[0])
+    at = [(across * math.log(one["x"] / BYTES[0]), down * math.log(one["y"] / LOSS[0])) for one in data]
+    taken = [(x - 5, x + 5, y - 4, y + 4) for x, y in at]
     placed: list[dict[str, Any]] = []
-    for one in sorted(named, key=lambda one: one["KL"]):
-        beside = [other["place"] for other in placed if 0.8 < other["bytes"] / one["bytes"] < 1.25]
-        placed.append({**one, "place": max([one["KL"], *(1.42 * place for place in beside)])})  # 12 of 380 pixels
+    named: set[str] = set()
+    for one, (x, y) in sorted(zip(data, at, strict=True), key=lambda pair: (pair[0]["place"] != "front", pair[0]["y"])):
+        name = one["press"] if one["place"] == "front" else family(one["press"])
+        for left in (x + 8, x - 8 - 6.6 * len(name)):
+            box = (left, left + 6.6 * len(name), y - 6, y + 6)
+            if name not in named and box[1] < WIDTH and box[0] > 0 and not any(_touch(box, other) for other in taken):
+                placed.append({**one, "x": BYTES[0] * math.exp(left / across), "name": name, "order": len(placed)})
+                named.add(name)
+                taken.append(box)
     return placed
 
 
-def _answers(alt: Any, data: list[dict[str, Any]]) -> Any:
+def _touch(a: Sequence[float], b: Sequence[float]) -> bool:
+    return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]
+
+
+def _title(text: str, about: str) -> dict[str, Any]:
+    told = f"{MODEL}, {LENGTH:,} tokens {about}"
+    return {"text": text, "subtitle": told, "anchor": "start", "subtitleColor": LIGHT["soft"], "offset": 24}
+
+
+def _answers(data: list[dict[str, Any]]) -> dict[str, Any]:
     """A bar a press, the best first, with the bytes it holds."""
     data = [{**one, "told": f"{one['score']:.0f}   ({one['bytes']:.0f} % of bytes)"} for one in data]
     data = [{**one, "press": one["press"].replace("(keep=0.25)", "")} for one in data]
     order = [one["press"] for one in sorted(data, key=lambda one: (-one["score"], one["bytes"]))]
-    x = alt.X(
-        "score:Q",
-        scale=alt.Scale(domain=[0, 125]),
-        axis=alt.Axis(values=[0, 25, 50, 75, 100]),
-        title="right answers, %",
-    )
-    y = alt.Y("press:N", sort=order, title=None, axis=alt.Axis(labelLimit=260, labelFontSize=11))
-    base = alt.Chart(alt.Data(values=data)).encode(x=x, y=y, color=_colour(alt))
-    title = alt.Title("Retrieval: needle", subtitle=f"{MODEL}, 1,024 tokens, question hidden; who drops keeps 25 %")
-    words = base.mark_text(align="left", dx=4, fontSize=11).encode(text="told:N")
-    return (base.mark_bar(height={"band": 0.7}) + words).properties(width=330, height=380, title=title)
+    scale = {"domain": [0, 125]}
+    x = {"field": "score", "type": "quantitative", "scale": scale, "title": "right answers, %"}
+    x["axis"] = {"values": [0, 25, 50, 75, 100]}
+    y = {"field": "press", "type": "nominal", "sort": order, "title": None, "axis": {"labelLimit": 260}}
+    words = {"type": "text", "align": "left", "dx": 4, "fontSize": 11}
+    title = _title("Retrieval: needle", "with the question hidden; who drops keeps 25 %")
+    return {
+        "width": 300,
+        "height": HEIGHT,
+        "title": title,
+        "data": {"values": data},
+        "encoding": {"x": x, "y": y, "color": colour(None)},
+        "layer": [
+            {"mark": {"type": "bar", "height": {"band": 0.7}}},
+            {"mark": words, "encoding": {"text": {"field": "told"}}},
+        ],
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:

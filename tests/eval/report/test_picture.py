@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from kvpress_eval.errors import UsageError
 from kvpress_eval.report import picture
-from kvpress_eval.report.picture import MODEL, answers, draw, kind, points
+from kvpress_eval.report.picture import MODEL, answers, draw, points
 from kvpress_eval.rows.parsing import parse_row, read_rows
 from kvpress_eval.rows.row import Row
 
@@ -66,23 +66,6 @@ def test_answers_are_means_over_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
         "full": ("full cache", pytest.approx(90.0), 100.0),
         "kivi(bits=4)": ("fewer bits", pytest.approx(75.0), pytest.approx(25.0)),
     }
-
-
-@pytest.mark.parametrize(
-    ("press", "told"),
-    [
-        ("kivi(bits=4)", "fewer bits"),
-        ("gear_l(bits=2)", "fewer bits"),
-        ("kivi@paper", "fewer bits"),
-        ("minicache | kivi(bits=4)", "fewer channels or layers"),
-        ("think(ratio=0.4)", "fewer channels or layers"),
-        ("ada | snapkv(keep=0.25)", "drop tokens"),
-        ("kvzip | kivi(bits=4, residual=0)", "drop, and fewer bits"),
-        ("random(keep=0.25)", "control: a random choice"),
-    ],
-)
-def test_what_a_press_does(press: str, told: str) -> None:
-    assert kind(press) == told
 
 
 def test_it_is_drawn() -> None:

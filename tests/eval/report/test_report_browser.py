@@ -90,22 +90,28 @@ _HEADS = """
 const heads = [...document.querySelectorAll("#rows thead tr:last-child th")];
 return heads.map((h) => h.textContent).join(" ") + document.getElementById("same").textContent;
 """
+_MARKS = """
+return [...document.querySelectorAll(arguments[0] + " .hit_marks path")].map((p) => p.__data__.datum);
+"""
 _COLOURS = """
 const seen = {};
-for (const g of document.querySelectorAll("svg g.item")) {
-  (seen[g.dataset.family] ||= new Set()).add(getComputedStyle(g).color);
+for (const p of document.querySelectorAll(".rest_marks path, .points_marks path")) {
+  (seen[p.__data__.datum.kind] ||= new Set()).add(getComputedStyle(p).stroke);
 }
-return Object.entries(seen).map(([family, colours]) => [family, [...colours]]);
+return Object.entries(seen).map(([kind, colours]) => [kind, [...colours]]);
 """
-_SWATCH = """
-const rows = [...document.querySelectorAll("#methods tr")];
-const row = rows.find((r) => r.textContent.startsWith("kivi"));
-return getComputedStyle(row.querySelector(".swatch")).color;
+_SWATCHES = """
+const buttons = [...document.querySelectorAll("#legend button")];
+return buttons.map((b) => [b.textContent, getComputedStyle(b.querySelector("svg")).color]);
+"""
+_NAMES = """
+return [...document.querySelectorAll(arguments[0] + " .names_marks text")]
+  .filter((t) => t.getAttribute("opacity") !== "0").map((t) => t.textContent);
 """
 _OVERLAPS = """
 const found = [];
-for (const chart of document.querySelectorAll(".panel svg")) {
-  const labels = [...chart.querySelectorAll("text.name")];
+for (const chart of document.querySelectorAll(".chart")) {
+  const labels = [...chart.querySelectorAll(".names_marks text")].filter((t) => t.getAttribute("opacity") !== "0");
   const boxes = labels.map((t) => t.getBoundingClientRect());
   boxes.forEach((p, i) => boxes.slice(0, i).forEach((q, k) => {
     const across = p.left < q.right - 1 && q.left < p.right - 1;
@@ -115,6 +121,30 @@ for (const chart of document.querySelectorAll(".panel svg")) {
 }
 return found;
 """
+_DRAW = """
+const done = arguments[0];
+dispatchEvent(new Event("beforeprint"));
+const drawn = () => [...document.querySelectorAll(".chart")].every((c) => c.dataset.drawn);
+const look = () => (drawn() ? done(true) : setTimeout(look, 20));
+look();
+"""
+
+
+def draw(page: Any) -> None:
+    """Have every chart drawn, also those below the window, and wait for them."""
+    assert page.execute_async_script(_DRAW)
+
+
+def marks(page: Any, section: str = "#quality") -> list[dict[str, Any]]:
+    """What the charts of a section were given, a mark each."""
+    draw(page)
+    return list(page.execute_script(_MARKS, section))
+
+
+def names(page: Any, section: str = "#quality") -> list[str]:
+    """The texts that stand in the charts of a section."""
+    draw(page)
+    return list(page.execute_script(_NAMES, section))
 
 
 def column(page: Any, name: str) -> list[str]:
@@ -125,8 +155,11 @@ def column(page: Any, name: str) -> list[str]:
 def test_hostile_text_is_inert_and_nothing_is_loaded(page: Any, report: Any) -> None:
     assert js(page, "window.pwned === undefined")
     assert js(page, "document.querySelectorAll('img, iframe, [onerror]').length") == 0
-    names = js(page, "[...document.querySelectorAll('#methods .press')].map((n) => n.textContent)")
-    assert made.HOSTILE in names
+    draw(page)
+    assert made.HOSTILE in js(page, "[...document.querySelectorAll('#methods .press')].map((n) => n.textContent)")
+    assert made.HOSTILE in {mark["press"] for mark in marks(page)}
+    assert js(page, "document.querySelectorAll('img, iframe, [onerror]').length") == 0
+    assert js(page, "window.pwned === undefined")
     assert [entry for entry in page.get_log("browser") if entry["level"] != "INFO"] == []
     events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
     sent = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
@@ -159,7 +192,7 @@ def test_tables_sort_by_click_and_by_keyboard(page: Any) -> None:
 
 
 def test_filters_narrow_tables_and_charts(page: Any) -> None:
-    panels = "document.querySelectorAll('#quality svg[role=img]').length"
+    panels = "document.querySelectorAll('#quality .chart[role=img]').length"
     assert js(page, panels) == 2 and set(column(page, "mode")) == {"multi-turn", "multi-request"}
     choose(page, "mode", "multi-turn")
     assert js(page, panels) == 1 and js(page, "document.getElementById('n-rows').textContent").startswith("114 of 462")
@@ -223,10 +256,13 @@ def test_details_say_what_a_press_did_not_do(browser: Any, tmp_path: Path) -> No
 
 
 def test_colours_of_a_method_agree_everywhere(page: Any) -> None:
-    seen = page.execute_script(_COLOURS)
-    assert len(seen) > 6
-    assert all(len(colours) == 1 for _, colours in seen)
-    assert [page.execute_script(_SWATCH)] == dict(seen)["kivi"]
+    draw(page)
+    seen = dict(page.execute_script(_COLOURS))
+    legend = dict(page.execute_script(_SWATCHES))
+    assert len(seen) > 3 and len(set(legend.values())) == len(legend)
+    assert {kind: [legend[kind]] for kind in seen} == seen
+    row = "[...document.querySelectorAll('#methods tr')].find((r) => r.textContent.startsWith('kivi'))"
+    assert js(page, f"getComputedStyle({row}.querySelector('.swatch')).color") == legend["fewer bits"]
 
 
 @pytest.mark.parametrize("width", [420, 1400])
@@ -234,6 +270,7 @@ def test_no_sideways_scrolling_and_labels_apart(page: Any, width: int) -> None:
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     page.refresh()
+    draw(page)
     assert js(page, "document.documentElement.scrollWidth") <= width
     overlaps = page.execute_script(_OVERLAPS)
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
@@ -280,6 +317,7 @@ def test_every_page_of_a_suite_is_quiet_and_fits(browser: Any, suite_report: Any
     browser.get_log("browser")
     for path in suite_report.pages.values():
         browser.get(path.as_uri())
+        draw(browser)
         links = js(browser, "[...document.querySelectorAll('#suites a')].map((a) => a.getAttribute('href'))")
         assert links == ["index.html", "needles.html", "ruler.html"]
         assert js(browser, "document.querySelector('#suites [aria-current]').getAttribute('href')") == path.name
@@ -305,7 +343,8 @@ def test_quality_against_time_is_drawn_for_each_device(browser: Any, suite_repor
     choose(browser, "rendering", "dialect")
     titles = "[...document.querySelectorAll('#speed h3')].map((h) => h.textContent)"
     assert js(browser, titles) == ["multi-turn, 2,048 tokens, dialectcuda (H100)"]
-    assert js(browser, "document.querySelectorAll('#speed path.front').length") == 1
+    draw(browser)
+    assert js(browser, "document.querySelectorAll('#speed .front_marks path').length") == 1
     fast = "[...document.querySelectorAll('#methods td [title*=time]')].map((n) => n.closest('tr').textContent)"
     assert any(text.startswith("kivi") for text in js(browser, fast))
     choose(browser, "model", "")
@@ -364,9 +403,9 @@ def test_loading_is_drawn_against_length(browser: Any, suite_report: Any) -> Non
     browser.get(suite_report.pages["needles"].as_uri())
     titles = js(browser, "[...document.querySelectorAll('#loading h3')].map((h) => h.textContent)")
     assert titles == ["time per output token, multi-turn", "bytes a decoding step reads, multi-turn"]
-    assert (
-        js(browser, "document.querySelectorAll('#loading svg[role=img]')[1].querySelectorAll('path.link').length") == 4
-    )
+    draw(browser)
+    lines = "document.querySelectorAll('#loading .chart')[1].querySelectorAll('.sweep_marks path, .pathgroup path')"
+    assert js(browser, f"new Set([...{lines}].map((p) => p.__data__.datum.line)).size") == 4
     browser.get(suite_report.page.as_uri())
     assert js(browser, "document.getElementById('s-loading').hidden"), "one length is no curve"
 
@@ -407,7 +446,7 @@ def test_a_disturbed_time_never_stands_bare(browser: Any, tmp_path: Path) -> Non
     assert not [text for text in cells if text == "4.2"]
     assert len(marked) == 1 + 9, "and every other time of the run"
     assert "1 left out, which other programs disturbed" in js(browser, "document.getElementById('n-speed').textContent")
-    assert js(browser, "document.querySelectorAll('#speed path.mark, #speed path.open').length") == 1
+    assert [mark["press"] for mark in marks(browser, "#speed")] == ["full"]
 
 
 _QUESTIONS = "[...document.querySelectorAll('#answers section')].map((s) => s.textContent)"

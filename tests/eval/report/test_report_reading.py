@@ -14,7 +14,7 @@ from kvpress_eval.rows.numbers import fixed, millis, percent, points, probabilit
 from kvpress_eval.rows.parsing import parse_row
 
 from tests.eval.report import made
-from tests.eval.report.test_report_browser import browser, pytestmark  # noqa: F401
+from tests.eval.report.test_report_browser import browser, draw, pytestmark  # noqa: F401
 
 OUT_OF_REACH = "BudgetError: knorm cannot hold 977,920 bytes (50.0% of the dense cache of 1024 tokens) by its keep"
 
@@ -73,10 +73,12 @@ def test_the_page_and_the_readme_round_alike(browser: Any, tmp_path: Path) -> No
 def test_a_curve_does_not_run_into_a_control(browser: Any, tmp_path: Path) -> None:  # noqa: F811
     report = write(made.write_rows(tmp_path / "r", _tie()), tmp_path / "out")
     browser.get(report.page.as_uri())
+    browser.execute_script("document.querySelector('#methods .pick').click()")
+    draw(browser)
     paths = browser.execute_script(
-        "return [...document.querySelectorAll('#quality path.link')].map((p) => p.getAttribute('d'))"
+        "return [...document.querySelectorAll('#quality .sweep_marks path')].map((p) => p.getAttribute('d'))"
     )
-    assert [path.count(",") for path in paths] == [2]  # two measured presses; the one that keeps everything is apart
+    assert [path.count("L") for path in paths] == [1]  # two measured presses; the one that keeps everything is apart
 
 
 def test_amounts_out_of_reach_are_no_failures(browser: Any, tmp_path: Path) -> None:  # noqa: F811

@@ -44,24 +44,12 @@ const shiftText = (m, c) => (m.diff(c) ? `${m.shift(m.diff(c)[0])} ${range(m.dif
 
 const flips = (c) => (!c.flips ? NONE : c.flips[0] + c.flips[1] === 0 ? "none" : `${c.flips[0] ? "−" : ""}${whole(c.flips[0])} ${c.flips[1] ? "+" : ""}${whole(c.flips[1])}`);
 
-// The look of a family is the same in every chart and table: 10 colours and 7 shapes, so 70 pairs before one repeats.
-const SHAPES = [
-  (r) => `M${-r},0a${r},${r} 0 1 0 ${2 * r},0a${r},${r} 0 1 0 ${-2 * r},0Z`,
-  (r) => `M${-r * 0.9},${-r * 0.9}h${1.8 * r}v${1.8 * r}h${-1.8 * r}Z`,
-  (r) => `M0,${-1.2 * r}L${1.15 * r},${0.85 * r}H${-1.15 * r}Z`,
-  (r) => `M0,${-1.3 * r}L${1.3 * r},0L0,${1.3 * r}L${-1.3 * r},0Z`,
-  (r) => `M0,${1.2 * r}L${1.15 * r},${-0.85 * r}H${-1.15 * r}Z`,
-  (r) => `M${-0.45 * r},${-1.2 * r}h${0.9 * r}v${0.75 * r}h${0.75 * r}v${0.9 * r}h${-0.75 * r}v${0.75 * r}h${-0.9 * r}v${-0.75 * r}h${-0.75 * r}v${-0.9 * r}h${0.75 * r}Z`,
-  (r) => `M${-1.15 * r},0L${-0.58 * r},${-r}H${0.58 * r}L${1.15 * r},0L${0.58 * r},${r}H${-0.58 * r}Z`,
-];
-const look = (family) => {
-  const i = data.families.indexOf(family);
-  return i < 0 ? { colour: "full", shape: 0 } : { colour: `f${i % 10}`, shape: i % SHAPES.length };
-};
-const mark = (family, x, y, r = 4.6, open = false) =>
-  svg("path", { d: SHAPES[look(family).shape](r), transform: `translate(${x},${y})`, class: open || family === "full" ? "open" : "mark" });
-const swatch = (family) =>
-  svg("svg", { class: `swatch ${look(family).colour}`, viewBox: "-7 -7 14 14", "aria-hidden": "true" }, mark(family, 0, 0, 5));
+// A press without its arguments has a kind (kinds.py), and so a colour and a shape, the same in every chart and table.
+const kindIndex = (family) => data.families[family] ?? data.kinds.length - 1;
+const nameOf = (family) => data.kinds[kindIndex(family)].name;
+const isControl = (family) => data.kinds[kindIndex(family)].control;
+const swatch = (family) => svg("svg", { class: `swatch k${kindIndex(family)}${family === "full" ? " hollow" : ""}`, viewBox: "-1.5 -1.5 3 3", "aria-hidden": "true" },
+  svg("path", { d: data.kinds[kindIndex(family)].shape }));
 const short = (text, most = 30) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
 // What the filters let through. A method is shown when one of its runs matches the text; the full cache always is.
@@ -77,6 +65,8 @@ const shownCells = (task = state.task) => {
   const presses = words().length ? new Set(shownRows().map((r) => r.method)) : null;
   return cells.filter((c) => inFacet(c) && c.task === task && (!presses || c.press === "full" || presses.has(c.press)));
 };
+// Charts show what the words of the filter leave out too, in the background.
+const chartCells = () => cells.filter((c) => inFacet(c) && c.task === state.task);
 const ambiguous = (group) => {
   const counts = {};
   for (const c of group) counts[`${c.facet} ${c.press}`] = (counts[`${c.facet} ${c.press}`] || 0) + 1;
@@ -91,3 +81,15 @@ const facetTitle = (facet) => {
   return [vary("model") && state.model === "" && t.model, t.mode, t.length ? `${whole(t.length)} tokens` : "unknown length",
     vary("history") && `${t.history} history`, vary("rendering") && t.rendering, dtypesOf(t.model).length > 1 && t.dtype, ...t.special].filter(Boolean).join(", ");
 };
+// Tasks of one question have no later turns.
+const laterTasks = (c) => (c.later_tasks && c.later_tasks < c.tasks ? ` (${c.later_tasks} of ${c.tasks} tasks)` : "");
+const cellTip = (c) => [
+  c.press, c.solved && `solved: ${c.solved}`, firing(c),
+  `score ${points(c.score[0])} ${range(c.score, points)}`,
+  c.diff && `to the full cache ${difference(c)} ${differenceRange(c)}${has(c.p_holm) ? `, p ${chance(c.p_holm)}` : ""}`,
+  c.verdict && `${c.verdict} at a margin of 2 points${has(c.retention) ? `; retains ${percent(c.retention)}` : ""}${c.flips ? `; flips ${flips(c)} of ${whole(c.flips[2])}` : ""}`,
+  has(c.bytes_ratio) ? `${percent(c.bytes_ratio)} of the dense bytes (${mebi(c.bytes)} MiB)` : "bytes not measured",
+  `first turn ${points(c.first)}, later ${points(c.later)}${laterTasks(c)}${has(c.tpot_s) ? `; ${millis(c.tpot_s)}${c.disturbed ? " ‡" : ""} ms per token${c.disturbed ? " (disturbed)" : ""}` : ""}`,
+  c.interaction && `later turns against the first, beyond the full cache: ${signedPoints(c.interaction[0])} ${range(c.interaction, signedPoints)}`,
+  `${whole(c.sessions)} sessions, ${whole(c.asked)} turns${c.tasks < c.of ? `; only ${c.tasks} of ${c.of} tasks` : ""}`,
+];

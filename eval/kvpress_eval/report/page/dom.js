@@ -19,7 +19,7 @@ function build(namespace, tag, attributes, children) {
 }
 const el = (tag, attributes, ...children) => build(null, tag, attributes, children);
 const svg = (tag, attributes, ...children) => build("http://www.w3.org/2000/svg", tag, attributes, children);
-const fill = (id, ...children) => byId(id).replaceChildren(...children.flat().filter(has));
+const fill = (id, ...children) => byId(id).replaceChildren(...children.flat(3).filter((c) => has(c) && c !== false));
 
 function showTip(event, lines) {
   const tip = byId("tip");

@@ -30,16 +30,35 @@ function settleLength() {
   const lengths = rows.filter((r) => { const kept = state.length; state.length = ""; const ok = inFacet(r); state.length = kept; return ok; }).map((r) => r.length);
   state.length = lengths.length ? String(Math.max(...lengths)) : "";
 }
+// On a narrow screen the result comes first: what is filtered is one line, and opens; what all is about comes after.
+function foldFilters() {
+  const wide = innerWidth > 760, failing = data.gates.some((g) => g.verdict === "fail");
+  byId("narrow").open = wide;
+  if (wide || failing) document.querySelector("header").append(byId("about"));
+  else byId("below").append(byId("about"));
+}
 function showFilters() {
+  const chosen = FIELDS.filter(({ field }) => byId("filters").querySelector(`select[name=${field}]`))
+    .map(({ field, all, show }) => (state[field] === "" ? all : show ? show(state[field]) : state[field]));
+  byId("narrow").querySelector("summary").textContent = `Filters: ${[...chosen, state.text && `“${state.text}”`].filter(Boolean).join(", ")}`;
   for (const select of byId("filters").querySelectorAll("select")) select.value = state[select.name];
 }
 
 function draw() {
   hideTip();
-  document.documentElement.style.scrollPaddingTop = innerWidth > 760 ? `${byId("filters").offsetHeight + 8}px` : "0"; // they stay on top
+  document.documentElement.style.scrollPaddingTop = innerWidth > 760 ? `${byId("narrow").offsetHeight + 8}px` : "0"; // they stay on top
   // The heat map follows the text filter too: which press of which table has a run that matches.
   shownCells.cache = new Set((words().length ? shownRows() : rows.filter(inFacet)).map((r) => `${r.facet} ${r.method}`));
-  for (const step of [drawCounts, drawQuality, drawSpeed, drawForced, drawMethods, drawEqual, drawTurns, drawLengths, drawLoading, drawHeat, drawDepths, drawRows]) step();
+  for (const step of [drawCounts, drawQuality, drawSelected, drawSpeed, drawForced, drawMethods, drawEqual, drawTurns, drawLengths, drawLoading, drawHeat, drawDepths, drawRows]) step();
+}
+
+// After a selection: charts, its own table, and the marks in the others, which stay as the reader sorted them.
+function drawSelection() {
+  hideTip();
+  for (const step of [drawQuality, drawSelected, drawSpeed, drawTurns, drawLengths, drawLoading, drawSuites, markSelected]) step();
+}
+function markSelected() {
+  for (const button of document.querySelectorAll("button.pick")) button.setAttribute("aria-pressed", String(selected.has(button.dataset.press)));
 }
 
 function drawFilters() {
@@ -55,7 +74,7 @@ function drawFilters() {
   let wait;
   const search = el("input", { type: "search", name: "text", placeholder: "press, device, error …", autocomplete: "off", oninput: (e) => {
     clearTimeout(wait);
-    wait = setTimeout(() => { state.text = e.target.value; draw(); }, 120);
+    wait = setTimeout(() => { state.text = e.target.value; showFilters(); draw(); }, 120);
   } });
   fill("filters", selects, el("label", {}, "Text", search), el("button", { type: "button", onclick: () => { state.text = ""; drawFilters(); draw(); } }, "Reset"));
   showFilters();
@@ -89,8 +108,10 @@ if (data.ignored.length) fill("ignored", el("h3", {}, "Files that are not rows")
 function drawSuites() {
   document.title = `kvpress results: ${data.suites.find((s) => s.here)?.title ?? ""}`;
   if (data.suites.length < 2) return;
-  fill("suites", "Suites:", data.suites.map((s) => el("a", { href: s.page, "aria-current": s.here ? "page" : null }, s.title)));
+  fill("suites", "Suites:", data.suites.map((s) => el("a", { href: s.page + selectionHash(), "aria-current": s.here ? "page" : null }, s.title)));
 }
+dye();
+foldFilters();
 drawSuites();
 drawGates();
 drawFilters();
@@ -102,6 +123,7 @@ draw();
 let resizing, width = innerWidth;
 addEventListener("resize", () => {
   clearTimeout(resizing);
-  resizing = setTimeout(() => { if (width !== innerWidth) { width = innerWidth; draw(); } }, 150);
+  resizing = setTimeout(() => { if (width !== innerWidth) { width = innerWidth; foldFilters(); draw(); } }, 150);
 });
+dark.addEventListener("change", () => { dye(); draw(); });
 addEventListener("scroll", hideTip, { passive: true });

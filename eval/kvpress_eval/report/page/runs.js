@@ -108,7 +108,7 @@ function drawGates() {
   box.querySelector("summary").replaceChildren(
     el("b", { class: bad.length ? "bad" : "good" }, bad.length ? "✗ " : "✓ ", `Sanity gates: ${data.tally}`),
     bad.length ? `; failing: ${bad.map((g) => g.name).join("; ")}` : "", el("span", { class: "soft" }, "  (computed from the rows)"));
-  box.open = bad.length > 0;
+  box.open = bad.length > 0 && innerWidth > 760; // on a narrow screen the line above says which
   const words = { pass: "✓ pass", fail: "✗ fail", "not checked": "– not checked" };
   box.append(region("Sanity gates", false, el("table", {},
     el("thead", {}, el("tr", {}, ["verdict", "gate", "checked", "failures"].map((n, i) => el("th", { scope: "col", class: i > 1 ? "num" : null }, n)))),

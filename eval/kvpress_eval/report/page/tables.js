@@ -3,7 +3,11 @@
 const region = (label, tall, table) => el("div", { class: `scroll${tall ? " tall" : ""}`, tabindex: "0", role: "region", "aria-label": label }, table);
 // A press may wrap after a bracket, comma or bar, not inside a number.
 const pressText = (press) => el("span", { class: "press" }, press.split(/(?<=[(,|])/).flatMap((part, i) => (i ? [el("wbr"), part] : [part])));
-const pressCell = (x, ...more) => el("div", { class: "head" }, swatch(x.family), el("span", {}, pressText(x.press), ...more.map((m) => [" ", m])));
+// Its mark selects it, and with it every amount of it, here and in the charts.
+const marked = (family) => (family === "full" ? swatch(family) : el("button", {
+  type: "button", class: "pick", "data-press": family, "aria-pressed": String(selected.has(family)), "aria-label": `Select ${short(family, 80)}`, title: "Select in the charts", onclick: () => pick(family),
+}, swatch(family)));
+const pressCell = (x, ...more) => el("div", { class: "head" }, marked(x.family), el("span", {}, pressText(x.press), ...more.map((m) => [" ", m])));
 // The page and the paper of each method in a press.
 const methodLinks = (family) => {
   const names = uniq(family.split("|").map((part) => part.trim().split("@")[0])).filter((name) => Object.hasOwn(data.papers, name));
