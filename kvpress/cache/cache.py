@@ -107,6 +107,15 @@ class PressCache(Cache):  # type: ignore[misc]
         """Bytes held, everything included: codes, scales, indices, positions, masks, the dense window."""
         return self.ledger().total
 
+    def bytes_read(self) -> int:
+        """Bytes of keys and values that a decoded token reads: those the last one read where a selector chooses, or
+        all that are held.
+        """
+        if self.press.recipe.selector is not None and any(layer.bytes_read for layer in self.stores):
+            return sum(layer.bytes_read for layer in self.stores)
+        sides = self.ledger().by_side()
+        return sides.get("k", 0) + sides.get("v", 0)
+
     def dense_nbytes(self) -> int:
         """Bytes the same tokens take in a dense cache (keys and values only, spare room not counted)."""
         total = 0

@@ -26,6 +26,7 @@ from kvpress.recipe.press import Press
 from kvpress.storage.columns import POSITION, Column, Columns
 from kvpress.storage.held import Held
 from kvpress.storage.modes import steady
+from kvpress.storage.pages import Pages
 from kvpress.storage.segment import Segment
 from kvpress.storage.slab import Slab
 from kvpress.storage.tail import Tail
@@ -228,8 +229,10 @@ def _restore(layer: StoreLayer, meta: dict[str, Any], tensors: dict[str, Tensor]
         for slab in range(described["slabs"]):
             mine = {n.removeprefix(f"{slab}."): t for n, t in own.items() if n.startswith(f"{slab}.")}
             runs, pos, kept = mine.pop("runs"), mine.pop(POSITION.name), _columns(mine, "", frozen)
+            index = {n.removeprefix("pages."): mine.pop(n) for n in list(mine) if n.startswith("pages.")}
             pair = layer.recipe.loads.load({n: t for n, t in mine.items() if "." in n}, k, v)
-            slabs.append(Slab(runs, pair, pos, kept))
+            pages = None if layer.recipe.selector is None else Pages(layer.recipe.selector, index)
+            slabs.append(Slab(runs, pair, pos, kept, pages))
         segment = Segment(described["rows"], described["heads"], slabs)
         layer.held.append(Held(segment, own.get("rows"), _columns(own, "", running)))
 

@@ -205,6 +205,9 @@ def _does_something(case: Case) -> str:
         report = session.report(session.prefill(case.rows[0][None]))
     if case.press.recipe.keep == 1.0 and case.recipe.block == 0 and case.recipe.channels is None:
         raise InapplicableError("this press keeps everything as it is")
+    recipe = case.recipe
+    if recipe.selector is not None and recipe.keep == 1.0 and recipe.stored.block == 0 and recipe.channels is None:
+        raise InapplicableError("every slot is kept as it is, and some are not read")
     if case.recipe.evicts and _wanted(case, case.length) == case.length:
         raise DoubtfulError(f"{case.press} keeps all of {case.length} tokens, the longest prompt of these checks")
     if report.fired != 1 or report.bytes - report.by_kind.get("evidence", 0) >= report.dense_bytes:

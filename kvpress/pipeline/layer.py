@@ -72,6 +72,7 @@ class Layer:
         self.own: dict[str, Tensor] = {}  # (B, H, ...) by name, what the form of storage keeps for the layer
         self.own_chosen = False
         self.read: tuple[tuple[int, int], ...] = ()  # where prompts began and ended, for schedules that tell them apart
+        self.bytes_read = 0  # of keys and values, by the last decoded token, where a selector chooses what is read
         self.fixed = 0  # tokens before this logical index cannot be cropped any more
 
     @property
@@ -137,7 +138,10 @@ class Layer:
         fused = self._attend_fused(folded, rule) if q.shape[2] == 1 and rule.sink is None else None
         if fused is not None:
             return fused, folded
-        parts = [item.attend(folded, rule.scale, rule.cap) for item in self.held]
+        select = q.shape[2] == 1 and self.recipe.selector is not None
+        if select:
+            self.bytes_read = self._bytes_read(folded)
+        parts = [item.attend(folded, rule.scale, rule.cap, select) for item in self.held]
         if self.tail.count:
             parts.append(self.tail.attend(q, rule.scale, rule.cap))
         sink = None
@@ -149,7 +153,7 @@ class Layer:
         """One token, all segments and the tail in one kernel call; None where the parts must be taken one by one."""
         if any(item.rows is not None for item in self.held):
             return None  # rows that share a prefix are answered together, in one pass over it
-        if BIAS in self.tail.columns:
+        if BIAS in self.tail.columns or self.recipe.selector is not None:
             return None
         known: list[backends.Part] = []
         for item in self.held:
@@ -157,6 +161,10 @@ class Layer:
                 return None
             known += item.segment.parts
         return backends.attend([*known, self.tail.part()], folded, rule.scale, rule.cap)
+
+    def _bytes_read(self, folded: Tensor) -> int:
+        read = sum(item.own().segment.bytes_read(folded) for item in self.held)
+        return read + sum(x.numel() * x.element_size() for x in (self.tail.keys, self.tail.values))
 
     def reread(self, q: Tensor, rule: Rule) -> Tensor:
         """Attention of a layer that shares these slots (KV sharing) and stores none of its own."""

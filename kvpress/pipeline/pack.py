@@ -52,7 +52,9 @@ def pack(layer: Layer, freeze: bool) -> None:
             _leave(layer.upper, *(x.to(layer.upper.device) for x in (pos, order, counts)))
         return
     columns = tail.used()
-    segment = Segment.encode(recipe.stored, tail.keys, tail.values, pos, order, counts, layer.own, columns)
+    segment = Segment.encode(
+        recipe.stored, tail.keys, tail.values, pos, order, counts, layer.own, columns, recipe.selector
+    )
     own = columns.only(frozen=False).take(order[..., : segment.width])
     layer.held = appended(layer.held, Held(segment, None, own))
     _leave(layer, pos, order, counts)

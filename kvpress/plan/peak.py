@@ -194,6 +194,9 @@ class _Layer:
         codecs: tuple[Any, ...] = recipe.key, recipe.value
         for codec, dim in zip(codecs, widths, strict=True):
             each += _coded(codec, dim, shape.dtype, sizes, share)
+        if recipe.selector is not None:
+            selector: Any = recipe.selector
+            each += _indexed(selector, shape.key, shape.value, shape.dtype)
         if recipe.sharer is not None:  # each layer of a pair, whether its slots are shared or stay whole
             each = max(each + 4, 1.04 * shape.slot)
         gaps = self._evicts or recipe.sharer is not None
@@ -216,6 +219,15 @@ class _Layer:
             packed = min(plan.tokens, chunk + self._window + 1) if plan.between else self._slots
             moments.append(self._bytes(packed, 4 * wide) + self.stored())
         return max(moments)
+
+
+@lru_cache(maxsize=1024)
+@steady
+def _indexed(selector: Any, key: int, value: int, dtype: torch.dtype) -> float:
+    """Bytes a slot that a selector keeps of its page."""
+    k, v = (torch.zeros(1, 1, selector.page, dim, dtype=dtype, device="cpu") for dim in (key, value))
+    index = selector.index(k, v, torch.zeros(1, 1, selector.page, dtype=torch.int32, device="cpu"))
+    return sum(tensor.nbytes for tensor in index.values()) / selector.page
 
 
 @lru_cache(maxsize=1024)

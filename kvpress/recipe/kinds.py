@@ -191,6 +191,26 @@ class Even:
         return total.unsqueeze(1).expand(-1, scores.shape[1]).contiguous()
 
 
+class Selector(Protocol):
+    """Which pages of the stored slots a decoded token reads. Nothing is dropped; the dense window is always read, and
+    prompts read everything. page: slots of a page; slots are packed in multiples of it.
+    """
+
+    @property
+    def page(self) -> int: ...
+
+    def index(self, k: Tensor, v: Tensor, pos: Tensor) -> Mapping[str, Tensor]:
+        """(R, P, ...) by name, what is known of each page, worked out once when its slots are stored.
+
+        k: (R, P, page, Dk), v: (R, P, page, Dv) as they decode, pos: (R, P, page) int32.
+        """
+        ...
+
+    def choose(self, q: Tensor, index: Mapping[str, Tensor], pages: int) -> Tensor:
+        """(R, c) int64 the pages that the queries q (R, G, Dk) of each run read, c of the `pages` there are."""
+        ...
+
+
 class Schedule(Protocol):
     """When slots are chosen, and among which. All choose after the first prompt.
 
@@ -250,6 +270,7 @@ TRAITS = {
     "layers": ("needs", "compares", "exact", "waits", "premise"),
     "channels": ("needs", "waits", "premise"),
     "sharer": ("block", "premise"),
+    "selector": ("page", "premise"),
     "schedule": ("every_prompt", "interval", "decoded"),
     "key": ("name", "block", "premise"),
     "value": ("name", "block", "premise"),

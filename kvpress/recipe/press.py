@@ -236,6 +236,7 @@ _WORDS = {
     "value": "how values are stored",
     "channels": "which channels stay",
     "sharer": "which layers share",
+    "selector": "which pages are read",
     "schedule": "when slots are chosen",
 }
 

@@ -23,6 +23,7 @@ from kvpress.recipe.kinds import (
     Refiner,
     Schedule,
     Scorer,
+    Selector,
     Sharer,
     check_traits,
 )
@@ -49,9 +50,10 @@ class Recipe:
     keep: fraction of the real tokens of a row, or slots per KV head (on average, where heads or layers differ). refine:
     changes scores once the budgets of heads are known. merge: what becomes of dropped slots. layers: None gives every
     layer the same. channels: which channels are stored, None = all. sharer: which layers store something in common.
-    sinks: first tokens that always stay. recent: last tokens that always stay, as a count or as a fraction of the slots
-    kept. residual: newest slots per head that stay dense when slots are packed. positions: "keep" leaves keys as they
-    were rotated, "slots" rotates the sinks along with the window, so that positions are those inside the cache. owners:
+    selector: which pages decoded tokens read, None = all. sinks: first tokens that always stay. recent: last tokens
+    that always stay, as a count or as a fraction of the slots kept. residual: newest slots per head that stay dense
+    when slots are packed. positions: "keep" leaves keys as they were rotated, "slots" rotates the sinks along with the
+    window, so that positions are those inside the cache. owners:
     which part of a press decided a field, for messages.
     """
 
@@ -65,6 +67,7 @@ class Recipe:
     value: Codec = Dense()
     channels: Pruner | None = None
     sharer: Sharer | None = None
+    selector: Selector | None = None
     schedule: Schedule = AfterPrefill()
     sinks: int = 0
     recent: int | float = 0
@@ -87,7 +90,7 @@ class Recipe:
     def premises(self) -> tuple[Premise, ...]:
         """What its decisions take for granted of a model, each once."""
         chosen = (self.scorer, self.refine, self.merge, self.layers) if self.evicts else ()
-        decisions = (*chosen, self.channels, self.sharer, self.key, self.value)
+        decisions = (*chosen, self.channels, self.sharer, self.selector, self.key, self.value)
         found = (getattr(decision, "premise", None) for decision in decisions)
         return tuple(dict.fromkeys(premise for premise in found if premise is not None))
 
@@ -141,7 +144,7 @@ class Recipe:
     def bind(self, view: View, layer: int) -> dict[Any, Any]:
         """What the decisions need of one layer of a model, by decision."""
         chosen = (self.scorer, self.refine, self.merge, self.heads, self.layers) if self.evicts else ()
-        decisions = (*chosen, self.channels, self.sharer, self.key, self.value)
+        decisions = (*chosen, self.channels, self.sharer, self.selector, self.key, self.value)
         given: dict[Any, Any] = {one: one.bind(view, layer) for one in decisions if isinstance(one, Binds)}
         if self.needs.moments:
             given[MOMENTS] = view.rotation(layer)
@@ -168,7 +171,7 @@ class Recipe:
     @cached_property
     def codec_block(self) -> int:
         """As `block`, for a layer that shares with no other."""
-        return self.stored.block
+        return self.stored.block if self.selector is None else math.lcm(max(1, self.stored.block), self.selector.page)
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
@@ -205,6 +208,7 @@ class Recipe:
             for other, reason in (
                 (self.layers, "a layer budget gives its two layers different numbers of slots"),
                 (self.schedule.interval or None, "evicting at every step is decided in each layer alone"),
+                (self.selector, "which pages are read is decided in each layer alone"),
                 (self.merge, "dropped slots go into slots of each of its two layers"),
                 (self.channels, "other channels are dropped in each of its two layers"),
             ):
@@ -217,6 +221,11 @@ class Recipe:
             raise PressConflictError(
                 f"{self.by('scorer')} scores slots by a second reading of the prompt, and there is none while "
                 "decoding. Use one of them, or a schedule that chooses once, after the prompt."
+            )
+        if self.selector is not None and self.needs.mass and (self.schedule.interval or self.schedule.every_prompt):
+            raise PressConflictError(
+                f"{self.by('selector')} lets decoded tokens read some slots only, and {self.by('scorer')} goes by the "
+                "attention slots get from them. Use one of them, or a schedule that chooses once, after the prompt."
             )
         if self.positions == "slots" and self.block:
             raise PressConflictError(

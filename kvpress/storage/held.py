@@ -25,10 +25,12 @@ class Held:
     rows: Tensor | None = None
     columns: Columns = field(default_factory=Columns)
 
-    def attend(self, q: Tensor, scale: float, cap: float | None) -> Partial:
+    def attend(self, q: Tensor, scale: float, cap: float | None, select: bool = False) -> Partial:
         """q (B, H, m, Dk) -> Partial. Batch rows that read the same stored row are answered in one pass over it."""
         if self.rows is None:
-            return self.segment.attend(q, scale, cap)
+            return self.segment.attend(q, scale, cap, select)
+        if select and any(slab.pages is not None for slab in self.segment.slabs):
+            return self.own().segment.attend(q, scale, cap, select)  # every row reads pages of its own
         _, heads, count, dim = q.shape  # dim: of a key; a value may be wider or narrower
         place, wide = self._places()
         gathered = q.new_zeros(self.segment.rows * wide, heads, count, dim).index_copy_(0, place, q)

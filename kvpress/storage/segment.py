@@ -16,8 +16,9 @@ from torch import Tensor
 from kvpress.attention import backends
 from kvpress.attention.partial import Partial
 from kvpress.storage.columns import POSITION, Column, Columns
+from kvpress.storage.pages import Selects
 from kvpress.storage.pair import Pair, PairCodec, Slots
-from kvpress.storage.slab import NONE, Slab, compact_positions
+from kvpress.storage.slab import NONE, Slab, compact_positions, made
 
 
 class Segment:
@@ -41,6 +42,7 @@ class Segment:
         counts: Tensor,
         own: Mapping[str, Tensor] | None = None,
         columns: Columns = NONE,
+        selector: Selects | None = None,
     ) -> Segment:
         """Pack the first `counts` (B, H) slots in `order` (B, H, n) of k, v (B, H, n, D) and pos (B, H, n).
 
@@ -51,7 +53,7 @@ class Segment:
         def make(runs: Tensor, index: Tensor, at: Tensor) -> Pair:
             return codec.encode(Slots(_rows(flat_k, runs, index), _rows(flat_v, runs, index), at, runs, kept))
 
-        return Segment.build(pos, order, counts, make, columns)
+        return Segment.build(pos, order, counts, make, columns, selector)
 
     @staticmethod
     def build(
@@ -60,6 +62,7 @@ class Segment:
         counts: Tensor,
         make: Callable[[Tensor, Tensor, Tensor], Pair],
         columns: Columns = NONE,
+        selector: Selects | None = None,
     ) -> Segment:
         """As `encode`, with make(runs (r,), index (r, n), pos (r, n)) -> those slots of those runs, packed."""
         flat_pos, flat_order, flat_counts = pos.flatten(0, 1), order.flatten(0, 1), counts.flatten()
@@ -70,17 +73,17 @@ class Segment:
             index = flat_order[runs, :count]
             at = flat_pos[runs].gather(1, index)
             mine = frozen.map(partial(_of_runs, runs=runs, index=index))
-            slabs.append(Slab(runs, make(runs, index, at), compact_positions(at), mine))
+            slabs.append(made(runs, make(runs, index, at), compact_positions(at), mine, selector))
         return Segment(counts.shape[0], counts.shape[1], slabs)
 
-    def attend(self, q: Tensor, scale: float, cap: float | None = None) -> Partial:
-        """q (S, H, m, Dk) -> Partial (S, H, m, Dv) over all slots of each run; S must be `rows`."""
+    def attend(self, q: Tensor, scale: float, cap: float | None = None, select: bool = False) -> Partial:
+        """q (S, H, m, Dk) -> Partial (S, H, m, Dv) over all slots of each run; S must be `rows`. select: see Slab."""
         shape = q.shape[:3]
         q = q.flatten(0, 1)
         if self._whole:
-            part = self.slabs[0].attend(q, scale, cap)
+            part = self.slabs[0].attend(q, scale, cap, select)
             return Partial(part.out.view(*shape, -1), part.lse.view(shape))
-        parts = [slab.attend(q[slab.runs], scale, cap) for slab in self._filled]
+        parts = [slab.attend(q[slab.runs], scale, cap, select) for slab in self._filled]
         width = parts[0].out.shape[-1] if parts else 1  # of a value; where no row has a slot, zeros that broadcast
         out = torch.zeros(*q.shape[:2], width, dtype=torch.float32, device=q.device)
         lse = torch.full(q.shape[:2], -torch.inf, dtype=torch.float32, device=q.device)
@@ -94,7 +97,7 @@ class Segment:
         found = []
         for slab in self.slabs:
             layouts = slab.pair.layouts
-            if layouts is None or slab.columns:
+            if layouts is None or slab.columns or slab.pages is not None:
                 return None
             found.append(backends.Part(*layouts, slab.slots, None if self._whole else slab.runs))
         return found
@@ -121,6 +124,11 @@ class Segment:
     def positions(self) -> Tensor:
         """(S, H, width) int32, -1 where a run is shorter."""
         return self.spread([slab.positions() for slab in self.slabs], -1)
+
+    def bytes_read(self, q: Tensor) -> int:
+        """Bytes of keys and values that a decoded token reads, whose queries are q (S, H, G, Dk)."""
+        q = q.flatten(0, 1)
+        return sum(slab.bytes_read(q[slab.runs]) for slab in self._filled)
 
     def column(self, column: Column) -> Tensor:
         """(S, H, width) of a frozen column."""

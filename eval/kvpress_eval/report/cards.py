@@ -37,13 +37,14 @@ _BYTES = {
     "merge": f"{_SAME}; 4 a slot and KV head more, of how many tokens it stands for",
     "heads": _SAME,
     "layers": _SAME,
+    "selector": "every slot, dense or as the press that it is composed with stores it, and what is known of each page",
     "schedule": f"{_SAME}; while decoding at most so many slots more as there are tokens between two choices",
     "channels": "the kept numbers of each slot, `recent` slots whole, and an index byte a kept channel and KV head",
     "sharer": "of two layers: one vector and two fp16 norms a slot for K and V each, and the slots that stay whole",
     "key": "see cost; each tensor's formula is in the docstring of its codec",
 }
 _FIELDS = ("paper", "idea", "formula", "cost", "deviates")
-_DECISIONS = ("scorer", "refine", "merge", "heads", "layers", "channels", "sharer", "key", "schedule")
+_DECISIONS = ("scorer", "refine", "merge", "heads", "layers", "channels", "sharer", "key", "schedule", "selector")
 _HEADINGS = {"paper": "Paper", "idea": "Idea", "formula": "Formula", "cost": "Cost", "deviates": "Deviates"}
 
 

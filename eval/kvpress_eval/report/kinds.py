@@ -51,6 +51,7 @@ _GROUPS = {
     "refine": "drop",
     "merge": "drop",
     "schedule": "drop",
+    "selector": "drop",
     "heads": "spread",
     "layers": "spread",
     "key": "bits",

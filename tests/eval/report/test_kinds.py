@@ -17,6 +17,8 @@ from kvpress_eval.report.kinds import KINDS, kind
         ("criticalkv | snapkv", "drop"),
         ("ada | snapkv(keep=0.25)", "spread"),
         ("kvzip(keep=0.25)", "spread"),
+        ("absorb | snapkv(keep=0.25)", "drop"),
+        ("every(tokens=8) | h2o", "drop"),
         ("kivi(bits=4)", "bits"),
         ("kivi@paper", "bits"),
         ("gear_l(bits=2)", "rank"),
