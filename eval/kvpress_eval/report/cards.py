@@ -180,6 +180,8 @@ def decides(name: str) -> list[str]:
     decisions = PRESETS[name]().parts[0].decisions()
     low = any(hasattr(decisions.get(stored), "rank") for stored in ("key", "value"))
     plain = [kind for kind in _DECISIONS if kind in decisions]
+    if len(plain) > 1 and "schedule" in plain:  # a scorer comes with one
+        plain.remove("schedule")
     return ["rank"] if low else plain
 
 

@@ -40,7 +40,7 @@ def test_what_a_press_decides_is_its_kind(press: str, told: str) -> None:
 
 def test_a_new_method_has_a_kind_without_an_edit(monkeypatch: pytest.MonkeyPatch) -> None:
     new = {"decides": ["key", "value"], "control": False}
-    strange = {"decides": ["selector"], "control": False}
+    strange = {"decides": ["something else"], "control": False}
     monkeypatch.setattr(kinds, "methods", lambda: {"new": new, "strange": strange})
     assert kind("new(bits=3)") == "bits"
     assert kind("strange") == "several", "a decision that has no colour yet"
