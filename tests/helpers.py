@@ -136,16 +136,20 @@ def dense_attention(
     scale: float,
     cap: float | None = None,
     sink: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Textbook attention in fp64. q (B, Hq, m, D); k, v (B, H, n, D); see (B, H, m, n) bool -> out, probs.
 
-    out (B, Hq, m, D), zero where nothing is seen; probs (B, Hq, m, n). sink: logits (Hq,) that take mass.
+    out (B, Hq, m, D), zero where nothing is seen; probs (B, Hq, m, n). sink: logits (Hq,) that take mass. bias:
+    (B, H, n) added to the logits of each slot.
     """
     group = q.shape[1] // k.shape[1]
     k, v, see = (x.repeat_interleave(group, 1) for x in (k.double(), v.double(), see))
     logits = q.double() @ k.transpose(-1, -2) * scale
     if cap is not None:
         logits = cap * torch.tanh(logits / cap)
+    if bias is not None:
+        logits = logits + bias.double().repeat_interleave(group, 1).unsqueeze(2)
     weights = logits.exp() * see
     total = weights.sum(-1, keepdim=True)
     if sink is not None:

@@ -170,11 +170,12 @@ def exact(case: Case) -> str:
         now = _counts(kept(cache), recipe.heads.compares)
     grown = sorted({after - before for before, after in zip(start, now, strict=True)})
     room = max(0, *(_asked(case, len(row)) - len(row) for row in case.rows))
+    between = recipe.schedule.interval - 1 if not recipe.schedule.decoded else case.steps
     if not (recipe.evicts and recipe.schedule.interval):
         if grown != [case.steps]:
             raise BrokenError(f"{case.steps} decoded tokens made heads grow by {grown}")
-    elif grown[-1] > room + (0 if recipe.in_place else recipe.residual + recipe.block + 1):
-        raise BrokenError(f"it evicts at every step, and {case.steps} decoded tokens made heads grow by {grown}")
+    elif grown[-1] > room + between + (0 if recipe.in_place else recipe.residual + recipe.block + 1):
+        raise BrokenError(f"it evicts while decoding, and {case.steps} decoded tokens made heads grow by {grown}")
     fewer = f"{_wanted(case, case.length)} of {case.length} slots" if recipe.evicts else f"all {case.length} slots"
     return f"{fewer}, as asked, and after {case.steps} decoded tokens"
 

@@ -13,6 +13,7 @@ from kvpress.cache.layer import StoreLayer
 from kvpress.cache.storages import storages
 from kvpress.conformance.case import Case, decode, digest, gap, kept, rollout, tokens
 from kvpress.conformance.trial import BrokenError, InapplicableError, Trial
+from kvpress.storage.columns import BIAS
 
 _EXACT = 1e-4
 
@@ -25,8 +26,10 @@ def _dense(q: Tensor, layer: StoreLayer) -> Tensor:
     see = block.valid[:, :, None] & (block.pos[:, :, None] <= at[:, None])
     k, v, see = (x.repeat_interleave(group, 1) for x in (block.k.double(), block.v.double(), see))
     assert layer.rule is not None
-    logits = (q.double() @ k.mT * layer.rule.scale).masked_fill(~see, -torch.inf)
-    return logits.softmax(-1) @ v
+    logits = q.double() @ k.mT * layer.rule.scale
+    if BIAS in block.columns:
+        logits = logits + block.columns[BIAS].double().repeat_interleave(group, 1).unsqueeze(2)
+    return logits.masked_fill(~see, -torch.inf).softmax(-1) @ v
 
 
 def _compare(cache: PressCache, count: int, when: str) -> float:

@@ -36,8 +36,7 @@ def resolved(target: object) -> Iterator[Press]:
         press = _from_text(target, made) if isinstance(target, str) else _from_object(target, {}, made)
         for part in press.parts:
             _check_decisions(part)
-        recipe = press.recipe
-        if recipe.scorer is None and (recipe.layers is not None or recipe.heads.compares or recipe.refine is not None):
+        if press.recipe.unfinished:
             press = press | Press.parse(_EVICTING)
         press.ready()
         yield press

@@ -19,9 +19,7 @@ def small(name: str) -> Press:
     known = PRESETS[name].signature.parameters
     given = ", ".join(f"{argument}={value}" for argument, value in SMALLER.items() if argument in known)
     press = Press.parse(f"{name}({given})" if given else name)
-    recipe = press.recipe
-    part = recipe.layers is not None or recipe.heads.compares or recipe.refine is not None
-    return press | Press.parse(EVICTION) if part and recipe.scorer is None else press
+    return press | Press.parse(EVICTION) if press.recipe.unfinished else press
 
 
 def test_every_preset_is_in_the_list_of_the_contracts() -> None:

