@@ -1,6 +1,6 @@
 """Does kvpress work here? One line a check: what was found, and what to do where something is missing.
 
-The self-test runs every assumption `kvpress/session/facts.py` makes about the installed transformers on a model of two
+The self-test runs every assumption `kvpress/hf/` makes about the installed transformers on a model of two
 layers, so that an upgrade that breaks one is named in seconds.
 """
 

@@ -26,14 +26,13 @@ def evict(layer: Layer, total: Tensor, decoded: bool = False) -> bool:
     recipe = layer.recipe
     if recipe.scorer is None:
         return False
-    if not decoded and not bool(_due(layer, layer.counts().to(total.device), total).any()):
-        return False  # nothing is decoded to find that nothing is to be done
-    block = layer.block()
-    among = layer.decoded(block.pos) if decoded else block.valid
+    pos = layer.positions()
+    among = layer.decoded(pos) if decoded else pos >= 0
     held = among.sum(-1)
     due = _due(layer, held, total)
     if not bool(due.any()):
-        return False
+        return False  # nothing is decoded to find that nothing is to be done
+    block = layer.block()
     seen, pos = layer.evidence(block), torch.where(among, block.pos, -1)
     scores = recipe.scorer(block, seen)
     lengths = layer.lengths()

@@ -75,7 +75,7 @@ def _fire(layer: Layer, total: Tensor | None) -> None:
         pack(layer, freeze=evicted or pruned)
     if layer.state.reading is not None:
         drop_padding(layer)
-    elif not (layer.recipe.schedule.every_prompt or layer.recipe.schedule.interval):
+    elif not layer.recipe.asks_again:
         layer.forget()
     layer.measure()
 
@@ -97,6 +97,7 @@ def _evict_step(layer: Layer) -> bool:
     schedule = recipe.schedule
     if total is None or not layer.phase.due(schedule.interval):
         return True
+    layer.phase.since = 0
     if schedule.decoded:
         tokens = layer.logical - sum(stop - start for start, stop in layer.read)
         total = budget(recipe, torch.full_like(total, tokens, dtype=torch.int64))
@@ -108,6 +109,5 @@ def _evict_step(layer: Layer) -> bool:
         if not bool(due.any()):  # the common step: nothing is decoded to find that nothing is to be done
             return False
         total = torch.where(due, total, torch.iinfo(torch.int64).max)
-    if evict(layer, total, schedule.decoded):
-        layer.phase.since = 0
+    evict(layer, total, schedule.decoded)
     return True

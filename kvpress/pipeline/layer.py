@@ -138,7 +138,8 @@ class Layer:
         fused = self._attend_fused(folded, rule) if q.shape[2] == 1 and rule.sink is None else None
         if fused is not None:
             return fused, folded
-        select = q.shape[2] == 1 and self.recipe.selector is not None
+        reading = self.phase.reads(q.shape[2]) or self.phase.reader.eager
+        select = self.recipe.selector is not None and not reading
         if select:
             self.bytes_read = self._bytes_read(folded)
         parts = [item.attend(folded, rule.scale, rule.cap, select) for item in self.held]
@@ -195,8 +196,7 @@ class Layer:
             return
         if MASS in self.tail.columns and first and new > 1:  # `attend` counts the others
             self.tail.used()[MASS].copy_(received_mass(q, self.tail.keys, rule, 0, self.seen_mask))
-        schedule = self.recipe.schedule
-        over = self.phase.fired and not (schedule.every_prompt or schedule.interval) and not self.chooses
+        over = self.phase.fired and not self.recipe.asks_again and not self.chooses
         if not (needs.window or needs.moments) or over:
             return
         at = torch.arange(self.logical - new, self.logical, device=q.device, dtype=torch.int32).expand(len(q), -1)
@@ -271,6 +271,10 @@ class Layer:
             return torch.arange(self.logical, device=self.device, dtype=torch.int32)[None]
         return torch.where(self.seen_mask, self.seen_mask.cumsum(1, dtype=torch.int32) - 1, -1)
 
+    def positions(self) -> Tensor:
+        """(B, H, n) int32 positions of the slots of `block()`, without decoding any."""
+        return torch.cat([*(item.per_row(item.segment.positions()) for item in self.held), self.tail.positions()], 2)
+
     def decoded(self, pos: Tensor) -> Tensor:
         """Which of the slots at pos (B, H, n) int32, -1 = none, were decoded, and are no part of a prompt."""
         out = pos >= 0
@@ -300,6 +304,7 @@ class Layer:
         rows = rows.to(self.device, torch.long)
         self.held = [item.reread(rows) for item in self.held]
         self.tail.take_rows(rows)
+        self.bytes_read = 0
         for name in STATE:
             value = getattr(self, name)
             if value is not None:
@@ -336,6 +341,7 @@ class Layer:
             return
         self.tail.trim(self.tail.count - remove)
         self.logical -= remove
+        self.phase.since = max(0, self.phase.since - remove)
         self.read = tuple((start, min(stop, self.logical)) for start, stop in self.read if start < self.logical)
         if self.seen_mask is not None:
             self.seen_mask = self.seen_mask[:, : self.logical].clone()

@@ -65,7 +65,8 @@ class Act(Enum):
 
 @dataclass
 class Phase:
-    """Of one layer. fired: how often the press was applied to a prompt. since: tokens since slots were chosen."""
+    """Of one layer. fired: how often the press was applied to a prompt. since: tokens decoded since slots were
+    to be chosen."""
 
     stage: Stage = Stage.IDLE
     reader: Reader = Reader.NOBODY
@@ -101,11 +102,11 @@ class Phase:
         chunks. alone: the press is applied to this layer without waiting for others. ends: what a decode step brings
         need not wait for the end of the forward.
         """
-        self.since += new
         if self.reads(new):
             chooses = self.waits or self.fired == 0 or again
             self.stage = Stage.WAITING if chooses else Stage.DUE if between else Stage.IDLE
             return self.act() if self.reader.eager and alone else Act.NOTHING
+        self.since += new
         if self.waits:
             return Act.NOTHING
         self.stage = Stage.DUE

@@ -15,7 +15,7 @@ from kvpress.storage.columns import POSITION
 from kvpress.storage.modes import steady
 from kvpress.storage.tail import capacity
 
-_WORKSPACE = 64 << 20  # of attention, see `partial.TILE_BYTES` and the tiles of `segment`
+_WORKSPACE = 64 << 20  # of attention, see `partial.TILE_BYTES` and the tiles of `storage.pair`
 _SAMPLE = 4096  # slots that a codec is asked to pack to learn its bytes
 _POSITION = POSITION.dtype.itemsize  # bytes a slot
 _INSTRUCTION = 256  # tokens that tell a model to repeat its prompt, at most

@@ -32,17 +32,19 @@ class Absorb:
 
     def __call__(self, block: Block, into: Tensor, gone: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         weight = torch.where(into, bias.exp(), 0.0)
-        k, v = (x.float() * weight.unsqueeze(-1) for x in (block.k, block.v))
-        keys, n = F.normalize(block.k.float(), dim=-1), block.pos.shape[-1]
+        other = ~(into | gone).unsqueeze(-1)  # may hold anything: padding, or what is packed
+        given = [x.float().masked_fill(other, 0.0) for x in (block.k, block.v)]
+        k, v = (x * weight.unsqueeze(-1) for x in given)
+        keys, n = F.normalize(given[0], dim=-1), block.pos.shape[-1]
         for start in range(0, n, step := max(1, _TILE // (n * block.pos.shape[0] * block.pos.shape[1]))):
             some = slice(start, min(start + step, n))
             alike = (keys[:, :, some] @ keys.mT).masked_fill(~into.unsqueeze(2), -torch.inf)
             best, place = alike.max(-1)
             mass = torch.where(gone[:, :, some] & (best >= self.least), bias[:, :, some].exp(), 0.0)
             weight = weight.scatter_add(2, place, mass)
-            for total, x in ((k, block.k), (v, block.v)):
+            for total, x in zip((k, v), given, strict=True):
                 at = place.unsqueeze(-1).expand(*place.shape, x.shape[-1])
-                total.scatter_add_(2, at, x[:, :, some].float() * mass.unsqueeze(-1))
+                total.scatter_add_(2, at, x[:, :, some] * mass.unsqueeze(-1))
         safe = torch.where(weight > 0, weight, 1.0)
         k, v = ((total / safe.unsqueeze(-1)).to(x.dtype) for total, x in ((k, block.k), (v, block.v)))
         return k, v, safe.log()
@@ -50,5 +52,8 @@ class Absorb:
 
 @preset("absorb", unsettled="it shows how slots are merged, and is no paper's method")
 def absorb(least: float = 0.0) -> Decisions:
-    """Dropped slots are averaged into the kept slot with the most similar key. Compose with an eviction press."""
+    """Dropped slots are averaged into the kept slot with the most similar key. Compose with an eviction press.
+
+    least: cosine below which a slot is lost.
+    """
     return {"merge": Absorb(least)}

@@ -120,6 +120,8 @@ class FewerChannels:
             wanted.append(mine)
             sides.append(x if mine is None else _narrowed(x, mine))
         inner = self.inner.encode(slots._replace(k=sides[0], v=sides[1]))
+        if wanted == [None, None]:
+            return inner
         return FewerChannelsPair(inner, wanted[0], wanted[1], widths)
 
     def load(self, tensors: Mapping[str, Tensor], k: Tensor, v: Tensor) -> Pair:

@@ -119,6 +119,11 @@ class Recipe:
         spreads = any(part is not None for part in parts) or self.heads.compares or self.schedule.interval
         return self.scorer is None and bool(spreads)
 
+    @cached_property
+    def asks_again(self) -> bool:
+        """Slots are chosen again after the first prompt, so that what scores them goes on being gathered."""
+        return self.schedule.every_prompt or self.schedule.interval > 0
+
     def by(self, name: str) -> str:
         """The part of the press that decided the field `name`."""
         return dict(self.owners).get(name) or type(getattr(self, name)).__name__
@@ -126,6 +131,8 @@ class Recipe:
     @cached_property
     def waits(self) -> str | None:
         """Why the press can only be applied to a whole prompt; None where it may be after every chunk of one."""
+        if self.positions == "slots" and not self.in_place:
+            return "it moves the sinks once, when the prompt is complete"
         deciding = (self.scorer, self.layers) if self.evicts else ()
         for decision in (*deciding, self.channels):
             unsaid = f"{type(decision).__name__} does not declare that it may choose earlier (waits)"
@@ -227,10 +234,21 @@ class Recipe:
                 f"{self.by('selector')} lets decoded tokens read some slots only, and {self.by('scorer')} goes by the "
                 "attention slots get from them. Use one of them, or a schedule that chooses once, after the prompt."
             )
-        if self.positions == "slots" and self.block:
+        if self.schedule.decoded and self.layers is not None:
             raise PressConflictError(
-                f'positions="slots" of {self.by("positions")} moves stored keys at every step, which {self.key.name} '
-                'storage cannot: what is packed never changes. Use it with positions="keep".'
+                f"{self.by('layers')} spreads the slots of a prompt over layers, and {self.by('schedule')} chooses "
+                "among decoded slots alone, in each layer. Use one of them."
+            )
+        if self.positions == "slots" and (self.block or self.merge is not None):
+            what = f"{self.key.name} storage" if self.stored.block else self.by("merge" if self.merge else "selector")
+            raise PressConflictError(
+                f'positions="slots" of {self.by("positions")} moves stored keys at every step, which {what} cannot: '
+                'what is packed or merged never changes. Use it with positions="keep".'
+            )
+        if self.positions == "slots" and self.schedule.interval and not self.in_place:
+            raise PressConflictError(
+                f'positions="slots" of {self.by("positions")} moves the sinks whenever a slot goes, one at a time, and '
+                f'{self.by("schedule")} lets several go at once. Use it with positions="keep".'
             )
         if min(self.sinks, self.recent, self.residual) < 0 or (isinstance(self.recent, float) and self.recent > 1):
             raise BudgetError(

@@ -186,7 +186,7 @@ class Session:
         finally:
             reading, cache.state.reading, cache.state.meter = cache.state.reading, None, None
             cache.peak = meter.high
-            if reading is not None and not self.press.recipe.schedule.every_prompt:
+            if reading is not None and not self.press.recipe.asks_again:
                 for layer in cache.stores:
                     layer.forget()
 

@@ -41,7 +41,7 @@ def test_after_tokens_came(stage: Stage, reader: Reader, fired: int) -> None:
         phase = Phase(stage, reader, fired, since=4)
         act = phase.after(new, again, between, alone, ends)
         prompt = new > 1 or fired == 0 or reader in (Reader.CHUNK, Reader.LAST)
-        assert phase.reads(new) == prompt and phase.fired == fired and phase.since == 4 + new
+        assert phase.reads(new) == prompt and phase.fired == fired and phase.since == 4 + (0 if prompt else new)
         if not prompt and stage is Stage.WAITING:  # a prompt is complete, and its press waits for others
             assert (phase.stage, act) == (Stage.WAITING, Act.NOTHING)
         elif not prompt:

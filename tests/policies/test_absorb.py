@@ -76,6 +76,17 @@ def test_groups_add_up_and_rows_are_as_alone(scorer: str, storage: str) -> None:
             assert gap(together[number : number + 1], alone) < (2e-2 if "kivi" in storage else 3e-5)
 
 
+def test_what_is_in_no_slot_is_in_no_group() -> None:
+    generator = torch.Generator().manual_seed(3)
+    k, v = torch.randn(2, 1, 2, 9, 8, generator=generator)
+    k[:, :, 0], v[:, :, 1] = torch.nan, torch.inf  # padding may hold anything
+    pos = torch.arange(9, dtype=torch.int32).expand(1, 2, -1).clone()
+    pos[..., :2] = -1
+    keep = (pos >= 0) & (pos % 3 == 2)
+    got = Absorb()(Block(k, v, pos), keep, (pos >= 0) & ~keep, torch.zeros(1, 2, 9))
+    assert all(bool(torch.isfinite(x[keep]).all()) for x in got)
+
+
 def test_saved_and_forked(tmp_path: Path) -> None:
     model, follow = shared("llama"), tokens(1, 6, 1)
     with Press.parse("absorb | snapkv(keep=12, window=4)")(model) as session:

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from kvpress import Press, PressCache
-from kvpress.errors import PressConflictError, PressSyntaxError
+from kvpress.errors import PressConflictError, PressSyntaxError, UnsupportedError
+from kvpress.pipeline import fire
+from kvpress.pipeline.layer import Layer
 from kvpress.policies.every import Every
 from kvpress.recipe.kinds import EveryStep
 from tests.helpers import decode, gap, kept, rollout
@@ -111,3 +114,52 @@ def test_what_it_takes_the_place_of() -> None:
         Press.parse("every(tokens=0)")
     with pytest.raises(PressConflictError, match="second reading"):
         Press.parse("kvzip | every")
+
+
+def test_sinks_that_move_are_not_mixed_with_slots_that_go_together() -> None:
+    """Sinks are found in the dense window, one slot at a time; anything else would turn other keys."""
+    for text in ("streaming_llm | every(tokens=8)", "streaming_llm | every(tokens=8, prompt=false)"):
+        with pytest.raises(PressConflictError, match='positions="keep"'):
+            Press.parse(text)
+    for text in ("streaming_llm | absorb", "streaming_llm | newest_pages"):
+        with pytest.raises(PressConflictError, match='positions="keep"'):
+            Press.parse(text)
+    with pytest.raises(PressConflictError, match="among decoded slots alone"):
+        Press.parse("pyramid | snapkv | every(prompt=false)")
+    once = Press.parse('streaming_llm(keep=12, schedule="after_prefill")')
+    with once(shared("llama")) as session, pytest.raises(UnsupportedError, match="moves the sinks once"):
+        session.prefill(tokens(1, 40), chunk=10, between=True)
+
+
+def test_evidence_stays_for_what_is_decoded_after_a_prompt_that_was_compressed_between_its_chunks() -> None:
+    with Press.parse("h2o(keep=0.25) | every(tokens=4, prompt=false)")(shared("llama")) as session:
+        cache = session.prefill(tokens(1, 64), chunk=16, between=True)
+        decode(session.model, cache, tokens(1, 9, 1))
+
+
+def test_the_interval_counts_decoded_tokens_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those of a later prompt, nor those that were taken back; and nothing is decoded while there is room."""
+    model, chosen = shared("llama"), list[int]()
+    original = fire.evict
+
+    def watched(layer: Layer, total: Tensor, decoded: bool = False) -> bool:
+        out = original(layer, total, decoded)
+        if layer.index == 0 and out:
+            chosen.append(layer.logical)
+        return out
+
+    monkeypatch.setattr(fire, "evict", watched)
+    with Press.parse("knorm(keep=6) | every(tokens=8, prompt=false)")(model) as session:
+        cache = session.prefill(tokens(1, 40))
+        decode(model, cache, tokens(1, 7, 1))
+        session.prefill(tokens(1, 20, 2), cache=cache)
+        decode(model, cache, tokens(1, 10, 3))
+    assert chosen == [40, 68, 76]  # the prompt; 7 decoded tokens, a turn of 20 and one more; 8 more
+    blocks: list[int] = []
+    block = Layer.block
+    monkeypatch.setattr(Layer, "block", lambda self: blocks.append(1) or block(self))
+    with Press.parse("knorm(keep=40) | every(tokens=4, prompt=false)")(model) as session:
+        cache = session.prefill(tokens(1, 60))
+        blocks.clear()
+        decode(model, cache, tokens(1, 30, 1))
+    assert not blocks

@@ -91,6 +91,18 @@ def test_saved_and_continued(tmp_path: Path) -> None:
         assert torch.equal(decode(model, loaded, follow), wanted) and torch.equal(decode(model, fork, follow), wanted)
 
 
+def test_prompts_read_everything_in_chunks_of_any_size() -> None:
+    model, ids = shared("llama"), tokens(1, 49)
+    for chunk in (48, 47):
+        out = []
+        for pages in (0, 1):
+            with Press.parse(f"newest_pages(pages={pages}, page=4, recent=5)")(model) as session:
+                cache = session.prefill(ids, chunk=chunk, between=True)
+                session.prefill(tokens(1, 1, 2), cache=cache)
+                out.append(cache.next_logits)
+        assert out[0] is not None and out[1] is not None and gap(out[0], out[1]) < 1e-5
+
+
 def test_refused() -> None:
     with pytest.raises(PressConflictError, match="attention slots get"):
         Press.parse("h2o | newest_pages")
