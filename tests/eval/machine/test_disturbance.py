@@ -38,7 +38,7 @@ def work(seconds: float, measured: Disturbance) -> None:
 
 ALONE = """
 import json, sys, torch
-from kvpress_eval.disturbance import Disturbance
+from kvpress_eval.machine.disturbance import Disturbance
 from tests.eval.machine.test_disturbance import work
 torch.set_num_threads(1)
 measured = Disturbance(torch.device("cpu"))
