@@ -108,13 +108,11 @@ class PressCache(Cache):  # type: ignore[misc]
         return self.ledger().total
 
     def bytes_read(self) -> int:
-        """Bytes of keys and values that a decoded token reads: those the last one read where a selector chooses, or
-        all that are held.
+        """Bytes of keys and values that a decoded token reads in the pressed layers: of all slots, or of the pages that
+        a selector chose for the queries of the last one.
         """
-        if self.press.recipe.selector is not None and any(layer.bytes_read for layer in self.stores):
-            return sum(layer.bytes_read for layer in self.stores)
-        sides = self.ledger().by_side()
-        return sides.get("k", 0) + sides.get("v", 0)
+        self.settle()
+        return sum(layer.bytes_read() for layer in self.stores if layer.is_initialized)
 
     def dense_nbytes(self) -> int:
         """Bytes the same tokens take in a dense cache (keys and values only, spare room not counted)."""

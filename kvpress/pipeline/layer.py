@@ -33,6 +33,7 @@ STATE = {
     "total": ("-", "indices"),
     "shift": ("-", "indices"),
     "sink_keys": ("k", "window"),
+    "asked": ("-", "evidence"),
 }
 
 
@@ -72,7 +73,7 @@ class Layer:
         self.own: dict[str, Tensor] = {}  # (B, H, ...) by name, what the form of storage keeps for the layer
         self.own_chosen = False
         self.read: tuple[tuple[int, int], ...] = ()  # where prompts began and ended, for schedules that tell them apart
-        self.bytes_read = 0  # of keys and values, by the last decoded token, where a selector chooses what is read
+        self.asked: Tensor | None = None  # (B, H, G, D) last decoded token's queries, where a selector goes by them
         self.fixed = 0  # tokens before this logical index cannot be cropped any more
 
     @property
@@ -99,8 +100,8 @@ class Layer:
         """No slot is stored yet."""
         return self.logical == 0
 
-    def commit(self, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Store the staged slots; returns k, v (B, H, n, D) and the validity (B, n) of the new tokens."""
+    def commit(self, mask: Tensor | None) -> None:
+        """Store the staged slots. mask: (B, logical + n) bool, False = padding; None = there is none."""
         assert self.staged is not None
         k, v = self.staged
         new = k.shape[2]
@@ -123,7 +124,6 @@ class Layer:
         self.logical += new
         self.staged = None
         self.measure()
-        return k, v, valid
 
     def attend(self, q: Tensor, rule: Rule) -> Tensor:
         """q (B, Hq, n, D), queries of the tokens committed last -> (B, Hq, n, D), exact over all slots held."""
@@ -141,7 +141,7 @@ class Layer:
         reading = self.phase.reads(q.shape[2]) or self.phase.reader.eager
         select = self.recipe.selector is not None and not reading
         if select:
-            self.bytes_read = self._bytes_read(folded)
+            self.asked = folded.clone(memory_format=torch.contiguous_format)
         parts = [item.attend(folded, rule.scale, rule.cap, select) for item in self.held]
         if self.tail.count:
             parts.append(self.tail.attend(q, rule.scale, rule.cap))
@@ -163,9 +163,14 @@ class Layer:
             known += item.segment.parts
         return backends.attend([*known, self.tail.part()], folded, rule.scale, rule.cap)
 
-    def _bytes_read(self, folded: Tensor) -> int:
-        read = sum(item.own().segment.bytes_read(folded) for item in self.held)
-        return read + sum(x.numel() * x.element_size() for x in (self.tail.keys, self.tail.values))
+    def bytes_read(self) -> int:
+        """Bytes of keys and values that a decoded token reads: by the queries of the last one, or of all slots."""
+        asked = self.asked
+        read = sum(x.numel() * x.element_size() for x in (self.tail.keys, self.tail.values))
+        for item in self.held:
+            segment = item.own().segment if asked is not None else item.segment
+            read += segment.bytes_read(asked)
+        return read
 
     def reread(self, q: Tensor, rule: Rule) -> Tensor:
         """Attention of a layer that shares these slots (KV sharing) and stores none of its own."""
@@ -304,7 +309,6 @@ class Layer:
         rows = rows.to(self.device, torch.long)
         self.held = [item.reread(rows) for item in self.held]
         self.tail.take_rows(rows)
-        self.bytes_read = 0
         for name in STATE:
             value = getattr(self, name)
             if value is not None:

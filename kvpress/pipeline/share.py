@@ -65,13 +65,15 @@ def share(lower: Layer, upper: Layer, order: Tensor, most: Tensor) -> Tensor:
         ],
     )
     for layer, segment, (k, v) in zip((lower, upper), (first, second), sides, strict=True):
+        one = layer.device
+        columns = layer.tail.used().only(frozen=False).take(order.to(one))
         if segment.slabs:
-            layer.held = appended(layer.held, Held(segment))
+            mine = columns.take(parted[0].to(one)[..., : segment.width])
+            layer.held = appended(layer.held, Held(segment, None, mine))
         if bool(whole.any()):
-            one = layer.device
             at, some = parted[1].to(one), whole.to(one)
             exact = Segment.encode(Split(), k.to(one), v.to(one), pos.to(one), at, some)
-            layer.held = appended(layer.held, Held(exact))
+            layer.held = appended(layer.held, Held(exact, None, columns.take(at[..., : exact.width])))
     relink(lower, upper)
     return counts
 

@@ -25,7 +25,7 @@ from kvpress.evidence.premise import spread
 from kvpress.recipe.kinds import Decisions
 from kvpress.recipe.press import preset, variant
 from kvpress.storage.block import Block
-from kvpress.storage.pair import Named, Pair, PairCodec, Slots
+from kvpress.storage.pair import Around, Named, Pair, PairCodec, Slots
 
 _SMALL = 1e-6
 
@@ -109,21 +109,8 @@ def _cosine(x: Tensor, y: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Directed:
+class Directed(Around):
     """Codec of pairs that are stored as directions and norms, and of those that stay whole."""
-
-    inner: PairCodec
-
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    @property
-    def block(self) -> int:
-        return self.inner.block
-
-    def check(self, key: int, value: int) -> None:
-        self.inner.check(key, value)
 
     def encode(self, slots: Slots) -> Pair:
         return self.inner.encode(slots)

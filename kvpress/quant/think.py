@@ -21,7 +21,7 @@ from kvpress.evidence.evidence import Evidence, Needs
 from kvpress.recipe.kinds import Decisions
 from kvpress.recipe.press import preset, variant
 from kvpress.storage.block import Block
-from kvpress.storage.pair import Named, Pair, PairCodec, Slots
+from kvpress.storage.pair import Around, Named, Pair, PairCodec, Slots
 
 _KEYS, _VALUES = "key_channels", "value_channels"  # what a layer keeps
 
@@ -64,7 +64,7 @@ class Channels:
 
     def around(self, codec: PairCodec) -> FewerChannels:
         """Slots stored by `codec`, in the channels that are kept."""
-        return FewerChannels(self, codec)
+        return FewerChannels(codec, self)
 
     def choose(self, block: Block, seen: Evidence, packed: Tensor) -> dict[str, Tensor]:
         """Sorted channels (B, H, kept) uint8 or int16 of keys and of values, nothing where all are kept.
@@ -93,19 +93,10 @@ def _energy(x: Tensor, weights: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class FewerChannels:
+class FewerChannels(Around):
     """Codec of pairs that lost some channels, in any other form."""
 
     channels: Channels
-    inner: PairCodec
-
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    @property
-    def block(self) -> int:
-        return self.inner.block
 
     def check(self, key: int, value: int) -> None:
         self.inner.check(*self.channels.widths(key, value))

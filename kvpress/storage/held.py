@@ -74,6 +74,8 @@ class Held:
         segment = self.segment.select(keep)
         if segment is None:
             return None
+        if not self.columns:
+            return Held(segment)
         first = (~keep).to(torch.int8).argsort(dim=-1, stable=True)[..., : segment.width]
         return Held(segment, None, self.columns.take(first))
 

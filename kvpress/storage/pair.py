@@ -176,6 +176,24 @@ class PairCodec(Protocol):
 
 
 @dataclass(frozen=True)
+class Around:
+    """A codec of pairs around another one, which says what this does not."""
+
+    inner: PairCodec
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def block(self) -> int:
+        return self.inner.block
+
+    def check(self, key: int, value: int) -> None:
+        self.inner.check(key, value)
+
+
+@dataclass(frozen=True)
 class Split:
     """Keys by one codec, values by another."""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kvpress.attention import backends
 from kvpress.attention.partial import Partial
-from kvpress.storage.columns import POSITION, Column, Columns
+from kvpress.storage.columns import BIAS, POSITION, Column, Columns
 from kvpress.storage.pages import Selects
 from kvpress.storage.pair import Pair, PairCodec, Slots
 from kvpress.storage.slab import NONE, Slab, compact_positions, made
@@ -97,7 +97,7 @@ class Segment:
         found = []
         for slab in self.slabs:
             layouts = slab.pair.layouts
-            if layouts is None or slab.columns or slab.pages is not None:
+            if layouts is None or BIAS in slab.columns or slab.pages is not None:
                 return None
             found.append(backends.Part(*layouts, slab.slots, None if self._whole else slab.runs))
         return found
@@ -125,10 +125,9 @@ class Segment:
         """(S, H, width) int32, -1 where a run is shorter."""
         return self.spread([slab.positions() for slab in self.slabs], -1)
 
-    def bytes_read(self, q: Tensor) -> int:
-        """Bytes of keys and values that a decoded token reads, whose queries are q (S, H, G, Dk)."""
-        q = q.flatten(0, 1)
-        return sum(slab.bytes_read(q[slab.runs]) for slab in self._filled)
+    def bytes_read(self, q: Tensor | None) -> int:
+        """Bytes of keys and values that a decoded token reads, whose queries are q (S, H, G, Dk); None = all."""
+        return sum(slab.bytes_read(None if q is None else q.flatten(0, 1)[slab.runs]) for slab in self._filled)
 
     def column(self, column: Column) -> Tensor:
         """(S, H, width) of a frozen column."""

@@ -56,9 +56,9 @@ class Slab:
                 return pair.attend(q, Scores(scale, cap, columns.get(BIAS)), at)
         return self.pair.attend(q, self._scores(scale, cap), self.positions)
 
-    def bytes_read(self, q: Tensor) -> int:
-        """Bytes of keys and values that a decoded token reads, whose queries are q (R, G, Dk)."""
-        pair = self.pair if self.pages is None else self.pages.read(self.pair, q)[0]
+    def bytes_read(self, q: Tensor | None) -> int:
+        """Bytes of keys and values that a decoded token reads, whose queries are q (R, G, Dk); None = all."""
+        pair = self.pair if self.pages is None or q is None else self.pages.read(self.pair, q)[0]
         return sum(tensor.nbytes for *_, tensor in pair.tensors())
 
     def mass(self, q: Tensor, lse: Tensor, scale: float, cap: float | None) -> Tensor:

@@ -134,7 +134,12 @@ def test_sinks_that_move_are_not_mixed_with_slots_that_go_together() -> None:
 def test_evidence_stays_for_what_is_decoded_after_a_prompt_that_was_compressed_between_its_chunks() -> None:
     with Press.parse("h2o(keep=0.25) | every(tokens=4, prompt=false)")(shared("llama")) as session:
         cache = session.prefill(tokens(1, 64), chunk=16, between=True)
+        before = [[set(head) for head in layer[0]] for layer in kept(cache)]
         decode(session.model, cache, tokens(1, 9, 1))
+        for layer, heads in zip(kept(cache), before, strict=True):
+            for head, prompt in zip(layer[0], heads, strict=True):
+                assert len(prompt) == 16 and prompt <= set(head)
+                assert len([p for p in head if p >= 64]) <= 2 + 3  # a quarter of 9, and the interval
 
 
 def test_the_interval_counts_decoded_tokens_alone(monkeypatch: pytest.MonkeyPatch) -> None:

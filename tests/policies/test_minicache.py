@@ -176,6 +176,13 @@ def test_a_padded_row_shares_what_it_shares_alone() -> None:
             assert gap(together[number : number + 1], alone[:, 1:]) < 2e-3
 
 
+def test_what_slots_received_goes_along_when_a_prompt_is_compressed_between_its_chunks() -> None:
+    press = Press.parse('minicache(start=0, block=4) | h2o(keep=24, schedule="after_prefill")')
+    with press(build("llama", num_hidden_layers=4)) as session:
+        cache = session.prefill(tokens(1, 60), chunk=20, between=True)
+        assert all(int(layer.counts().max()) == 24 for layer in cache.stores)
+
+
 def test_refused_with_both_names() -> None:
     for text, word in (
         ("minicache | h2o", "every step"),

@@ -87,6 +87,8 @@ def test_saved_and_continued(tmp_path: Path) -> None:
         decode(model, cache, tokens(1, 7, 1))
         cache.save(tmp_path / "cache", model)
         loaded, fork = PressCache.load(tmp_path / "cache", model), cache.fork()
+        assert loaded.bytes_read() == fork.bytes_read() == cache.bytes_read() < cache.nbytes() // 2
+        assert cache.fork(torch.tensor([0, 0, 0])).bytes_read() == 3 * cache.bytes_read()
         wanted = decode(model, cache, follow)
         assert torch.equal(decode(model, loaded, follow), wanted) and torch.equal(decode(model, fork, follow), wanted)
 

@@ -27,6 +27,7 @@ PRESSES = (
     "snapkv(keep=0.7, window=4, every_prompt=true)",
     "ada | snapkv(keep=0.6, window=4) | kivi(bits=4, group=4, residual=4)",
     "knorm(keep=0.6) | think(window=4, recent=5)",
+    "snapkv(keep=0.7, window=4) | minicache(start=0, block=4, retained=0.2) | kivi(bits=8, group=4, residual=4)",
 )
 
 
