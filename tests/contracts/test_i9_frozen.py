@@ -66,7 +66,7 @@ def segment_addresses(cache: PressCache) -> set[int]:
 
 def replaced_not_written(cache: PressCache) -> set[int]:
     """Tensors that are replaced and never written: forks may share them too."""
-    names = ("seen_mask", "total", "shift", "sink_keys")
+    names = ("seen_mask", "total", "shift", "sink_keys", "asked")
     found = [getattr(layer, name) for layer in cache.stores for name in names]
     found += [tensor for layer in cache.stores for tensor in layer.own.values()]
     found += [tensor for layer in cache.stores for _, tensor in layer.witness.tensors()]
